@@ -1,0 +1,35 @@
+# Everything a newcomer needs: `make train` and `make test`.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STEPS ?= 200000
+SEED ?= 1
+
+.PHONY: train test test-slow lint types clean
+
+train: $(VENV)/.installed
+	$(BIN)/penstock train rfo --world soft/jumper-mini --seed $(SEED) --steps $(STEPS) --run-dir runs/quickstart
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-slow: $(VENV)/.installed
+	$(BIN)/python -m pytest -n 2 -m slow
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed
+	$(BIN)/pyright
+
+# One environment serves both commands. It is made anew when pyproject.toml or the constraints change.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v >= (3, 11) else "Penstock needs Python 3.11 or newer, and python3 is %d.%d. Try: make PYTHON=python3.12 train" % v)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info

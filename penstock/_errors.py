@@ -1,0 +1,31 @@
+"""Errors are sentences for humans: the field, the value, the rule, the next action."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class PenstockError(Exception):
+    """An error that the user can act on. The command line prints its sentence without a traceback."""
+
+
+class ConfigurationError(PenstockError, ValueError):
+    """A setting has a value that it may not have, or two settings contradict each other."""
+
+
+class CapabilityError(PenstockError, TypeError):
+    """An algorithm needs something that the chosen policy or world does not offer."""
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Returns `` Did you mean 'x'?`` for the known name nearest to ``name``, or the list of all known names."""
+    known = sorted(known)
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if nearest:
+        return f" Did you mean '{nearest[0]}'?"
+    return f" Known names: {', '.join(known)}."
+
+
+def require(condition: bool, field: str, value: object, rule: str) -> None:
+    """Raises `ConfigurationError` naming field, value and rule unless ``condition`` holds."""
+    if not condition:
+        raise ConfigurationError(f"{field} = {value!r}: {rule}")

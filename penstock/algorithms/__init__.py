@@ -1,0 +1,1 @@
+"""One file per algorithm. `penstock.algorithms.registry` finds them by name."""

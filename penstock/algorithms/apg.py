@@ -1,0 +1,36 @@
+"""APG (analytic policy gradient, also BPTT): the window return alone, no critic and no bootstrap.
+
+    L(theta) = -E[ sum_{t<H} gamma^t r(s_t, a_t) ] / H,      a_t = tanh(mu(s_t) + sigma eps_t)
+
+Settings as the APG control in SAPO (arXiv 2412.12089) and SHAC (arXiv 2204.07137): global standard deviation, Adam
+(0.7, 0.95), clip 1.0, ELU.
+"""
+
+import dataclasses
+from typing import ClassVar
+
+from penstock.algorithms.pathwise import PathwiseLearner
+from penstock.algorithms.pathwise_config import PathwiseConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(PathwiseConfig):
+    """Settings of APG."""
+
+    weight_decay: float = 0.0
+    """Decoupled weight decay (AdamW); 0 is plain Adam. APG: 0."""
+    gradient_clip: float = 1.0
+    """Largest global norm of the actor's gradient. APG: 1.0."""
+    activation: str = "elu"
+    """Activation of all networks: silu, elu, relu or tanh. APG: elu."""
+    initialization_gain: float = 2.0**0.5
+    """Gain of the orthogonal initialisation of hidden layers. APG: sqrt(2)."""
+    state_dependent_std: bool = False
+    """Gaussian: standard deviation as a function of the state or one global vector. APG: global."""
+
+
+class Learner(PathwiseLearner[Config]):
+    """Analytic policy gradient: see the module's equation."""
+
+    name: ClassVar[str] = "apg"
+    num_critics: ClassVar[int] = 0

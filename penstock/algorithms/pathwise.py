@@ -1,0 +1,321 @@
+"""What all pathwise algorithms share: one actor step through a differentiable window, then a critic.
+
+APG, SHAC, SHAC2, SAPO and RFO each state in their own file what they add: which critic, which bonus in the return,
+which regularizers beside it. The iteration itself is `PathwiseLearner.step`:
+
+    1. roll out H steps of N environments under the agent, from the detached end of the last window
+    2. gradient of  -mean(window return) / H  through policy, physics and bootstrap value; plus regularizers
+    3. one guarded, clipped optimiser step on the actor
+    4. TD(lambda) targets, and several passes of regression on the critic
+    5. merge the window into the observation statistics
+"""
+
+import abc
+import dataclasses
+from typing import Any, ClassVar, Generic, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int, PyTree
+
+from penstock._errors import CapabilityError, ConfigurationError, require
+from penstock._types import Key, PerEnv, Scalar
+from penstock.algorithms.keys import purpose_key
+from penstock.algorithms.pathwise_config import PathwiseConfig
+from penstock.algorithms.window import Window, rollout_window
+from penstock.critics import Critic, fit_values, segment_return, td_lambda_targets
+from penstock.networks import Normalizer
+from penstock.networks.optimization import guarded_step, make_optimizer
+from penstock.policies import Actor, Agent, Capability, make_actor, require_capabilities
+from penstock.worlds import FunctionalWorld, Observation, World
+
+
+class PathwiseState(eqx.Module):
+    """Everything that evolves in a pathwise run: one pytree of arrays.
+
+    Attributes:
+        actor: encoder and policy.
+        actor_optimizer: optimiser state.
+        critic: value ensemble, or None (APG).
+        target_critic: slowly following copy, or None.
+        critic_optimizer: optimiser state.
+        normalizer: observation statistics.
+        world: state of the N environments.
+        memory: what one algorithm alone remembers (SAPO's temperature, RFO's previous window).
+        key: base random key; never consumed, only folded with purpose and update.
+        update: number of finished iterations.
+        env_steps: environment steps so far, all environments together.
+    """
+
+    actor: Actor
+    actor_optimizer: PyTree
+    critic: Critic | None
+    target_critic: Critic | None
+    critic_optimizer: PyTree
+    normalizer: Normalizer
+    world: Any
+    memory: Any
+    key: Key
+    update: Int[Array, ""]
+    env_steps: Int[Array, ""]
+
+
+ConfigT = TypeVar("ConfigT", bound=PathwiseConfig)
+
+
+class PathwiseLearner(abc.ABC, Generic[ConfigT]):
+    """One pathwise algorithm, bound to a world and a plan. `init` and `step` are pure.
+
+    Subclasses fill the class constants and override the hooks `bonus`, `regularizer_gradients`, `initial_memory` and
+    `remember`; none overrides `step`.
+
+    Attributes:
+        config: settings.
+        world: N environments.
+        planned_updates: iterations over which learning rates decay.
+    """
+
+    name: ClassVar[str]
+    needs: ClassVar[tuple[Capability, ...]] = (Capability.SAMPLE, Capability.MODE)
+    num_critics: ClassVar[int]
+    """Size of the value ensemble; 0 for none."""
+    policy_hint: ClassVar[str] = "Choose another policy with --policy."
+
+    def __init__(self, config: ConfigT, world: World, planned_updates: int):
+        if not (isinstance(world, FunctionalWorld) and world.differentiable):
+            raise CapabilityError(
+                f"{self.name} differentiates through the world, and '{world.name}' is not differentiable. Choose a "
+                "soft/ or classic/ world, or an algorithm that needs no gradients of the world."
+            )
+        steps = world.num_envs * config.window
+        if self.num_critics and steps % config.critic_minibatches:
+            raise ConfigurationError(
+                f"critic_minibatches = {config.critic_minibatches}: must divide num_envs * window = {steps}."
+            )
+        require(
+            config.window <= world.episode_length,
+            "window",
+            config.window,
+            f"must not exceed the episode length {world.episode_length} of '{world.name}'",
+        )
+        self.config = config
+        # The window loss averages over environments and steps, so a limit on one environment's own return scales.
+        self.world = world.with_gradient_limit(config.gradient_limit / steps)
+        self.planned_updates = planned_updates
+        optimizer_settings = {"clip": config.gradient_clip, "betas": config.adam_betas}
+        self.actor_optimizer = make_optimizer(
+            config.actor_learning_rate,
+            config.final_learning_rate,
+            planned_updates,
+            weight_decay=config.weight_decay,
+            **optimizer_settings,
+        )
+        self.critic_optimizer = make_optimizer(
+            config.critic_learning_rate,
+            config.final_learning_rate,
+            planned_updates * config.critic_passes * config.critic_minibatches,
+            weight_decay=config.weight_decay,
+            **optimizer_settings,
+        )
+        abstract = jax.eval_shape(self._make_actor, jax.random.key(0))
+        require_capabilities(abstract.policy, self.needs, self.name, self.policy_hint)
+
+    # ------------------------------------------------------------------ what an algorithm adds
+
+    @property
+    def target_mixing(self) -> float | None:
+        """Weight of the old target critic in its update; None for no target network."""
+        return None
+
+    def bonus(self, memory: Any, agent: Agent, observation: Observation, key: Key) -> tuple[PerEnv, PerEnv] | None:
+        """Bonus added to the reward, and a number to record, per environment; None for none."""
+        del memory, agent, observation, key
+        return None
+
+    def regularizer_gradients(
+        self, state: PathwiseState, window: Window, metrics: dict[str, Scalar]
+    ) -> dict[str, Actor]:
+        """Gradients of further losses on the actor, by name. May add to ``metrics``."""
+        del state, window, metrics
+        return {}
+
+    def initial_memory(self, state: PathwiseState) -> Any:
+        """What the algorithm remembers before the first window."""
+        del state
+        return None
+
+    def remember(self, state: PathwiseState, window: Window, metrics: dict[str, Scalar]) -> Any:
+        """What the algorithm remembers after a window. May add to ``metrics``."""
+        del window, metrics
+        return state.memory
+
+    # ------------------------------------------------------------------ the iteration
+
+    @property
+    def steps_per_update(self) -> int:
+        """Environment steps of one iteration: N * H."""
+        return self.world.num_envs * self.config.window
+
+    def _make_actor(self, key: Key) -> Actor:
+        return make_actor(key, self.config.policy_settings(), self.world.observation_spec, self.world.action_size)
+
+    def init(self, key: Key) -> PathwiseState:
+        """Draws the state before the first iteration."""
+        key_actor, key_critic, key_world, key_base = jax.random.split(key, 4)
+        actor = self._make_actor(key_actor)
+        critic = None
+        if self.num_critics:
+            trunk = self.config.trunk(self.config.critic_hidden)
+            critic = Critic(key_critic, self.world.observation_spec, trunk, self.num_critics)
+        state = PathwiseState(
+            actor=actor,
+            actor_optimizer=self.actor_optimizer.init(eqx.filter(actor, eqx.is_array)),
+            critic=critic,
+            target_critic=None if self.target_mixing is None else critic,
+            critic_optimizer=None if critic is None else self.critic_optimizer.init(eqx.filter(critic, eqx.is_array)),
+            normalizer=Normalizer.create(self.world.observation_spec.vector, self.config.normalize_observations),
+            world=self.world.reset(key_world, stagger=self.config.stagger_episodes),
+            memory=None,
+            key=key_base,
+            update=jnp.asarray(0, jnp.int32),
+            env_steps=jnp.asarray(0, jnp.int32),
+        )
+        return dataclasses.replace(state, memory=self.initial_memory(state))
+
+    def agent(self, state: PathwiseState) -> Agent:
+        """The acting part of a state, for evaluation and export."""
+        return Agent(state.actor, state.normalizer)
+
+    def return_gradient(self, state: PathwiseState) -> tuple[Actor, Window, Any, dict[str, Scalar]]:
+        """Rolls out a window and differentiates ``-mean(window return) / H`` with respect to the actor.
+
+        Returns:
+            Gradient, window, the world's state after it, and metrics.
+        """
+        config = self.config
+        bootstrap = state.critic if state.target_critic is None else state.target_critic
+
+        def value(observation):
+            assert bootstrap is not None
+            return bootstrap.values(observation, state.normalizer).mean(axis=0)
+
+        def bonus(agent, observation, key):
+            given = self.bonus(state.memory, agent, observation, key)
+            assert given is not None
+            return given
+
+        has_bonus = type(self).bonus is not PathwiseLearner.bonus
+
+        def loss(actor, probe):
+            window, world_state = rollout_window(
+                Agent(actor, state.normalizer),
+                self.world,
+                state.world,
+                config.window,
+                purpose_key(state.key, state.update, "policy noise"),
+                value=None if bootstrap is None else value,
+                bonus=bonus if has_bonus else None,
+                key_bonus=purpose_key(state.key, state.update, "bonus") if has_bonus else None,
+                probe=probe,
+            )
+            returns = jax.vmap(segment_return, in_axes=(1, 1, 1, 1, None))(
+                window.reward + window.bonus, window.terminated, window.truncated, window.next_value, config.discount
+            )
+            return -returns.mean() / config.window, (window, world_state, returns)
+
+        probe = jnp.zeros((self.world.num_envs,))
+        (gradient, cuts), (window, world_state, returns) = jax.grad(loss, argnums=(0, 1), has_aux=True)(
+            state.actor, probe
+        )
+        window = jax.lax.stop_gradient(window)
+        metrics = {
+            "train/window_return": returns.mean(),
+            "train/reward": window.reward.mean(),
+            "world/diverged": window.diverged.sum().astype(jnp.float32),
+            "world/gradients_cut": cuts.sum(),
+            "policy/saturation": window.saturation.mean(),
+            **{f"train/{name}": value.mean() for name, value in window.diagnostics.items()},
+        }
+        return gradient, window, world_state, metrics
+
+    def step(self, state: PathwiseState) -> tuple[PathwiseState, dict[str, Scalar]]:
+        """One iteration: N * H environment steps, one actor step, one critic fit."""
+        gradient, window, world_state, metrics = self.return_gradient(state)
+        metrics["actor/return_gradient_norm"] = optax.global_norm(gradient)
+        if self.config.return_gradient_clip is not None:
+            scale = jnp.minimum(1.0, self.config.return_gradient_clip / metrics["actor/return_gradient_norm"])
+            gradient = jax.tree.map(lambda leaf: leaf * scale, gradient)
+        for name, part in self.regularizer_gradients(state, window, metrics).items():
+            metrics[f"actor/{name}_gradient_norm"] = optax.global_norm(part)
+            gradient = jax.tree.map(jnp.add, gradient, part)
+        actor, actor_optimizer, health = guarded_step(
+            self.actor_optimizer, gradient, state.actor_optimizer, state.actor
+        )
+        metrics["actor/gradient_norm"] = health.norm
+        metrics["actor/skipped"] = health.skipped.astype(jnp.float32)
+
+        critic, target_critic, critic_optimizer = self._fit_critic(state, window, metrics)
+        state = dataclasses.replace(
+            state,
+            actor=actor,
+            actor_optimizer=actor_optimizer,
+            critic=critic,
+            target_critic=target_critic,
+            critic_optimizer=critic_optimizer,
+            memory=self.remember(state, window, metrics),
+            normalizer=state.normalizer.merge(window.observation),
+            world=world_state,
+            update=state.update + 1,
+            env_steps=state.env_steps + self.steps_per_update,
+        )
+        return state, metrics
+
+    def _fit_critic(
+        self, state: PathwiseState, window: Window, metrics: dict[str, Scalar]
+    ) -> tuple[Critic | None, Critic | None, PyTree]:
+        if state.critic is None:
+            return None, None, None
+        config = self.config
+        judge = state.critic if state.target_critic is None else state.target_critic
+
+        def value(observation):
+            return judge.values(observation, state.normalizer).min(axis=0)
+
+        next_value = jax.lax.map(value, window.final_observation)
+        next_decision = jnp.concatenate([window.decision[1:], jnp.ones_like(window.decision[:1])])
+        targets = jax.vmap(td_lambda_targets, in_axes=(1, 1, 1, 1, None, None, 1), out_axes=1)(
+            window.reward + window.bonus,
+            window.terminated,
+            window.truncated,
+            next_value,
+            config.discount,
+            config.td_lambda,
+            next_decision,
+        )
+
+        def flat(leaf):
+            return leaf.reshape(-1, *leaf.shape[2:])
+
+        critic, critic_optimizer, fit_metrics = fit_values(
+            state.critic,
+            self.critic_optimizer,
+            state.critic_optimizer,
+            state.normalizer,
+            jax.tree.map(flat, window.observation),
+            flat(targets),
+            flat(window.decision).astype(jnp.float32),
+            passes=config.critic_passes,
+            minibatches=config.critic_minibatches,
+        )
+        metrics.update(fit_metrics)
+        metrics["critic/target_mean"] = targets.mean()
+        target_critic = None
+        if state.target_critic is not None:
+            mixing = self.target_mixing
+            assert mixing is not None
+            target_critic = jax.tree.map(
+                lambda old, new: mixing * old + (1.0 - mixing) * new, state.target_critic, critic
+            )
+        return critic, target_critic, critic_optimizer

@@ -1,0 +1,136 @@
+"""SAPO (soft analytic policy optimisation): SHAC2 with an entropy bonus in the return and a learned temperature.
+
+    Ent_t   = -log pi(a'_t | s_t),   a'_t one fresh reparameterised sample (not the executed one)
+    Hbar    = -d / 2,                Hn_t = (Ent_t + |Hbar|) / (2 |Hbar|)
+    L(theta) = -E[ sum_{t<H} gamma^t (r_t + alpha Hn_t) + gamma^H mean_i V_i(s_H) ] / H
+    phi_i:    regression to TD(lambda) targets on r_t + alpha Hn_t, with min_i V_i     (a soft value)
+    alpha:    minimise  alpha |Hbar| (mean_t Ent_t - Hbar)  over log alpha             (raw entropy)
+
+Source: arXiv 2412.12089 and its published settings. With action chunks, d counts the whole chunk and the bonus falls
+on the steps at which the policy is consulted.
+"""
+
+import dataclasses
+import math
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import PyTree
+
+from penstock._errors import require
+from penstock._types import Key, PerEnv, Scalar
+from penstock.algorithms.pathwise import PathwiseLearner, PathwiseState
+from penstock.algorithms.pathwise_config import PathwiseConfig
+from penstock.algorithms.window import Window
+from penstock.networks.optimization import guarded_step, make_optimizer
+from penstock.policies import Agent, Capability
+from penstock.worlds import Observation
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(PathwiseConfig):
+    """Settings of SAPO."""
+
+    initial_temperature: float = 1.0
+    """alpha at the start: weight of the normalised entropy in the return."""
+    learn_temperature: bool = True
+    """Adapt alpha so that the entropy approaches -d / 2."""
+    temperature_learning_rate: float = 5e-3
+    """Learning rate of log alpha; does not decay."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(
+            0 <= self.initial_temperature < math.inf,
+            "initial_temperature",
+            self.initial_temperature,
+            "must be finite and at least 0",
+        )
+        require(
+            self.initial_temperature > 0 or not self.learn_temperature,
+            "initial_temperature",
+            self.initial_temperature,
+            "cannot be learned from 0; pass --no-learn-temperature or a positive value",
+        )
+        rate = self.temperature_learning_rate
+        require(0 < rate < math.inf, "temperature_learning_rate", rate, "must be greater than 0 and finite")
+
+
+class Temperature(eqx.Module):
+    """SAPO's memory: ``log alpha`` and its optimiser's state."""
+
+    log_alpha: Scalar
+    optimizer: PyTree
+
+
+class Learner(PathwiseLearner[Config]):
+    """Soft analytic policy optimisation: see the module's equations."""
+
+    name: ClassVar[str] = "sapo"
+    needs: ClassVar[tuple[Capability, ...]] = (
+        Capability.SAMPLE,
+        Capability.MODE,
+        Capability.SAMPLE_WITH_LOG_PROB,
+    )
+    num_critics: ClassVar[int] = 2
+    policy_hint: ClassVar[str] = "Use --policy gaussian, or rfo, which explores without a density."
+
+    @property
+    def target_entropy(self) -> float:
+        """Hbar = -d / 2 (d counts the whole chunk)."""
+        return -0.5 * self.world.action_size * self.config.chunk_length
+
+    @property
+    def temperature_optimizer(self):
+        """AdamW without schedule."""
+        rate = self.config.temperature_learning_rate
+        return make_optimizer(
+            rate,
+            rate,
+            1,
+            clip=self.config.gradient_clip,
+            betas=self.config.adam_betas,
+            weight_decay=self.config.weight_decay,
+        )
+
+    def initial_memory(self, state: PathwiseState) -> Temperature:
+        """See `PathwiseLearner.initial_memory`."""
+        del state
+        # An alpha of 0 keeps a finite logarithm, whose exponential is exactly 0: checkpoints refuse infinities.
+        log_alpha = jnp.maximum(jnp.log(jnp.asarray(self.config.initial_temperature)), -1e9)
+        return Temperature(log_alpha, self.temperature_optimizer.init(log_alpha))
+
+    def bonus(self, memory: Any, agent: Agent, observation: Observation, key: Key) -> tuple[PerEnv, PerEnv]:
+        """``alpha Hn_t`` and the raw entropy estimate. Gradient flows through the fresh sample, not into alpha."""
+        features = agent.features(observation)
+        keys = jax.random.split(key, features.shape[0])
+        _, log_prob = jax.vmap(agent.actor.policy.sample_with_log_prob)(features, keys)
+        scale = abs(self.target_entropy)
+        return jnp.exp(memory.log_alpha) * normalised_entropy(-log_prob, scale), -log_prob
+
+    def remember(self, state: PathwiseState, window: Window, metrics: dict[str, Scalar]) -> Temperature:
+        """One step on the temperature."""
+        entropy = window.bonus_record.sum() / jnp.maximum(window.decision.sum(), 1)
+        memory = state.memory
+        metrics["policy/entropy"] = entropy
+        metrics["policy/temperature"] = jnp.exp(memory.log_alpha)
+        if not self.config.learn_temperature:
+            return memory
+        gradient = jax.grad(temperature_loss)(memory.log_alpha, entropy, self.target_entropy)
+        log_alpha, optimizer, health = guarded_step(
+            self.temperature_optimizer, gradient, memory.optimizer, memory.log_alpha
+        )
+        metrics["temperature/skipped"] = health.skipped.astype(jnp.float32)
+        return Temperature(log_alpha, optimizer)
+
+
+def normalised_entropy(entropy: PerEnv, scale: float) -> PerEnv:
+    """``Hn = (Ent + |Hbar|) / (2 |Hbar|)``: 0 at ``-|Hbar|``, 1 at ``|Hbar|``."""
+    return (entropy + scale) / (2.0 * scale)
+
+
+def temperature_loss(log_alpha: Scalar, entropy: Scalar, target_entropy: float) -> Scalar:
+    """``alpha |Hbar| (Ent - Hbar)``: descending it lowers alpha while the entropy exceeds its target."""
+    return jnp.exp(log_alpha) * abs(target_entropy) * jax.lax.stop_gradient(entropy - target_entropy)

@@ -1,0 +1,51 @@
+"""SHAC (short-horizon actor-critic): the window return plus a terminal value from a target network.
+
+    L(theta) = -E[ sum_{t<H} gamma^t r_t + gamma^H V'(s_H) ] / H
+    phi:       regression of V to TD(lambda) targets computed with V'
+    V' <- alpha V' + (1 - alpha) V            alpha is the weight of the OLD target
+
+Source: arXiv 2204.07137 and its published settings: one critic, global standard deviation, Adam (0.7, 0.95), clip 1.0,
+LayerNorm and ELU, orthogonal gain sqrt(2).
+"""
+
+import dataclasses
+from typing import ClassVar
+
+from penstock._errors import require
+from penstock.algorithms.pathwise import PathwiseLearner
+from penstock.algorithms.pathwise_config import PathwiseConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(PathwiseConfig):
+    """Settings of SHAC."""
+
+    target_mixing: float = 0.2
+    """alpha, weight of the old target critic per iteration: 0.2 (fast; Ant, Hopper, Cheetah) or 0.995 (slow;
+    humanoids, hands, soft bodies)."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay (AdamW); 0 is plain Adam. SHAC: 0."""
+    gradient_clip: float = 1.0
+    """Largest global norm of actor and critic gradients. SHAC: 1.0."""
+    activation: str = "elu"
+    """Activation of all networks: silu, elu, relu or tanh. SHAC: elu."""
+    initialization_gain: float = 2.0**0.5
+    """Gain of the orthogonal initialisation of hidden layers. SHAC: sqrt(2)."""
+    state_dependent_std: bool = False
+    """Gaussian: standard deviation as a function of the state or one global vector. SHAC: global."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(0.0 <= self.target_mixing <= 1.0, "target_mixing", self.target_mixing, "must lie in [0, 1]")
+
+
+class Learner(PathwiseLearner[Config]):
+    """Short-horizon actor-critic: see the module's equations."""
+
+    name: ClassVar[str] = "shac"
+    num_critics: ClassVar[int] = 1
+
+    @property
+    def target_mixing(self) -> float:
+        """Weight of the old target critic."""
+        return self.config.target_mixing

@@ -1,0 +1,139 @@
+"""The differentiable window: H steps of N environments under one agent, in a single scan."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from penstock._types import Key, PerEnv
+from penstock.policies import Agent
+from penstock.policies.planning import after_step, next_action, no_plan
+from penstock.worlds import Observation, World
+
+Bonus = Callable[[Agent, Observation, Key], tuple[PerEnv, PerEnv]]
+"""Maps agent, raw observations and a key to (bonus added to the reward, number to record), each ``(N,)``."""
+
+ValueFunction = Callable[[Observation], PerEnv]
+"""Maps N raw observations to N values."""
+
+
+class Window(eqx.Module):
+    """What a window recorded, time first. Only ``reward``, ``bonus`` and ``next_value`` carry gradient.
+
+    Also made for a single step, without the leading H, before `jax.lax.scan` stacks the steps.
+
+    Attributes:
+        observation: ``(H, N, ...)`` raw observations that the policy acted on.
+        latent: ``(H, N, C * d)`` chunk that the policy had planned at that step (fresh where ``decision``).
+        decision: ``(H, N)`` whether the policy was consulted at that step.
+        reward: ``(H, N)``.
+        bonus: ``(H, N)`` what an algorithm adds to the reward (SAPO's entropy), else 0.
+        bonus_record: ``(H, N)`` a number about the bonus (SAPO's raw entropy), else 0.
+        terminated: ``(H, N)``.
+        truncated: ``(H, N)``.
+        final_observation: ``(H, N, ...)`` next observation before any reset.
+        next_value: ``(H, N)`` value of ``final_observation`` where an episode was truncated and at the last step;
+            0 elsewhere.
+        diverged: ``(H, N)``.
+        saturation: ``(H, N)`` fraction of action entries with ``|a| > 0.99``.
+        diagnostics: named ``(H, N)`` numbers of the world.
+    """
+
+    observation: Observation
+    latent: Float[Array, "*H N flat"]
+    decision: Bool[Array, "*H N"]
+    reward: Float[Array, "*H N"]
+    bonus: Float[Array, "*H N"]
+    bonus_record: Float[Array, "*H N"]
+    terminated: Bool[Array, "*H N"]
+    truncated: Bool[Array, "*H N"]
+    final_observation: Observation
+    next_value: Float[Array, "*H N"]
+    diverged: Bool[Array, "*H N"]
+    saturation: Float[Array, "*H N"]
+    diagnostics: dict[str, Float[Array, "*H N"]]
+
+
+def rollout_window(
+    agent: Agent,
+    world: World,
+    world_state: Any,
+    steps: int,
+    key_policy: Key,
+    *,
+    value: ValueFunction | None = None,
+    bonus: Bonus | None = None,
+    key_bonus: Key | None = None,
+    probe: PerEnv | None = None,
+) -> tuple[Window, Any]:
+    """Acts for ``steps`` steps from ``world_state``; differentiable in the agent.
+
+    Fresh, independent noise for every environment and decision. A chunked policy plans every C steps, counted from
+    the start of the window, and anew in environments whose episode has just begun; that shorter plan ends with the
+    chunk of the others, so all stay in step.
+
+    Args:
+        agent: policy with frozen observation statistics.
+        world: N environments.
+        world_state: where the window begins. No gradient flows into it.
+        steps: H, a multiple of the policy's chunk length.
+        key_policy: key of the policy's noise.
+        value: state value for the bootstrap, differentiable; None for no bootstrap (APG).
+        bonus: added to the reward at decisions; None for none.
+        key_bonus: key for ``bonus``.
+        probe: see `World.step`.
+
+    Returns:
+        The window and the world's state after it, with gradient stopped.
+    """
+    chunk = agent.actor.policy.chunk_length
+    zeros = jnp.zeros((world.num_envs,))
+
+    def body(carry, now):
+        state, plan = carry
+        index, key, key_extra = now
+        observation = state.observation
+        plan, action, decision = next_action(plan, index, chunk, lambda: agent.sample(observation, key))
+        extra, record = zeros, zeros
+        if bonus is not None:
+            extra, record = (jnp.where(decision, x, 0.0) for x in bonus(agent, observation, key_extra))
+        state, transition = world.step(state, action, probe)
+        next_value = zeros
+        if value is not None:
+            wanted = (transition.truncated | (index == steps - 1)) & ~transition.terminated
+            next_value = _value_where(wanted, value, transition.final_observation)
+        recorded = Window(
+            observation=jax.lax.stop_gradient(observation),
+            latent=jax.lax.stop_gradient(plan.sample.latent),
+            decision=decision,
+            reward=transition.reward,
+            bonus=extra,
+            bonus_record=jax.lax.stop_gradient(record),
+            terminated=transition.terminated,
+            truncated=transition.truncated,
+            final_observation=jax.lax.stop_gradient(transition.final_observation),
+            next_value=next_value,
+            diverged=transition.diverged,
+            saturation=jax.lax.stop_gradient((jnp.abs(action) > 0.99).mean(axis=-1)),
+            diagnostics=jax.lax.stop_gradient(transition.diagnostics),
+        )
+        return (state, after_step(plan, transition.done)), recorded
+
+    start = (jax.lax.stop_gradient(world_state), no_plan(world.num_envs, agent.actor.policy))
+    keys = jax.random.split(key_policy, steps)
+    keys_bonus = keys if key_bonus is None else jax.random.split(key_bonus, steps)
+    (world_state, _), window = jax.lax.scan(body, start, (jnp.arange(steps), keys, keys_bonus))
+    return window, jax.lax.stop_gradient(world_state)
+
+
+def _value_where(wanted, value, observation):
+    """Evaluates the critic only at steps where at least one environment needs it."""
+    return jax.lax.cond(
+        wanted.any(),
+        lambda o: jnp.where(wanted, value(o), 0.0),
+        lambda o: jnp.zeros(wanted.shape, jax.eval_shape(value, o).dtype),
+        observation,
+    )

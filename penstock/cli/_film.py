@@ -1,0 +1,58 @@
+"""Films one deterministic episode."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from penstock._errors import PenstockError
+from penstock.reports.video import write_episode
+from penstock.training.evaluation import run_episodes
+from penstock.worlds.scene import Scene
+
+FILM_KEY = 0xF11A
+
+
+def film(
+    learner: Any,
+    state: Any,
+    path: Path,
+    *,
+    seed: int = 0,
+    deterministic: bool = True,
+    size: tuple[int, int] = (960, 540),
+) -> Path:
+    """Films one episode of the first seed in ``state`` (leaves ``(K, ...)``), in real time.
+
+    Raises:
+        PenstockError: the world cannot be drawn, or an extra is missing.
+    """
+    scenes = episode_scenes(learner, state, seed=seed, deterministic=deterministic)
+    with warnings.catch_warnings():
+        # ffmpeg is started by fork and exec at once, which JAX's threads do not mind.
+        warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called", category=RuntimeWarning)
+        return write_episode(scenes, path, learner.world.control_timestep, size=size)
+
+
+def episode_scenes(learner: Any, state: Any, *, seed: int = 0, deterministic: bool = True) -> list[Scene]:
+    """One scene per control step of one episode of the first seed in ``state``.
+
+    Raises:
+        PenstockError: the world cannot be drawn.
+    """
+    world = learner.world.with_num_envs(1)
+    first = jax.tree.map(lambda leaf: leaf[0], state)
+
+    @jax.jit
+    def episode(state, key):
+        evaluation, bodies = run_episodes(learner.agent(state), world, key, deterministic=deterministic)
+        return evaluation.episode_length, bodies
+
+    length, bodies = jax.device_get(episode(first, jax.random.fold_in(jax.random.key(seed), FILM_KEY)))
+    steps = range(int(np.asarray(length)[0]))
+    scenes = [world.task.scene(jax.tree.map(lambda leaf, t=t: leaf[t], bodies), 0) for t in steps]
+    if not scenes or any(scene is None for scene in scenes):
+        raise PenstockError(f"'{world.name}' has no pictures: its task does not implement `scene`.")
+    return scenes

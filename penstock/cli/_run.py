@@ -1,0 +1,88 @@
+"""What ``train`` and ``resume`` share: train with a progress display, then draw and film."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from penstock._errors import PenstockError
+from penstock.cli._film import film
+from penstock.reports.curves import plot_single
+from penstock.reports.live import Progress
+from penstock.training.loop import Result, train
+from penstock.training.metrics_log import TensorBoardMirror
+from penstock.training.plan import RunPlan, parse_world_options
+
+
+def plan_from_options(options: Any) -> RunPlan:
+    """The plan that a parsed command line describes."""
+    shared = ("algorithm", "world", "settings", "seed", "seeds", "steps", "num_envs", "log_every", "evaluate_every")
+    fields = {name: getattr(options, name) for name in (*shared, "evaluation_episodes", "label")}
+    return RunPlan(world_options=parse_world_options(options.world_option), **fields)
+
+
+def train_run(
+    plan: RunPlan,
+    run_dir: Path,
+    *,
+    video: bool,
+    tensorboard: bool,
+    allow_config_change: bool,
+) -> int:
+    """Trains, or continues, and reports. Returns the exit code.
+
+    Progress goes to standard error, results to standard output.
+    """
+    progress = Progress()
+    result = train(
+        plan,
+        run_dir,
+        observer=progress,
+        mirrors=lambda folder: [TensorBoardMirror(folder.path / "tensorboard", "env_steps")] if tensorboard else [],
+        allow_config_change=allow_config_change,
+    )
+    if result.finished:
+        report(result, video)
+    return result.exit_code
+
+
+def report(result: Result, video: bool) -> None:
+    """Draws the curve, films the policy, says where everything is, and ends with the result in one line.
+
+    Missing extras cost only the picture. A run that was complete before keeps the pictures that it has.
+    """
+    folder = result.folder.path
+    print(f"run folder  {folder}")
+    try:
+        curve = folder / "figures" / "return.png"
+        print(f"curve       {plot_single(folder) if result.worked or not curve.is_file() else curve}")
+    except PenstockError as error:
+        print(f"no curve: {error}")
+    if video:
+        path = folder / "videos" / "final.mp4"
+        try:
+            if result.worked or not path.is_file():
+                path = film(result.program.learner, result.state, path)
+            print(f"video       {path}")
+        except PenstockError as error:
+            print(f"no video: {error}")
+    print("\n".join(closing_lines(folder.resolve().name, result.last_rows)))
+
+
+def closing_lines(name: str, rows: list[dict[str, Any]]) -> list[str]:
+    """What the last evaluation showed: one line per seed where there are several, then the mean over seeds.
+
+    Args:
+        name: name of the run folder.
+        rows: the last evaluation's metrics, one row per seed.
+    """
+    metric, spoken, unit = "eval/return_deterministic", "deterministic return", ""
+    if all("eval/forward_velocity" in row for row in rows):
+        metric, spoken, unit = "eval/forward_velocity", "deterministic forward speed", " m/s"
+    digits = 2 if unit else 1
+    values = [math.nan if row[metric] is None else row[metric] for row in rows]
+    lines = []
+    if len(rows) > 1:
+        lines = [
+            f"seed {row['seed']}: {spoken} {value:.{digits}f}{unit}" for row, value in zip(rows, values, strict=True)
+        ]
+    return [*lines, f"{name}: {spoken} {sum(values) / len(values):.{digits}f}{unit}"]

@@ -1,0 +1,36 @@
+"""``penstock check-world``: checks a world, and explains what is wrong with it."""
+
+import dataclasses
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from penstock.cli._arguments import parse
+from penstock.cli._jax_setup import set_up_jax
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckWorldOptions:
+    """Checks a world: shapes, resets, flags, purity, gradients."""
+
+    world: Annotated[Positional[str], arg(metavar="WORLD")]
+    """A registered name, package.module:factory, or path/to/file.py:factory."""
+    num_envs: int = 4
+    """Environments to check with."""
+
+
+def run(arguments: list[str]) -> int:
+    """Runs the subcommand. Exit code 1 if the world has errors."""
+    options = parse(CheckWorldOptions, arguments, "penstock check-world")
+    set_up_jax()
+    from penstock.worlds.checker import check_world, load_world
+
+    findings = check_world(load_world(options.world, options.num_envs))
+    for finding in findings:
+        mark = {"ok": "ok", "warning": "warning", "error": "ERROR"}[finding.severity]
+        print(f"{mark:<7}  {finding.title}: {finding.explanation}")
+        if finding.next_action:
+            print(f"         {finding.next_action}")
+    errors = sum(finding.severity == "error" for finding in findings)
+    print(f"{options.world}: {errors} {'error' if errors == 1 else 'errors'} in {len(findings)} checks")
+    return 1 if errors else 0

@@ -1,0 +1,70 @@
+"""``penstock evaluate RUN``: runs episodes with a trained policy and prints what they brought."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from penstock._errors import require
+from penstock.cli._arguments import parse
+from penstock.cli._jax_setup import set_up_jax
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateOptions:
+    """Runs episodes with a trained policy, stochastic and deterministic."""
+
+    run_dir: Annotated[Positional[Path], arg(metavar="RUN")]
+    """The run folder."""
+    checkpoint: Literal["best", "last"] = "last"
+    """Which checkpoint to use."""
+    episodes: int = 64
+    """Episodes of each kind, per seed."""
+    seed: int = 12345
+    """Seed of resets and policy noise."""
+    replan_every_step: bool = False
+    """For chunked policies: plan anew at every step and use the first action only."""
+    json: bool = False
+    """Print one JSON object in place of a table."""
+
+
+def run(arguments: list[str]) -> int:
+    """Runs the subcommand."""
+    options = parse(EvaluateOptions, arguments, "penstock evaluate")
+    require(options.episodes >= 1, "episodes", options.episodes, "must be at least 1")
+    set_up_jax()
+    import jax
+
+    from penstock.reports.tables import text_table
+    from penstock.training.evaluation import evaluation_metrics
+    from penstock.training.restore import restore_run
+
+    restored = restore_run(options.run_dir, options.checkpoint)
+    learner, world = restored.learner, restored.learner.world.with_num_envs(options.episodes)
+
+    @jax.jit
+    def evaluate(state, key):
+        return evaluation_metrics(learner.agent(state), world, key, replan_every_step=options.replan_every_step)
+
+    results = []
+    for index in range(restored.plan.seeds):
+        state = jax.tree.map(lambda leaf, i=index: leaf[i], restored.state)
+        metrics = jax.device_get(evaluate(state, jax.random.key(options.seed)))
+        results.append({name: float(value) for name, value in metrics.items()})
+    seeds = [restored.plan.seed + index for index in range(restored.plan.seeds)]
+    if options.json:
+        print(json.dumps({"env_steps": restored.manifest.step, "seeds": seeds, "metrics": results}))
+        return 0
+    print(
+        f"{restored.plan.algorithm} on {restored.plan.world}, {options.checkpoint} checkpoint at "
+        f"{restored.manifest.step:,} environment steps, {options.episodes} episodes each"
+    )
+    rows = [
+        {"metric": name.removeprefix("eval/")}
+        | {f"seed {seed}": result[name] for seed, result in zip(seeds, results, strict=True)}
+        for name in sorted(results[0])
+    ]
+    print(text_table(rows))
+    return 0

@@ -1,0 +1,39 @@
+"""``penstock resume RUN``: continues the run in a folder, with the settings it was started with."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from penstock.cli._arguments import parse
+from penstock.cli._jax_setup import set_up_jax
+
+
+@dataclasses.dataclass(frozen=True)
+class ResumeOptions:
+    """Continues the run in a folder."""
+
+    run_dir: Annotated[Positional[Path], arg(metavar="RUN")]
+    """The run folder."""
+    steps: int | None = None
+    """New budget of environment steps per seed. Learning rates then decay over the new plan."""
+    video: bool = True
+    """Film the trained policy at the end."""
+    tensorboard: bool = False
+    """Also write TensorBoard events."""
+
+
+def run(arguments: list[str]) -> int:
+    """Runs the subcommand."""
+    options = parse(ResumeOptions, arguments, "penstock resume")
+    set_up_jax()
+    from penstock.cli._run import train_run
+    from penstock.training.restore import read_plan
+
+    plan = read_plan(options.run_dir)
+    if options.steps is not None:
+        plan = dataclasses.replace(plan, steps=options.steps)
+    return train_run(
+        plan, options.run_dir, video=options.video, tensorboard=options.tensorboard, allow_config_change=False
+    )

@@ -1,0 +1,118 @@
+"""``penstock train ALGORITHM --world W``: trains, then draws the curve and films the body."""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from tyro.conf import Suppress
+
+from penstock._errors import ConfigurationError
+from penstock.cli._arguments import parse
+from penstock.cli._jax_setup import set_up_jax
+
+ConfigT = TypeVar("ConfigT")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainOptions(Generic[ConfigT]):
+    """Trains an algorithm on a world. If the run folder holds the same run already, continues it."""
+
+    settings: ConfigT
+    """Settings of the algorithm. Defaults are the preset of the chosen world."""
+    world: str
+    """Name of the world (see `penstock worlds`), or your own: path/to/file.py:Task or package.module:Task."""
+    world_option: tuple[str, ...] = ()
+    """Options of the world, as name=value, for example observation=points."""
+    seed: int = 0
+    """First seed."""
+    seeds: int = 1
+    """Number of seeds, trained in one program: seed, seed + 1, ..."""
+    steps: int = 200_000
+    """Environment steps per seed, all environments together."""
+    num_envs: int = 32
+    """N, environments that step together."""
+    run_dir: Path | None = None
+    """Run folder; by default runs/ALGORITHM-WORLD-SEED."""
+    log_every: int = 10
+    """Iterations per line of metrics.jsonl."""
+    evaluate_every: int = 20_000
+    """Environment steps between evaluations."""
+    evaluation_episodes: int = 16
+    """Episodes per evaluation, for the stochastic and for the deterministic policy."""
+    label: str = ""
+    """Name of the arm in comparisons; by default the algorithm."""
+    video: bool = True
+    """Film the trained policy at the end."""
+    tensorboard: bool = False
+    """Also write TensorBoard events into the run folder (pip install 'penstock[tensorboard]')."""
+    allow_config_change: bool = False
+    """Continue a run although settings differ from those it was started with."""
+    algorithm: Suppress[str] = ""
+    """Name of the algorithm."""
+
+
+def run(arguments: list[str]) -> int:
+    """Runs the subcommand."""
+    set_up_jax()
+    from penstock.algorithms.registry import ALGORITHMS, algorithm_entry
+
+    if not arguments or arguments[0] in ("-h", "--help"):
+        lines = [
+            "usage: penstock train ALGORITHM --world WORLD [options]",
+            "",
+            *(f"  {name:<6}  {entry.summary}" for name, entry in ALGORITHMS.items()),
+            "",
+            "Example: penstock train rfo --world soft/jumper-mini --run-dir runs/first",
+            "`penstock worlds` lists the worlds.",
+            "`penstock train ALGORITHM --world WORLD --help` lists all options with their values for that world.",
+        ]
+        print("\n".join(lines), file=sys.stdout if arguments else sys.stderr)
+        return 0 if arguments else 2
+    if arguments[0].startswith("-"):
+        raise ConfigurationError(f"name the algorithm first: penstock train rfo {' '.join(arguments)}")
+    entry = algorithm_entry(arguments[0])
+    options = parse_train_options(entry, arguments[1:])
+    return train_and_report(options)
+
+
+def parse_train_options(entry: Any, arguments: list[str]) -> TrainOptions:
+    """Reads the options; their defaults are the preset of the world that they name."""
+    from penstock.training.presets import preset
+    from penstock.worlds.registry import world_entry
+
+    world = _peek(arguments, "--world")
+    if world is None:
+        if "--help" in arguments or "-h" in arguments:
+            world = "soft/jumper-mini"
+        else:
+            raise ConfigurationError(f"--world is missing: penstock train {entry.name} --world soft/jumper-mini")
+    if ":" not in world:  # my_world.py:MyTask is loaded when the plan is made
+        world_entry(world)
+    run_fields, settings = preset(entry.name, world)
+    default = TrainOptions(settings=entry.config(**settings), world=world, algorithm=entry.name, **run_fields)
+    return parse(TrainOptions[entry.config], arguments, f"penstock train {entry.name}", default)
+
+
+def _peek(arguments: list[str], flag: str) -> str | None:
+    for index, argument in enumerate(arguments):
+        if argument == flag and index + 1 < len(arguments):
+            return arguments[index + 1]
+        if argument.startswith(f"{flag}="):
+            return argument.partition("=")[2]
+    return None
+
+
+def train_and_report(options: TrainOptions) -> int:
+    """Trains as the options say; draws and films what came out."""
+    from penstock.cli._run import plan_from_options, train_run
+
+    plan = plan_from_options(options)
+    run_dir = options.run_dir or Path("runs") / f"{plan.algorithm}-{plan.world.replace('/', '-')}-{plan.seed}"
+    return train_run(
+        plan,
+        run_dir,
+        video=options.video,
+        tensorboard=options.tensorboard,
+        allow_config_change=options.allow_config_change,
+    )

@@ -1,0 +1,53 @@
+"""``penstock video RUN``: films a trained policy."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from penstock.cli._arguments import parse
+from penstock.cli._jax_setup import set_up_jax
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoOptions:
+    """Films one episode of a trained policy."""
+
+    run_dir: Annotated[Positional[Path], arg(metavar="RUN")]
+    """The run folder."""
+    output: Path | None = None
+    """File to write, .mp4 or .gif; by default videos/CHECKPOINT.mp4 in the run folder."""
+    checkpoint: Literal["best", "last"] = "last"
+    """Which checkpoint to use."""
+    seed: int = 0
+    """Seed of the reset and, with --no-deterministic, of the policy's noise."""
+    deterministic: bool = True
+    """Act with zero base noise."""
+    width: int = 960
+    """Width of the picture in pixels (even)."""
+    height: int = 540
+    """Height of the picture in pixels (even)."""
+
+
+def run(arguments: list[str]) -> int:
+    """Runs the subcommand."""
+    options = parse(VideoOptions, arguments, "penstock video")
+    set_up_jax()
+    from penstock.cli._film import film
+    from penstock.training.restore import restore_run
+
+    restored = restore_run(options.run_dir, options.checkpoint)
+    path = options.output or options.run_dir / "videos" / f"{options.checkpoint}.mp4"
+    size = (options.width, options.height)
+    print(
+        film(
+            restored.learner,
+            restored.state,
+            path,
+            seed=options.seed,
+            deterministic=options.deterministic,
+            size=size,
+        )
+    )
+    return 0

@@ -1,0 +1,110 @@
+"""Multi-layer perceptrons in the form that pathwise methods use: Linear, LayerNorm, activation."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from penstock._errors import ConfigurationError, suggest
+from penstock._types import Key
+
+ACTIVATIONS = {"silu": jax.nn.silu, "elu": jax.nn.elu, "relu": jax.nn.relu, "tanh": jnp.tanh}
+
+
+@dataclasses.dataclass(frozen=True)
+class Trunk:
+    """How the hidden layers of a network are made.
+
+    Attributes:
+        hidden: width of each hidden layer.
+        activation: ``silu`` (SAPO, RFO), ``elu`` (SHAC, APG), ``relu`` or ``tanh``.
+        layer_norm: LayerNorm after every hidden linear layer, before its activation.
+        gain: gain of the orthogonal initialisation of the hidden layers. Biases start at zero.
+    """
+
+    hidden: tuple[int, ...] = (64, 64)
+    activation: str = "silu"
+    layer_norm: bool = True
+    gain: float = 1.0
+
+    def __post_init__(self):
+        if self.activation not in ACTIVATIONS:
+            raise ConfigurationError(
+                f"activation = {self.activation!r}: unknown.{suggest(self.activation, ACTIVATIONS)}"
+            )
+
+
+def orthogonal_matrix(key: Key, rows: int, columns: int) -> Float[Array, "{rows} {columns}"]:
+    """A random matrix with orthonormal rows or columns, whichever are fewer, drawn from the Haar measure.
+
+    The polar factor of a Gaussian matrix, by Newton-Schulz iteration ``X <- X (3 I - X^T X) / 2``. Matrix products
+    alone, on purpose: LAPACK's QR inside a compiled CPU program has been seen to wait for ever on a busy machine with
+    two cores (JAX 0.10.2).
+    """
+    tall, narrow = max(rows, columns), min(rows, columns)
+    x = jax.random.normal(key, (tall, narrow)) / (tall**0.5 + narrow**0.5)  # largest singular value about 1
+    identity = jnp.eye(narrow)
+
+    def unfinished(carry):
+        iteration, x = carry
+        return (iteration < 60) & (jnp.abs(x.T @ x - identity).max() > 1e-5)
+
+    def improve(carry):
+        iteration, x = carry
+        return iteration + 1, 1.5 * x - 0.5 * x @ (x.T @ x)
+
+    _, x = jax.lax.while_loop(unfinished, improve, (0, x))
+    return x if rows >= columns else x.T
+
+
+def orthogonal_linear(key: Key, inputs: int, outputs: int, gain: float) -> eqx.nn.Linear:
+    """A linear layer with orthogonal weights of the given gain and zero bias."""
+    layer = eqx.nn.Linear(inputs, outputs, key=key)
+    assert layer.bias is not None
+    weight = gain * orthogonal_matrix(key, outputs, inputs)
+    return eqx.tree_at(lambda x: (x.weight, x.bias), layer, (weight, jnp.zeros_like(layer.bias)))
+
+
+class HiddenLayer(eqx.Module):
+    """Linear, optional LayerNorm, activation. The linear part may be split over several inputs (see `before`)."""
+
+    linear: eqx.nn.Linear
+    norm: eqx.nn.LayerNorm | None
+    activation: str = eqx.field(static=True)
+
+    def __init__(self, key: Key, inputs: int, outputs: int, trunk: Trunk):
+        self.linear = orthogonal_linear(key, inputs, outputs, trunk.gain)
+        self.norm = eqx.nn.LayerNorm(outputs, eps=1e-5) if trunk.layer_norm else None
+        self.activation = trunk.activation
+
+    def after(self, pre_activation: Float[Array, "width"]) -> Float[Array, "width"]:
+        """LayerNorm and activation of a linear output that was computed elsewhere."""
+        if self.norm is not None:
+            pre_activation = self.norm(pre_activation)
+        return ACTIVATIONS[self.activation](pre_activation)
+
+    def __call__(self, x: Float[Array, "inputs"]) -> Float[Array, "width"]:
+        """Applies the layer."""
+        return self.after(self.linear(x))
+
+
+class MLP(eqx.Module):
+    """Hidden layers and a linear output layer, for one input vector ``(inputs,) -> (outputs,)``."""
+
+    layers: tuple[HiddenLayer, ...]
+    output: eqx.nn.Linear
+
+    def __init__(self, key: Key, inputs: int, outputs: int, trunk: Trunk, output_gain: float = 1.0):
+        widths: Sequence[int] = (inputs, *trunk.hidden)
+        keys = jax.random.split(key, len(trunk.hidden) + 1)
+        self.layers = tuple(HiddenLayer(keys[i], widths[i], widths[i + 1], trunk) for i in range(len(trunk.hidden)))
+        self.output = orthogonal_linear(keys[-1], widths[-1], outputs, output_gain)
+
+    def __call__(self, x: Float[Array, "inputs"]) -> Float[Array, "outputs"]:
+        """Applies the network."""
+        for layer in self.layers:
+            x = layer(x)
+        return self.output(x)

@@ -1,0 +1,25 @@
+"""Policies: distributions over actions, described by what they can do."""
+
+from penstock.policies.agent import Actor, Agent
+from penstock.policies.build import PolicySettings, make_actor, make_policy
+from penstock.policies.chunked import Chunked
+from penstock.policies.gaussian import SquashedGaussian
+from penstock.policies.policy import ActionSample, Capability, Policy, require_capabilities
+from penstock.policies.velocity_flow import MLPVelocity, VelocityField, VelocityFlow
+
+__all__ = [
+    "ActionSample",
+    "Actor",
+    "Agent",
+    "Capability",
+    "Chunked",
+    "MLPVelocity",
+    "Policy",
+    "PolicySettings",
+    "SquashedGaussian",
+    "VelocityField",
+    "VelocityFlow",
+    "make_actor",
+    "make_policy",
+    "require_capabilities",
+]

@@ -1,0 +1,69 @@
+"""Policies by name, from settings that every algorithm shares."""
+
+import dataclasses
+from typing import Literal, get_args
+
+import jax
+
+from penstock._errors import ConfigurationError, suggest
+from penstock._types import Key
+from penstock.networks import Trunk, make_encoder
+from penstock.policies.agent import Actor
+from penstock.policies.chunked import Chunked
+from penstock.policies.gaussian import SquashedGaussian
+from penstock.policies.policy import Policy
+from penstock.policies.velocity_flow import MLPVelocity, VelocityFlow
+from penstock.worlds.observation import ObservationSpec
+
+PolicyName = Literal["gaussian", "flow"]
+StepperName = Literal["euler", "midpoint", "heun", "rk4"]
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicySettings:
+    """What a policy is made of. See the fields of the same names in the algorithms' configurations."""
+
+    policy: PolicyName
+    trunk: Trunk
+    flow_steps: int
+    stepper: StepperName
+    state_dependent_std: bool
+    initial_log_std: float
+    chunk_length: int
+
+
+def make_policy(key: Key, settings: PolicySettings, feature_size: int, action_size: int) -> Policy:
+    """Builds a policy on ``feature_size`` features for actions of ``action_size`` entries.
+
+    Raises:
+        ConfigurationError: unknown policy or stepper.
+    """
+    flat_size = settings.chunk_length * action_size
+    if settings.policy == "gaussian":
+        policy: Policy = SquashedGaussian(
+            key,
+            feature_size,
+            flat_size,
+            settings.trunk,
+            state_dependent_std=settings.state_dependent_std,
+            initial_log_std=settings.initial_log_std,
+        )
+    elif settings.policy == "flow":
+        field = MLPVelocity(key, feature_size, flat_size, settings.trunk)
+        policy = VelocityFlow(
+            field=field, action_size=flat_size, flow_steps=settings.flow_steps, stepper=settings.stepper
+        )
+    else:
+        raise ConfigurationError(
+            f"policy = {settings.policy!r}: unknown.{suggest(settings.policy, get_args(PolicyName))}"
+        )
+    if settings.chunk_length == 1:
+        return policy
+    return Chunked(inner=policy, length=settings.chunk_length)  # pyright: ignore[reportCallIssue]
+
+
+def make_actor(key: Key, settings: PolicySettings, spec: ObservationSpec, action_size: int) -> Actor:
+    """Builds encoder and policy for a world."""
+    key_encoder, key_policy = jax.random.split(key)
+    encoder = make_encoder(key_encoder, spec, settings.trunk.activation)
+    return Actor(encoder, make_policy(key_policy, settings, encoder.size, action_size))

@@ -1,0 +1,1 @@
+"""Statistics over seeds, figures, videos, tables and the progress display."""

@@ -1,0 +1,1 @@
+"""The run: plan, loop, metrics, checkpoints, evaluation, run folder."""

@@ -1,0 +1,397 @@
+"""The training loop: blocks of compiled iterations, with evaluation, metrics and checkpoints between them.
+
+`train` starts a run or continues the one in the folder. It does no arithmetic on the training state, so a run that was
+killed and continued is, bit for bit, the run that was not.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from penstock._errors import PenstockError, require
+from penstock.training.lock import RunLock
+from penstock.training.metrics_log import MetricsLog, Mirror
+from penstock.training.plan import SAFE_TO_CHANGE, RunPlan
+from penstock.training.post_mortem import FAULTS, explain_fault
+from penstock.training.program import Program, seed_keys
+from penstock.training.run_folder import RunFolder, compare_configs, config_hash, refuse_unsafe_changes
+from penstock.training.signals import EXIT_INTERRUPTED, GracefulStop
+from penstock.training.store import (
+    CheckpointNotWrittenError,
+    NonFiniteStateError,
+    clean_leftovers,
+    keep_best,
+    latest_checkpoint,
+    load_checkpoint,
+    prune_checkpoints,
+    save_checkpoint,
+    save_crash_dump,
+)
+
+EVALUATION_KEY = 0x5EED
+"""Folded into a seed's key for evaluation, so that evaluating never shifts what training draws."""
+
+CHECKPOINT_SECONDS = 30.0
+"""Longest time between checkpoints where evaluations are further apart."""
+
+EXPLAINED_FAULTS = 3
+"""Faults per process that are explained and dumped; further ones are counted in the metrics."""
+
+
+class TrainingFailedError(PenstockError):
+    """The training state itself is no longer finite. A dump of it is kept; earlier checkpoints are sound."""
+
+
+@runtime_checkable
+class Observer(Protocol):
+    """Who watches a run: a progress display, or nobody."""
+
+    def start(self, total_env_steps: int, describe: str, env_steps: int = 0) -> None:
+        """The run begins, or goes on from ``env_steps``."""
+
+    def compiling(self, what: str) -> None:
+        """A program is being compiled."""
+
+    def compiled(self, seconds: float) -> None:
+        """It is compiled."""
+
+    def update(
+        self,
+        env_steps: int,
+        steps_per_second: float,
+        return_mean: float | None = None,
+        evaluation: float | None = None,
+        **details: float,
+    ) -> None:
+        """A block of iterations is done; ``evaluation`` is the deterministic return, where there is a new one."""
+
+    def message(self, text: str) -> None:
+        """Something to tell the user."""
+
+    def close(self) -> None:
+        """The run ends."""
+
+
+class Silent:
+    """Watches nothing; messages go to ``report`` if given."""
+
+    def __init__(self, report: Callable[[str], None] | None = None):
+        self._report = report
+
+    def start(self, total_env_steps: int, describe: str, env_steps: int = 0) -> None:
+        """See `Observer`."""
+
+    def compiling(self, what: str) -> None:
+        """See `Observer`."""
+
+    def compiled(self, seconds: float) -> None:
+        """See `Observer`."""
+
+    def update(
+        self,
+        env_steps: int,
+        steps_per_second: float,
+        return_mean: float | None = None,
+        evaluation: float | None = None,
+        **details: float,
+    ) -> None:
+        """See `Observer`."""
+
+    def message(self, text: str) -> None:
+        """See `Observer`."""
+        if self._report is not None:
+            self._report(text)
+
+    def close(self) -> None:
+        """See `Observer`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """How a run ended.
+
+    Attributes:
+        folder: the run folder.
+        state: training state, leaves ``(K, ...)``.
+        program: the compiled programs.
+        finished: whether the whole budget is used and its result saved.
+        worked: whether this call trained at all; False if the run was complete before.
+        exit_code: 0, or `EXIT_INTERRUPTED` where the same command will continue the run: it was asked to stop, or the
+            disk refused the last checkpoint.
+        last_rows: the last evaluation's line of metrics per seed.
+    """
+
+    folder: RunFolder
+    state: PyTree
+    program: Program
+    finished: bool
+    worked: bool
+    exit_code: int
+    last_rows: list[dict[str, Any]]
+
+
+def train(
+    plan: RunPlan,
+    run_dir: Path,
+    *,
+    observer: Observer | None = None,
+    mirrors: Callable[[RunFolder], list[Mirror]] = lambda folder: [],
+    allow_config_change: bool = False,
+) -> Result:
+    """Trains, or continues the run in ``run_dir``.
+
+    Args:
+        plan: what to run.
+        run_dir: the run folder; created if missing.
+        observer: watches the run.
+        mirrors: makes further receivers of metric rows, for example TensorBoard.
+        allow_config_change: continue although settings differ from those of the run so far.
+
+    Returns:
+        How the run ended.
+
+    Raises:
+        ConfigurationError: settings that contradict each other, or differ from those of the run in the folder.
+        CapabilityError: world or policy lack what the algorithm needs.
+        RunLockedError: another process writes to the folder.
+        TrainingFailedError: parameters or optimiser became NaN or infinite in spite of the guards.
+    """
+    observer = observer or Silent()
+    world = plan.make_world()
+    learner = plan.make_learner(world)  # refuses bad settings before anything is written
+    folder = RunFolder(run_dir)
+    config = {**plan.to_config(), "world_constants": world.describe()}
+    with RunLock(folder.lock_path), GracefulStop(observer.message) as stop:
+        if folder.has_config:
+            changes = compare_configs(folder.read_config(), config, SAFE_TO_CHANGE)
+            if not allow_config_change:
+                refuse_unsafe_changes(changes, folder.path, "--allow-config-change")
+            for change in changes:
+                if change.field in ("steps",) or not change.safe:
+                    observer.message(f"continuing with another setting: {change.sentence()}")
+        folder.write_config(config)
+        for directory in (folder.checkpoints, folder.checkpoints / "best", folder.crash):
+            clean_leftovers(directory)
+        program = Program(learner, world.with_num_envs(plan.evaluation_episodes))
+        run = _Run(plan, folder, program, config_hash(config, ignore=SAFE_TO_CHANGE), observer, mirrors(folder))
+        try:
+            return run.to_the_end(stop)
+        finally:
+            run.log.close()
+            observer.close()
+
+
+class _Run:
+    """One process's part of a run: the state, and where it stands."""
+
+    def __init__(
+        self,
+        plan: RunPlan,
+        folder: RunFolder,
+        program: Program,
+        settings_hash: str,
+        observer: Observer,
+        mirrors: list[Mirror],
+    ):
+        self.plan = plan
+        self.folder = folder
+        self.program = program
+        self.hash = settings_hash
+        self.observer = observer
+        self.log = MetricsLog(folder.metrics_path, mirrors, observer.message)
+        self.seeds = range(plan.seed, plan.seed + plan.seeds)
+        self.steps_per_update = plan.num_envs * plan.settings.window
+        self.wall_before = self.cpu_before = 0.0
+        self.wall_start, self.cpu_start = time.monotonic(), time.process_time()
+        self.last_rows: list[dict[str, Any]] = []
+        self.faults_explained = 0
+
+    def to_the_end(self, stop: GracefulStop) -> Result:
+        """Trains until the budget is used or somebody asks to stop."""
+        plan = self.plan
+        state, update = self._begin()
+        begun = update
+        saved_at, saved_update = time.monotonic(), update
+        if update == 0 and not self.last_rows:
+            self._write_rows(0, {}, self._evaluate(state, 0))
+            saved_update = 0 if self._checkpoint(state, 0) else -1
+        while update < plan.updates and not stop.requested:
+            iterations = min(plan.log_every - update % plan.log_every, plan.updates - update)
+            before, block_start = state, time.monotonic()
+            state, metrics = self.program.train(state, jnp.asarray(iterations, jnp.int32))
+            metrics = jax.device_get(metrics)
+            seconds = time.monotonic() - block_start
+            update += iterations
+            self._look_for_faults(before, metrics, iterations)
+            evaluation = self._evaluate(state, update) if self._evaluation_due(update, iterations) else {}
+            self._write_rows(update, metrics, evaluation)
+            rate = iterations * self.steps_per_update * plan.seeds / max(seconds, 1e-9)
+            self._show(update, rate, metrics, evaluation)
+            if evaluation or time.monotonic() - saved_at > CHECKPOINT_SECONDS or stop.requested:
+                saved_update = update if self._checkpoint(state, update) else saved_update
+                saved_at = time.monotonic()
+        saved = saved_update == update or self._checkpoint(state, update)
+        finished = saved and update >= plan.updates
+        if not finished:
+            outcome = "saved" if saved else "NOT saved: what came after the last checkpoint will be computed again"
+            self.observer.message(
+                f"stopped at {update * self.steps_per_update:,} environment steps, {outcome}; "
+                "the same command continues the run"
+            )
+        exit_code = 0 if finished else EXIT_INTERRUPTED
+        return Result(self.folder, state, self.program, finished, update > begun, exit_code, self.last_rows)
+
+    # ------------------------------------------------------------------ begin
+
+    def _begin(self) -> tuple[PyTree, int]:
+        """The state to continue from and its update: the newest sound checkpoint, or a fresh start. Compiles."""
+        plan = self.plan
+        keys = seed_keys(plan.seed, plan.seeds)
+        found = latest_checkpoint(self.folder.checkpoints, self.observer.message)
+        state, update = None, 0
+        if found is None:
+            self.log.truncate(0)
+        else:
+            state, manifest = load_checkpoint(found, jax.eval_shape(self.program.init, keys))
+            # The kill may have come after the checkpoint was saved and before it was compared with the best.
+            keep_best(found, report=self.observer.message)
+            extra = manifest.extra
+            self.log.truncate(extra["metrics_offset"])
+            self.wall_before, self.cpu_before = extra["wall_seconds"], extra["cpu_seconds"]
+            self.last_rows = extra["last_rows"]
+            update = int(np.asarray(state.update)[0])
+            require(
+                update <= plan.updates,
+                "steps",
+                plan.steps,
+                f"the run is already at {update * self.steps_per_update:,} environment steps; ask for at least as many",
+            )
+        seeds = f"seed {plan.seed}" if plan.seeds == 1 else f"seeds {self.seeds[0]} to {self.seeds[-1]}"
+        title = f"{plan.algorithm.upper()} · {plan.world} · {seeds}"
+        self.observer.start(plan.updates * self.steps_per_update, title, update * self.steps_per_update)
+        if update >= plan.updates and state is not None:
+            return state, update
+        begin = time.monotonic()
+        self.observer.compiling("the training program")
+        state = self.program.init(keys) if state is None else state
+        self.program.compile(state, jnp.asarray(1, jnp.int32), self._evaluation_keys(0))
+        self.observer.compiled(time.monotonic() - begin)
+        return state, update
+
+    # ------------------------------------------------------------------ evaluate and log
+
+    def _evaluation_keys(self, update: int) -> jax.Array:
+        keys = seed_keys(self.plan.seed, self.plan.seeds)
+        return jax.vmap(lambda key: jax.random.fold_in(jax.random.fold_in(key, EVALUATION_KEY), update))(keys)
+
+    def _evaluation_due(self, update: int, iterations: int) -> bool:
+        """Whether a multiple of ``evaluate_every`` was crossed by the last iterations, or the run is complete."""
+        now, before = update * self.steps_per_update, (update - iterations) * self.steps_per_update
+        every = self.plan.evaluate_every
+        return now // every > before // every or update >= self.plan.updates
+
+    def _evaluate(self, state: PyTree, update: int) -> dict[str, np.ndarray]:
+        return jax.device_get(self.program.evaluate(state, self._evaluation_keys(update)))
+
+    def _show(
+        self, update: int, rate: float, metrics: dict[str, np.ndarray], evaluation: dict[str, np.ndarray]
+    ) -> None:
+        """Tells the observer means over the seeds."""
+        details = {"reward": float(np.mean(metrics["train/reward"]))}
+        if "train/forward_velocity" in metrics:
+            details["forward_velocity"] = float(np.mean(metrics["train/forward_velocity"]))
+        deterministic = evaluation.get("eval/return_deterministic")
+        self.observer.update(
+            update * self.steps_per_update,
+            rate,
+            evaluation=None if deterministic is None else float(np.mean(deterministic)),
+            **details,
+        )
+
+    def _clocks(self) -> tuple[float, float]:
+        wall = self.wall_before + time.monotonic() - self.wall_start
+        cpu = self.cpu_before + time.process_time() - self.cpu_start
+        return round(wall, 3), round(cpu, 3)
+
+    def _write_rows(self, update: int, metrics: dict[str, np.ndarray], evaluation: dict[str, np.ndarray]) -> None:
+        wall, cpu = self._clocks()
+        rows = []
+        for index, seed in enumerate(self.seeds):
+            row: dict[str, Any] = {
+                "env_steps": update * self.steps_per_update,
+                "update": update,
+                "seed": seed,
+                "wall_seconds": wall,
+                "cpu_seconds": cpu,
+            }
+            row |= {name: float(value[index]) for name, value in {**metrics, **evaluation}.items()}
+            self.log.write(row)
+            rows.append(row)
+        if evaluation or not self.last_rows:
+            self.last_rows = rows
+
+    # ------------------------------------------------------------------ checkpoints and faults
+
+    def _checkpoint(self, state: PyTree, update: int) -> bool:
+        """Saves the state with the position in the metrics file. A full disk is reported, and training goes on."""
+        if not self.log.sync():
+            return False
+        wall, cpu = self._clocks()
+        extra = {
+            "metrics_offset": self.log.offset(),
+            "wall_seconds": wall,
+            "cpu_seconds": cpu,
+            "last_rows": [_finite_row(row) for row in self.last_rows],
+        }
+        score = None
+        if self.last_rows and self.last_rows[0].get("update") == update:
+            score = float(np.mean([row["eval/return_deterministic"] for row in self.last_rows]))
+        step = update * self.steps_per_update
+        try:
+            path = save_checkpoint(
+                self.folder.checkpoints, step, state, config_hash=self.hash, extra=extra, score=score
+            )
+            keep_best(path, report=self.observer.message)
+            prune_checkpoints(self.folder.checkpoints, report=self.observer.message)
+        except CheckpointNotWrittenError as error:
+            self.observer.message(f"{error} Training continues; the previous checkpoint is intact.")
+            return False
+        except NonFiniteStateError as error:
+            _, sentence = save_crash_dump(
+                self.folder.crash, step, state, seed=self.plan.seed, config_hash=self.hash, num_envs=self.plan.num_envs
+            )
+            raise TrainingFailedError(
+                f"{error} {sentence} The same command goes back to the newest checkpoint and meets the fault again; "
+                "try a smaller actor_learning_rate or critic_learning_rate in a new run folder."
+            ) from error
+        return True
+
+    def _look_for_faults(self, before: PyTree, metrics: dict[str, np.ndarray], iterations: int) -> None:
+        """Reports skipped updates and diverged environments; explains the first of a run, with a dump that replays."""
+        for index, seed in enumerate(self.seeds):
+            counts = {
+                name: int(metrics[name][index]) for name in FAULTS if name in metrics and metrics[name][index] > 0
+            }
+            if not counts or self.faults_explained >= EXPLAINED_FAULTS:
+                continue
+            self.faults_explained += 1
+            try:
+                sentence = explain_fault(
+                    self.program, before, iterations, index, counts, seed, self.folder.crash, self.hash
+                )
+            except CheckpointNotWrittenError as error:
+                sentence = f"{counts} in seed {seed} (handled; training goes on). {error}"
+            if self.faults_explained == EXPLAINED_FAULTS:
+                sentence += " Further faults are only counted, in metrics.jsonl."
+            self.observer.message(sentence)
+
+
+def _finite_row(row: dict[str, Any]) -> dict[str, Any]:
+    return {k: (None if isinstance(v, float) and not np.isfinite(v) else v) for k, v in row.items()}

@@ -1,0 +1,190 @@
+"""What a run is: algorithm, world, seeds, budget. Everything in ``config.json`` comes from here."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import penstock
+from penstock._errors import CapabilityError, ConfigurationError, require, suggest
+from penstock.algorithms.registry import algorithm_entry
+from penstock.training._field_types import convert, convert_fields, parameter_types
+from penstock.training.presets import preset
+from penstock.worlds import FunctionalWorld, World
+from penstock.worlds.checker import load_world
+
+SAFE_TO_CHANGE = frozenset(
+    {"steps", "label", "log_every", "evaluate_every", "evaluation_episodes", "penstock", "world_constants"}
+)
+"""Fields in which a continued run may differ from the run so far. ``world_constants`` follow from the others."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunPlan:
+    """One run, completely described.
+
+    Attributes:
+        algorithm: name of the algorithm.
+        world: name of the world.
+        world_options: keyword arguments of the world.
+        seed: first seed.
+        seeds: K: seeds ``seed .. seed + K - 1`` are trained in one program.
+        steps: environment steps per seed, all environments together.
+        num_envs: N.
+        log_every: iterations per line of metrics.
+        evaluate_every: environment steps between evaluations.
+        evaluation_episodes: episodes per evaluation, for the stochastic and the deterministic policy each.
+        label: name of the arm in comparisons.
+        settings: the algorithm's configuration.
+    """
+
+    algorithm: str
+    world: str
+    settings: Any
+    world_options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    seed: int = 0
+    seeds: int = 1
+    steps: int = 200_000
+    num_envs: int = 32
+    log_every: int = 10
+    evaluate_every: int = 20_000
+    evaluation_episodes: int = 16
+    label: str = ""
+
+    def __post_init__(self):
+        # Where a plan is made by hand, nothing else has looked at the types.
+        convert_fields(vars(self), RunPlan)
+        convert_fields(vars(self.settings), type(self.settings))
+        for field in ("seeds", "steps", "num_envs", "log_every", "evaluate_every", "evaluation_episodes"):
+            require(getattr(self, field) >= 1, field, getattr(self, field), "must be at least 1")
+        require(0 <= self.seed < 2**31 - self.seeds, "seed", self.seed, "must lie in [0, 2^31)")
+        require(self.steps < 2**31, "steps", self.steps, "must be smaller than 2^31")
+
+    def make_world(self) -> FunctionalWorld:
+        """Builds the world.
+
+        Raises:
+            ConfigurationError: unknown world, or an option that it does not take or that has the wrong type.
+            CapabilityError: the world does not live inside `jax.jit`.
+        """
+        try:
+            world = load_world(self.world, self.num_envs, **self.world_options)
+        except ConfigurationError:
+            self._refuse_bad_options()
+            raise
+        if not isinstance(world, FunctionalWorld):
+            raise CapabilityError(f"Training needs a functional world; '{self.world}' is a {type(world).__name__}.")
+        self._refuse_bad_option_types(_option_types(world))
+        return world
+
+    def _refuse_bad_options(self) -> None:
+        """Says more precisely why a world did not take its options, where names or types are the reason."""
+        try:
+            types = _option_types(load_world(self.world, 1))
+        except ConfigurationError:
+            return
+        for name in self.world_options:
+            if types and name not in types:
+                raise ConfigurationError(f"world '{self.world}': unknown option '{name}'.{suggest(name, types)}")
+        self._refuse_bad_option_types(types)
+
+    def _refuse_bad_option_types(self, types: Mapping[str, Any]) -> None:
+        for name, value in self.world_options.items():
+            convert(value, types.get(name, Any), f"world_options.{name}")
+
+    def make_learner(self, world: FunctionalWorld) -> Any:
+        """Builds the learner, bound to the world and to this plan's number of iterations."""
+        return algorithm_entry(self.algorithm).learner(self.settings, world, self.updates)
+
+    @property
+    def updates(self) -> int:
+        """Iterations: the smallest number that uses at least ``steps`` environment steps."""
+        return -(-self.steps // (self.num_envs * self.settings.window))
+
+    def to_config(self) -> dict[str, Any]:
+        """The content of ``config.json``."""
+        return {"penstock": penstock.__version__, **_plain(dataclasses.asdict(self))}
+
+
+def from_config(config: Mapping[str, Any]) -> RunPlan:
+    """Reads a plan back from the content of ``config.json``.
+
+    Raises:
+        ConfigurationError: unknown or missing fields; names the nearest valid one.
+    """
+    content = {name: value for name, value in config.items() if name not in ("penstock", "world_constants")}
+    _refuse_unknown(content, RunPlan, "config.json")
+    if "algorithm" not in content or "world" not in content:
+        raise ConfigurationError("config.json: 'algorithm' and 'world' must be given.")
+    settings = content.pop("settings", {})
+    require(isinstance(settings, Mapping), "config.json: settings", settings, "must map names to values")
+    content = convert_fields(content, RunPlan, "config.json: ")
+    config_class = algorithm_entry(content["algorithm"]).config
+    _refuse_unknown(settings, config_class, "config.json: settings")
+    return RunPlan(settings=config_class(**convert_fields(settings, config_class, "config.json: settings.")), **content)
+
+
+def make_plan(algorithm: str, world: str, *, settings: Mapping[str, Any] | None = None, **fields: Any) -> RunPlan:
+    """A plan from the preset of (algorithm, world), with some values replaced.
+
+    Args:
+        algorithm: name of the algorithm.
+        world: name of the world.
+        settings: fields of the algorithm's configuration.
+        **fields: fields of `RunPlan`.
+
+    Raises:
+        ConfigurationError: an unknown name (the nearest is suggested), a value of the wrong type or out of range.
+    """
+    convert_fields({"algorithm": algorithm, "world": world}, RunPlan)
+    run_fields, preset_settings = preset(algorithm, world)
+    config_class = algorithm_entry(algorithm).config
+    merged = {**preset_settings, **(settings or {})}
+    _refuse_unknown(merged, config_class, f"settings of {algorithm}")
+    _refuse_unknown(fields, RunPlan, "run")
+    return RunPlan(
+        algorithm=algorithm,
+        world=world,
+        settings=config_class(**convert_fields(merged, config_class)),
+        **convert_fields({**run_fields, **fields}, RunPlan),
+    )
+
+
+def parse_world_options(texts: tuple[str, ...]) -> dict[str, Any]:
+    """Reads ``name=value`` texts; values are JSON, or plain text where they are not.
+
+    Raises:
+        ConfigurationError: a text without ``=``.
+    """
+    options = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise ConfigurationError(f"--world-option {text!r}: write name=value, for example observation=points")
+        try:
+            options[name.replace("-", "_")] = json.loads(value)
+        except ValueError:
+            options[name.replace("-", "_")] = value
+    return options
+
+
+def _option_types(world: World) -> dict[str, Any]:
+    """Annotations of the options of a world: the parameters of its task."""
+    task = getattr(world, "task", None)
+    types = parameter_types(type(getattr(task, "single", task)))
+    return {name: hint for name, hint in types.items() if name != "return"}
+
+
+def _refuse_unknown(given: Mapping[str, Any], dataclass_type: type[Any], where: str) -> None:
+    known = [field.name for field in dataclasses.fields(dataclass_type)]
+    for name in given:
+        if name not in known:
+            raise ConfigurationError(f"{where}: unknown field '{name}'.{suggest(name, known)}")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _plain(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return value

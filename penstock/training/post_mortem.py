@@ -1,0 +1,148 @@
+"""What went wrong: replays a block of iterations and names the first bad number."""
+
+import copy
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from penstock._types import Actions, PerEnv
+from penstock.training.program import Program
+from penstock.training.store import find_non_finite, save_crash_dump
+from penstock.worlds import FunctionalWorld
+from penstock.worlds.world import MAGNITUDE_LIMIT, Transition, WorldState
+
+FAULTS = ("actor/skipped", "critic/skipped", "world/diverged")
+"""Counters whose events are explained. Gradients cut at the firewall are part of the method, and are only counted."""
+
+_EVIDENCE = "evidence: "
+
+
+class Witness(FunctionalWorld):
+    """The same world; its diagnostics keep what the guards are about to clear away.
+
+    For each array of the task, one diagnostic per environment: 0, or the first entry that is not finite (or, in
+    observation and reward, beyond `MAGNITUDE_LIMIT`).
+    """
+
+    def __init__(self, world: FunctionalWorld):
+        super().__init__(world.name, world.task, world.num_envs, world.gradient_limit)
+
+    def step(self, state: WorldState, action: Actions, probe: PerEnv | None = None) -> tuple[WorldState, Transition]:
+        """See `World.step`."""
+        body, outcome = self.task.advance(state.body, jnp.clip(action, -1.0, 1.0))
+        suspects = [
+            ("action", action, 0, jnp.inf),
+            *((f"state{path}", leaf, self.task.env_axis, jnp.inf) for path, leaf in _named(body)),
+            *((f"observation{path}", leaf, 0, MAGNITUDE_LIMIT) for path, leaf in _named(self.task.observe(body))),
+            ("reward", outcome.reward, 0, MAGNITUDE_LIMIT),
+        ]
+        # The order is that of the computation, so that the first suspect is the cause of the others.
+        evidence = {
+            f"{_EVIDENCE}{rank:03d} {name}": _first_bad(leaf, axis, limit)
+            for rank, (name, leaf, axis, limit) in enumerate(suspects)
+            if jnp.issubdtype(leaf.dtype, jnp.inexact)
+        }
+        state, transition = super().step(state, action, probe)
+        return state, Transition(
+            **{**vars(transition), "diagnostics": jax.lax.stop_gradient(evidence)},
+        )
+
+
+def explain_fault(
+    program: Program,
+    before: PyTree,
+    iterations: int,
+    index: int,
+    counts: dict[str, int],
+    seed: int,
+    crash: Path,
+    config_hash: str,
+) -> str:
+    """Replays a block from the state before it, saves the state before the first fault, and describes that fault.
+
+    Args:
+        program: the run's programs; the replay needs no other, and is therefore exact.
+        before: state of all seeds at the beginning of the block, leaves ``(K, ...)``.
+        iterations: length of the block.
+        index: which of the seeds to look at.
+        counts: what was counted in the block for this seed, by name.
+        seed: its number, for the sentence.
+        crash: the run's directory of crash dumps.
+        config_hash: hash of the run's configuration.
+
+    Returns:
+        A sentence naming the first bad array, its environments, the iteration and the seed, and the dump.
+
+    Raises:
+        CheckpointNotWrittenError: the disk refused the dump.
+    """
+    happened = ", ".join(f"{name} {count}" for name, count in counts.items())
+    states = before
+    for _ in range(iterations):
+        after, metrics = program.train(states, jnp.asarray(1, jnp.int32))
+        if any(float(metrics[name][index]) > 0 for name in counts):
+            state = jax.tree.map(lambda leaf: leaf[index], states)
+            cause = find_cause(program.learner, state, {name: float(values[index]) for name, values in metrics.items()})
+            update = int(np.asarray(state.update))
+            path, _ = save_crash_dump(
+                crash, update, state, seed=seed, config_hash=config_hash, extra={"counts": counts, "cause": cause}
+            )
+            return (
+                f"{happened} (handled; training goes on). Seed {seed}, iteration {update}: {cause}. "
+                f"The state before it is kept in {path}; one `step` from there shows the fault again."
+            )
+        states = after
+    return f"{happened} (handled; training goes on) in seed {seed}; the replay did not show it again."
+
+
+def find_cause(learner: Any, state: PyTree, metrics: dict[str, float]) -> str:
+    """Names the first bad number of the iteration that begins at ``state``.
+
+    Args:
+        learner: the algorithm, with ``world`` and ``return_gradient``.
+        state: state of one seed.
+        metrics: of that iteration, to name losses and norms that are not finite.
+    """
+    gradient, window, _, _ = _watched_gradient(learner)(state)
+    evidence = sorted(
+        (name, np.asarray(values)) for name, values in window.diagnostics.items() if name.startswith(_EVIDENCE)
+    )
+    times = [int(np.argwhere(values)[0][0]) for _, values in evidence if (values != 0).any()]
+    if times:
+        t = min(times)
+        name, values = next((name, values[t]) for name, values in evidence if (values[t] != 0).any())
+        environments = np.flatnonzero(values)
+        listed = ", ".join(map(str, environments[:16])) + (" ..." if len(environments) > 16 else "")
+        return (
+            f"{name.removeprefix(_EVIDENCE)[4:]} is {values[environments[0]]:g} at step {t} of the window in "
+            f"environment{'s' if len(environments) > 1 else ''} {listed}"
+        )
+    parts = [f"gradient{leaf.sentence()}" for leaf in find_non_finite(gradient)[:1]]
+    parts += [f"{name} is {value:g}" for name, value in metrics.items() if not np.isfinite(value)]
+    return "; ".join(parts[:4]) or "every number of window, gradient and losses is finite when it is computed again"
+
+
+@functools.lru_cache(maxsize=1)
+def _watched_gradient(learner: Any) -> Callable[..., Any]:
+    # Compiled once, however many faults there are to explain.
+    watched = copy.copy(learner)
+    watched.world = Witness(learner.world)
+    return jax.jit(watched.return_gradient)
+
+
+def _named(tree: PyTree) -> list[tuple[str, Array]]:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return [(jax.tree_util.keystr(path), leaf) for path, leaf in leaves]
+
+
+def _first_bad(leaf: Array, env_axis: int, limit: float) -> Float[Array, "N"]:
+    flat = jnp.moveaxis(leaf, env_axis, 0).reshape(leaf.shape[env_axis], -1)
+    bad = ~(jnp.abs(flat) <= limit) | ~jnp.isfinite(flat)
+    first = jnp.take_along_axis(flat, bad.argmax(axis=1)[:, None], axis=1)[:, 0]
+    return jnp.where(bad.any(axis=1), first, 0.0).astype(jnp.float32)

@@ -1,0 +1,56 @@
+"""Settings per world, in one readable place. Explicit options override them.
+
+A preset has run fields (number of environments, budget) and settings for all algorithms alike, so that arms compared on
+a world share window, networks and critic; what belongs to one algorithm is listed under its name.
+"""
+
+from typing import Any
+
+_RFO_MANY_ACTIONS = {"flow_matching_reduction": "mean", "uniform_coefficient": 0.05}
+"""Above about 50 actions the summed flow-matching loss drowns the return (docs/rfo.md)."""
+
+_CLASSIC_RUN = {"num_envs": 64, "steps": 200_000, "evaluate_every": 20_480, "log_every": 10}
+_CLASSIC = {
+    "window": 16,
+    "actor_hidden": (64, 64),
+    "critic_hidden": (64, 64),
+    "critic_learning_rate": 2e-3,
+    "critic_passes": 8,
+}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # Source: the configuration that learned in our prototype of the body; networks and critic shared by all arms. SHAC
+    # keeps its fast target (0.2): its slow one (0.995) belongs to budgets of thousands of iterations.
+    "soft/jumper-mini": {
+        "run": {"num_envs": 16, "steps": 200_000, "evaluate_every": 15_360, "log_every": 10},
+        "all": {
+            "window": 16,
+            "actor_hidden": (64, 64),
+            "critic_hidden": (64, 64),
+            "critic_learning_rate": 2e-3,
+            "critic_passes": 8,
+            "critic_minibatches": 1,
+            "initial_log_std": 0.0,  # the Gaussian starts with the action law with which the flow starts
+        },
+        "rfo": _RFO_MANY_ACTIONS,
+    },
+    # Source: SAPO's published settings for SoftJumper (arXiv 2412.12089).
+    "soft/jumper": {
+        "run": {"num_envs": 32, "steps": 6_144_000, "evaluate_every": 102_400, "log_every": 10},
+        "all": {"window": 32, "actor_hidden": (512, 256), "critic_hidden": (256, 256)},
+        "shac": {"target_mixing": 0.995},
+        "rfo": _RFO_MANY_ACTIONS,
+    },
+    "classic/": {"run": _CLASSIC_RUN, "all": _CLASSIC},
+    # Episodes of 8 steps.
+    "classic/deceptive-basins": {"run": _CLASSIC_RUN, "all": {**_CLASSIC, "window": 8}},
+}
+
+
+def preset(algorithm: str, world: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Run fields and settings for an algorithm on a world; empty where nothing is known about the world.
+
+    An entry whose name ends in a slash applies to all worlds below it that have no entry of their own.
+    """
+    entry = PRESETS.get(world) or PRESETS.get(world.partition("/")[0] + "/") or {}
+    return dict(entry.get("run", {})), {**entry.get("all", {}), **entry.get(algorithm, {})}

@@ -1,0 +1,96 @@
+"""The compiled programs of a run: start, train a block of iterations, evaluate. Each is traced once."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int, Key, PyTree
+
+from penstock._types import Scalar
+from penstock.training.evaluation import evaluation_metrics
+from penstock.worlds import FunctionalWorld
+
+
+class Program:
+    """Programs over K seeds at once. States carry a leading axis of length K.
+
+    On a CPU the seeds run one after the other inside one program (each seed then does bit for bit what it does alone);
+    on an accelerator they run side by side.
+
+    Attributes:
+        traces: how often each program was traced, for tests and for the log.
+    """
+
+    def __init__(self, learner: Any, evaluation_world: FunctionalWorld):
+        self.learner = learner
+        self.evaluation_world = evaluation_world
+        self.traces = {"init": 0, "train": 0, "evaluate": 0}
+        over_seeds = jax.lax.map if jax.default_backend() == "cpu" else lambda f, xs: jax.vmap(f)(xs)
+
+        def init(keys):
+            self.traces["init"] += 1
+            return _strong(over_seeds(learner.init, keys))
+
+        def train(states, iterations):
+            self.traces["train"] += 1
+            states, metrics = over_seeds(functools.partial(_train_one, learner, iterations), states)
+            return _strong(states), metrics
+
+        def evaluate(states, keys):
+            self.traces["evaluate"] += 1
+
+            def one(pair):
+                state, key = pair
+                return evaluation_metrics(learner.agent(state), evaluation_world, key)
+
+            return over_seeds(one, (states, keys))
+
+        self.init = jax.jit(init)
+        self.train: Callable[..., Any] = jax.jit(train)
+        self.evaluate: Callable[..., Any] = jax.jit(evaluate)
+
+    def compile(self, states: PyTree, iterations: Int[Array, ""], keys: Key[Array, "K"]) -> None:
+        """Compiles training and evaluation now, so that no later call does."""
+        self.train = jax.jit(self.train).lower(states, iterations).compile()
+        self.evaluate = jax.jit(self.evaluate).lower(states, keys).compile()
+
+
+def _train_one(learner: Any, iterations: jax.Array, state: PyTree) -> tuple[PyTree, dict[str, Scalar]]:
+    """Runs ``iterations`` (a traced number) iterations; returns the mean of each metric over them.
+
+    Counters (``world/``, ``.../skipped``) are summed instead.
+    """
+    shapes = jax.eval_shape(learner.step, state)[1]
+    zeros = {name: jnp.zeros(shape.shape, jnp.float32) for name, shape in shapes.items()}
+
+    def body(_, carry):
+        state, sums = carry
+        state, metrics = learner.step(state)
+        return state, {name: sums[name] + metrics[name] for name in sums}
+
+    state, sums = jax.lax.fori_loop(0, iterations, body, (state, zeros))
+    metrics = {name: value if is_counter(name) else value / iterations for name, value in sums.items()}
+    return state, metrics
+
+
+def _strong(states: PyTree) -> PyTree:
+    """Removes weak types, which come from Python numbers: the next call would be traced anew for them."""
+
+    def strong(leaf):
+        return (
+            leaf if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else jax.lax.convert_element_type(leaf, leaf.dtype)
+        )
+
+    return jax.tree.map(strong, states)
+
+
+def is_counter(name: str) -> bool:
+    """Whether a metric counts events, so that it is summed over a block rather than averaged."""
+    return name.startswith("world/") or name.endswith("/skipped")
+
+
+def seed_keys(seed: int, seeds: int) -> Key[Array, "K"]:
+    """One key per seed: ``jax.random.key(seed + i)``, so that seed 3 of five is the run with ``--seed 3``."""
+    return jax.vmap(jax.random.key)(jnp.arange(seed, seed + seeds))

@@ -1,0 +1,29 @@
+"""What policies act in. `make_world` builds one by name."""
+
+from penstock.worlds import classic, soft  # noqa: F401  (registers the built-in worlds)
+from penstock.worlds.observation import Observation, ObservationSpec
+from penstock.worlds.registry import WorldEntry, make_world, register_world, world_entries
+from penstock.worlds.scene import Ball, Scene, Segment, Surface
+from penstock.worlds.task import Outcome, SingleTask, Task, Vmapped
+from penstock.worlds.world import FunctionalWorld, Transition, World, WorldState
+
+__all__ = [
+    "Ball",
+    "FunctionalWorld",
+    "Observation",
+    "ObservationSpec",
+    "Outcome",
+    "Scene",
+    "Segment",
+    "SingleTask",
+    "Surface",
+    "Task",
+    "Transition",
+    "Vmapped",
+    "World",
+    "WorldEntry",
+    "WorldState",
+    "make_world",
+    "register_world",
+    "world_entries",
+]

@@ -1,0 +1,37 @@
+"""Small differentiable tasks, and the probes in which a unimodal policy must lose."""
+
+from penstock.worlds.classic.cartpole_swingup import CartpoleSwingup
+from penstock.worlds.classic.deceptive_basins import DeceptiveBasins
+from penstock.worlds.classic.double_integrator import DoubleIntegrator
+from penstock.worlds.classic.pendulum import Pendulum
+from penstock.worlds.classic.two_gap_wall import TwoGapWall
+from penstock.worlds.registry import register_world
+from penstock.worlds.task import Vmapped
+
+__all__ = ["CartpoleSwingup", "DeceptiveBasins", "DoubleIntegrator", "Pendulum", "TwoGapWall"]
+
+register_world(
+    "classic/pendulum",
+    "Swing up a rod with a motor too weak to lift it at once.",
+    lambda **options: Vmapped(Pendulum(**options)),
+)
+register_world(
+    "classic/cartpole-swingup",
+    "Swing up a pole by moving its cart.",
+    lambda **options: Vmapped(CartpoleSwingup(**options)),
+)
+register_world(
+    "classic/double-integrator",
+    "Bring a point mass to rest: linear-quadratic, gradients known in closed form.",
+    lambda **options: Vmapped(DoubleIntegrator(**options)),
+)
+register_world(
+    "classic/two-gap-wall",
+    "Two gaps look alike and one is closed: a unimodal policy must lose.",
+    lambda **options: Vmapped(TwoGapWall(**options)),
+)
+register_world(
+    "classic/deceptive-basins",
+    "A low hill near, a high hill far: does the policy explore?",
+    lambda **options: Vmapped(DeceptiveBasins(**options)),
+)

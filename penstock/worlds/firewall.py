@@ -1,0 +1,71 @@
+"""A firewall for gradients: what one environment does to its own backward pass stays in that environment."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import PyTree
+
+from penstock._types import Actions, PerEnv
+from penstock.worlds.task import flag_shape
+
+
+def gradient_firewall(
+    body: PyTree, action: Actions, probe: PerEnv, env_axis: int, limit: float
+) -> tuple[PyTree, Actions]:
+    """Passes ``body`` and ``action`` through unchanged; guards the gradient that comes back.
+
+    Per environment: a gradient with a non-finite entry becomes zero, and one whose Euclidean norm (over the whole
+    state and action) exceeds ``limit`` is scaled down to it. The gradient with respect to ``probe`` is 1 for each
+    environment that had to be cut, 0 elsewhere, so that summing it over a rollout counts the events.
+
+    Args:
+        body: state of N environments.
+        action: ``(N, d)``.
+        probe: ``(N,)``, any values; not read.
+        env_axis: the axis of ``body``'s leaves that counts environments.
+        limit: largest norm that passes untouched; infinity turns the scaling off, not the finiteness check.
+    """
+    flat, unflatten = jax.tree.flatten(body)
+    differentiable = [jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in flat]
+    guarded = tuple(leaf for leaf, keep in zip(flat, differentiable, strict=True) if keep)
+    passed_on: Any = _firewall(guarded, action, probe, env_axis, limit)
+    guarded, action = passed_on
+    passed = iter(guarded)
+    merged = [next(passed) if keep else leaf for leaf, keep in zip(flat, differentiable, strict=True)]
+    return jax.tree.unflatten(unflatten, merged), action
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _firewall(leaves, action, probe, env_axis, limit):
+    del probe, env_axis, limit
+    return leaves, action
+
+
+def _forward(leaves, action, probe, env_axis, limit):
+    del probe, env_axis, limit
+    return (leaves, action), None
+
+
+def _backward(env_axis, limit, _, cotangents):
+    leaves, action = cotangents
+    parts = [(leaf, env_axis) for leaf in leaves] + [(action, 0)]
+    squared = [
+        jnp.sum(jnp.square(leaf), axis=tuple(a for a in range(leaf.ndim) if a != axis % leaf.ndim))
+        for leaf, axis in parts
+    ]
+    norm = jnp.sqrt(jnp.stack(squared).sum(0))
+    finite = jnp.isfinite(norm)
+    # A norm that overflows to infinity from finite entries is treated as not finite: it cannot be scaled exactly.
+    scale = jnp.where(finite, jnp.minimum(1.0, limit / jnp.maximum(norm, 1e-30)), 0.0)
+    cut = (scale < 1.0).astype(action.dtype)
+
+    def guard(leaf, axis):
+        weight = flag_shape(scale, leaf, axis)
+        return jnp.where(weight > 0, leaf * weight, 0.0).astype(leaf.dtype)
+
+    return tuple(guard(leaf, env_axis) for leaf in leaves), guard(action, 0), cut
+
+
+_firewall.defvjp(_forward, _backward)

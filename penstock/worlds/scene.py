@@ -1,0 +1,58 @@
+"""What a picture of a world is made of. A task describes, ``reports`` draws."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Surface:
+    """A triangulated surface: ``vertices (V, 3)`` in metres, ``faces (F, 3)`` outward oriented.
+
+    ``values (F,)`` in [-1, 1], where given, tints each face (soft worlds: the activation of the element below it).
+    """
+
+    vertices: np.ndarray
+    faces: np.ndarray
+    values: np.ndarray | None = None
+    color: str = "#4c9f9a"
+
+
+@dataclasses.dataclass(frozen=True)
+class Segment:
+    """A thick line through ``points (n, 3)`` (a rod, a wall, a rail), ``width`` in metres."""
+
+    points: np.ndarray
+    width: float = 0.05
+    color: str = "#30343b"
+
+
+@dataclasses.dataclass(frozen=True)
+class Ball:
+    """A ball of ``radius`` metres at ``center (3,)`` (a mass, a goal)."""
+
+    center: np.ndarray
+    radius: float = 0.1
+    color: str = "#d1495b"
+
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+    """One frame. ``y`` points up. Planar scenes keep everything at ``z = 0`` and are drawn straight on.
+
+    Attributes:
+        items: what to draw.
+        focus: ``(3,)`` point that the camera follows.
+        extent: half the height of what must be visible around the focus, in metres.
+        ground: whether to draw the plane ``y = 0`` with its one-decimetre or one-metre pattern.
+        planar: whether the scene is two-dimensional.
+        caption: a short text for the frame, for example ``t = 1.20 s``.
+    """
+
+    items: Sequence[Surface | Segment | Ball]
+    focus: np.ndarray
+    extent: float = 1.0
+    ground: bool = True
+    planar: bool = False
+    caption: str = ""

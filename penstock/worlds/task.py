@@ -1,0 +1,165 @@
+"""What an author writes to add a world: the rules of one task, without episodes, resets or guards.
+
+`Task` is batched: its state holds N environments along one axis of every leaf. Authors who think in a single
+environment write a `SingleTask` and wrap it: ``Vmapped(MyTask())``. `penstock.worlds.world.FunctionalWorld` adds
+episodes, automatic reset and the guards, in one place for all tasks.
+"""
+
+import abc
+import math
+from typing import Any, ClassVar, NamedTuple
+
+import equinox as eqx
+import jax
+from jaxtyping import Array, Bool, Float, PyTree
+
+from penstock._types import Actions, Key, PerEnv, PerEnvFlag
+from penstock.worlds.observation import Observation, ObservationSpec
+from penstock.worlds.scene import Scene
+
+
+class Outcome(NamedTuple):
+    """What one control step brought, for N environments (or for one, without the axis, in a `SingleTask`).
+
+    Attributes:
+        reward: reward of the step, differentiable with respect to state and action.
+        terminated: whether the episode ended for a reason inside the task (not the time limit).
+        diagnostics: named numbers for people, one per environment (for example ``forward_velocity`` in m/s).
+    """
+
+    reward: Float[Array, "..."]
+    terminated: Bool[Array, "..."]
+    diagnostics: dict[str, Float[Array, "..."]]
+
+
+class Task(eqx.Module):
+    """Rules of a batched, differentiable task.
+
+    Attributes:
+        action_size: d. Actions arrive inside [-1, 1]^d.
+        observation_spec: sizes of the observation.
+        episode_length: control steps until the time limit.
+        control_timestep: seconds of simulated time per control step.
+        env_axis: the axis of every state leaf that counts environments: 0, or -1 for coordinate-major physics.
+    """
+
+    action_size: eqx.AbstractVar[int]
+    observation_spec: eqx.AbstractVar[ObservationSpec]
+    episode_length: eqx.AbstractVar[int]
+    control_timestep: eqx.AbstractVar[float]
+    env_axis: ClassVar[int] = 0
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether gradients flow through `advance`. A task with jumps or host code overrides this with False."""
+        return True
+
+    @abc.abstractmethod
+    def initial(self, key: Key, num_envs: int) -> PyTree:
+        """Draws the state of ``num_envs`` environments at the start of an episode."""
+
+    @abc.abstractmethod
+    def advance(self, state: PyTree, action: Actions) -> tuple[PyTree, Outcome]:
+        """Moves every environment one control step on. Deterministic: randomness belongs to `initial`."""
+
+    @abc.abstractmethod
+    def observe(self, state: PyTree) -> Observation:
+        """Returns what the policy sees, with a leading environment axis."""
+
+    def scene(self, state: PyTree, env: int) -> Scene | None:
+        """Describes environment ``env`` for a picture (host side, NumPy), or returns None if it cannot be drawn."""
+        del state, env
+        return None
+
+    def describe(self) -> dict[str, Any]:
+        """Constants worth recording in a run's ``config.json`` (sizes, materials, time step)."""
+        return {}
+
+
+class SingleTask(eqx.Module):
+    """The same rules for one environment: states, actions ``(d,)`` and outcomes carry no environment axis."""
+
+    action_size: eqx.AbstractVar[int]
+    observation_spec: eqx.AbstractVar[ObservationSpec]
+    episode_length: eqx.AbstractVar[int]
+    control_timestep: eqx.AbstractVar[float]
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether gradients flow through `advance`. A task with jumps or host code overrides this with False."""
+        return True
+
+    @abc.abstractmethod
+    def initial(self, key: Key) -> PyTree:
+        """Draws the state at the start of an episode."""
+
+    @abc.abstractmethod
+    def advance(self, state: PyTree, action: Float[Array, "d"]) -> tuple[PyTree, Outcome]:
+        """Moves one control step on."""
+
+    @abc.abstractmethod
+    def observe(self, state: PyTree) -> Observation:
+        """Returns what the policy sees."""
+
+    def scene(self, state: PyTree) -> Scene | None:
+        """Describes the state for a picture, or returns None."""
+        del state
+        return None
+
+    def describe(self) -> dict[str, Any]:
+        """Constants worth recording."""
+        return {}
+
+
+class Vmapped(Task):
+    """A `SingleTask`, batched by `jax.vmap`."""
+
+    single: SingleTask
+    action_size: int
+    observation_spec: ObservationSpec
+    episode_length: int
+    control_timestep: float
+
+    def __init__(self, single: SingleTask):
+        self.single = single
+        self.action_size = single.action_size
+        self.observation_spec = single.observation_spec
+        self.episode_length = single.episode_length
+        self.control_timestep = single.control_timestep
+
+    @property
+    def differentiable(self) -> bool:
+        """See `Task.differentiable`."""
+        return self.single.differentiable
+
+    def initial(self, key: Key, num_envs: int) -> PyTree:
+        """See `Task.initial`."""
+        return jax.vmap(self.single.initial)(jax.random.split(key, num_envs))
+
+    def advance(self, state: PyTree, action: Actions) -> tuple[PyTree, Outcome]:
+        """See `Task.advance`."""
+        return jax.vmap(self.single.advance)(state, action)
+
+    def observe(self, state: PyTree) -> Observation:
+        """See `Task.observe`."""
+        return jax.vmap(self.single.observe)(state)
+
+    def scene(self, state: PyTree, env: int) -> Scene | None:
+        """See `Task.scene`."""
+        return self.single.scene(jax.tree.map(lambda leaf: leaf[env], state))
+
+    def describe(self) -> dict[str, Any]:
+        """See `Task.describe`."""
+        return self.single.describe()
+
+
+def flag_shape(flag: PerEnvFlag | PerEnv, leaf: Array, env_axis: int) -> Array:
+    """Reshapes a per-environment vector so that it broadcasts against ``leaf`` along its environment axis."""
+    if env_axis == 0:
+        return flag.reshape(flag.shape + (1,) * (leaf.ndim - 1))
+    return flag.reshape((1,) * (leaf.ndim - 1) + flag.shape)
+
+
+def steps_for(seconds: float, control_timestep: float) -> int:
+    """Number of control steps that cover ``seconds``."""
+    return math.ceil(seconds / control_timestep - 1e-9)

@@ -1,0 +1,253 @@
+"""The world contract: N environments that step together, reset themselves, and never lose the final observation.
+
+`World` is what algorithms see. `FunctionalWorld` is the one implementation for pure tasks: it adds episodes,
+automatic reset (the only place where it happens) and the guards against divergence to any `Task`.
+"""
+
+import abc
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, PyTree
+
+from penstock._types import Actions, Key, PerEnv, PerEnvCount, PerEnvFlag
+from penstock.worlds.firewall import gradient_firewall
+from penstock.worlds.observation import Observation, ObservationSpec
+from penstock.worlds.task import Task, flag_shape
+
+MAGNITUDE_LIMIT = 1e6
+"""An observation or reward that is not finite or beyond this magnitude counts as divergence of its environment."""
+
+
+class Transition(eqx.Module):
+    """What one step of a world brought, for N environments.
+
+    Attributes:
+        observation: what the policy acts on next (after a reset where an episode ended).
+        reward: reward of the step; 0 where the environment diverged.
+        terminated: the episode ended inside the task, or diverged: the future is worth nothing.
+        truncated: the episode met its time limit: bootstrap from ``final_observation``. May hold together with
+            ``terminated``, which then wins.
+        final_observation: the observation before any reset; equals ``observation`` where no episode ended; zeros
+            where the environment diverged.
+        diverged: the environment produced a non-finite or absurdly large number and was reset.
+        diagnostics: named numbers for people, one per environment.
+    """
+
+    observation: Observation
+    reward: PerEnv
+    terminated: PerEnvFlag
+    truncated: PerEnvFlag
+    final_observation: Observation
+    diverged: PerEnvFlag
+    diagnostics: dict[str, PerEnv]
+
+    @property
+    def done(self) -> Bool[Array, "*window N"]:
+        """Whether the episode ended, for whichever reason. Also for a stacked window of transitions."""
+        return self.terminated | self.truncated
+
+
+class WorldState(eqx.Module):
+    """State of N environments.
+
+    Attributes:
+        body: the task's own state.
+        age: control steps since the episode began.
+        observation: what the policy acts on next.
+        key: random key for coming resets.
+    """
+
+    body: PyTree
+    age: PerEnvCount
+    observation: Observation
+    key: Key
+
+
+class World(eqx.Module):
+    """N environments that step together."""
+
+    name: eqx.AbstractVar[str]
+    num_envs: eqx.AbstractVar[int]
+    action_size: eqx.AbstractVar[int]
+    observation_spec: eqx.AbstractVar[ObservationSpec]
+    episode_length: eqx.AbstractVar[int]
+    control_timestep: eqx.AbstractVar[float]
+    differentiable: eqx.AbstractVar[bool]
+    functional: eqx.AbstractVar[bool]
+
+    @abc.abstractmethod
+    def with_num_envs(self, num_envs: int) -> "World":
+        """The same world with another number of environments (for evaluation)."""
+
+    @abc.abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """Constants worth recording in a run's ``config.json``."""
+
+    @abc.abstractmethod
+    def reset(self, key: Key, *, stagger: bool = False) -> Any:
+        """Starts all environments.
+
+        Args:
+            key: random key for the first and all later resets.
+            stagger: start each environment at a random age in its episode, so that time limits do not coincide.
+        """
+
+    @abc.abstractmethod
+    def step(self, state: Any, action: Actions, probe: PerEnv | None = None) -> tuple[Any, Transition]:
+        """Moves every environment one control step on and resets those whose episode ended.
+
+        Args:
+            state: as returned by `reset` or `step`.
+            action: ``(N, d)``; clipped to [-1, 1].
+            probe: ``(N,)`` zeros whose gradient, after differentiating through this step, counts the backward
+                passes that had to be cut (see `gradient_firewall`). None where nobody counts.
+        """
+
+
+class FunctionalWorld(World):
+    """A pure `Task` as a world. Lives inside `jax.jit`.
+
+    Gradients flow through a step from outcome and next state to state and action. They are cut at resets. Each
+    environment's backward pass goes through a firewall: one environment whose gradient is not finite, or larger than
+    ``gradient_limit``, cannot spoil the others.
+    """
+
+    name: str
+    task: Task
+    num_envs: int
+    gradient_limit: float
+
+    def __init__(self, name: str, task: Task, num_envs: int, gradient_limit: float = float("inf")):
+        self.name = name
+        self.task = task
+        self.num_envs = num_envs
+        self.gradient_limit = gradient_limit
+
+    @property
+    def action_size(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Action dimension d."""
+        return self.task.action_size
+
+    @property
+    def observation_spec(self) -> ObservationSpec:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Sizes of the observation."""
+        return self.task.observation_spec
+
+    @property
+    def episode_length(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Control steps until the time limit."""
+        return self.task.episode_length
+
+    @property
+    def control_timestep(self) -> float:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Seconds of simulated time per control step."""
+        return self.task.control_timestep
+
+    @property
+    def differentiable(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether gradients flow through a step."""
+        return self.task.differentiable
+
+    @property
+    def functional(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """True: the world is pure and lives inside `jax.jit`."""
+        return True
+
+    def with_num_envs(self, num_envs: int) -> "FunctionalWorld":
+        """The same world with another number of environments (for evaluation)."""
+        return FunctionalWorld(self.name, self.task, num_envs, self.gradient_limit)
+
+    def describe(self) -> dict[str, Any]:
+        """See `World.describe`."""
+        return self.task.describe()
+
+    def with_gradient_limit(self, gradient_limit: float) -> "FunctionalWorld":
+        """The same world with another limit for the gradient of one environment."""
+        return FunctionalWorld(self.name, self.task, self.num_envs, gradient_limit)
+
+    def reset(self, key: Key, *, stagger: bool = False) -> WorldState:
+        """See `World.reset`."""
+        key_body, key_age, key_next = jax.random.split(key, 3)
+        body = _strong(self.task.initial(key_body, self.num_envs))
+        if stagger:
+            age = jax.random.randint(key_age, (self.num_envs,), 0, self.episode_length)
+        else:
+            age = jnp.zeros((self.num_envs,), jnp.int32)
+        return WorldState(body, age, self.task.observe(body), key_next)
+
+    def step(self, state: WorldState, action: Actions, probe: PerEnv | None = None) -> tuple[WorldState, Transition]:
+        """See `World.step`."""
+        axis = self.task.env_axis
+        if probe is None:
+            probe = jnp.zeros((self.num_envs,), action.dtype)
+        before, action = gradient_firewall(state.body, action, probe, axis, self.gradient_limit)
+        body, outcome = self.task.advance(before, jnp.clip(action, -1.0, 1.0))
+        seen = self.task.observe(body)
+
+        sane = _sane(outcome.reward) & _all_sane(seen) & _finite_environments(body, axis, self.num_envs)
+        diverged = ~sane
+        terminated = outcome.terminated | diverged
+        age = state.age + 1
+        truncated = age >= self.episode_length
+        done = terminated | truncated
+
+        key_reset, key_next = jax.random.split(state.key)
+        fresh = self.task.initial(key_reset, self.num_envs)
+        body = _strong(_select(done, fresh, body, axis))
+        observation = _select(done, self.task.observe(fresh), seen, 0)
+        final_observation = jax.tree.map(lambda leaf: jnp.where(flag_shape(diverged, leaf, 0), 0.0, leaf), seen)
+        transition = Transition(
+            observation=observation,
+            reward=jnp.where(diverged, 0.0, outcome.reward),
+            terminated=terminated,
+            truncated=truncated,
+            final_observation=final_observation,
+            diverged=diverged,
+            diagnostics={name: jnp.where(diverged, 0.0, value) for name, value in outcome.diagnostics.items()},
+        )
+        return WorldState(body, jnp.where(done, 0, age), observation, key_next), transition
+
+
+def _sane(value: PerEnv) -> PerEnvFlag:
+    return jnp.abs(value) <= MAGNITUDE_LIMIT  # False for NaN
+
+
+def _all_sane(observation: Observation) -> PerEnvFlag:
+    flags = [
+        jnp.all(jnp.abs(leaf) <= MAGNITUDE_LIMIT, axis=tuple(range(1, leaf.ndim)))
+        for leaf in jax.tree.leaves(observation)
+    ]
+    return jnp.stack(flags).all(0)
+
+
+def _finite_environments(body: PyTree, env_axis: int, num_envs: int) -> PerEnvFlag:
+    flags = [jnp.ones((num_envs,), bool)]  # a state without floating point numbers cannot diverge
+    for leaf in jax.tree.leaves(body):
+        if jnp.issubdtype(leaf.dtype, jnp.inexact):
+            axes = tuple(a for a in range(leaf.ndim) if a != env_axis % leaf.ndim)
+            flags.append(jnp.all(jnp.isfinite(leaf), axis=axes))
+    return jnp.stack(flags).all(0)
+
+
+def _select(flag: PerEnvFlag, chosen: PyTree, otherwise: PyTree, env_axis: int) -> PyTree:
+    def pick(a, b):
+        return jnp.where(flag_shape(flag, a, env_axis), a, b)
+
+    return jax.tree.map(pick, chosen, otherwise)
+
+
+def _strong(body: PyTree) -> PyTree:
+    """Fixes weak types (of Python numbers), which would make a jitted caller trace `FunctionalWorld.step` twice."""
+
+    def fix(leaf):
+        keep = jnp.issubdtype(leaf.dtype, jax.dtypes.extended)
+        return leaf if keep else jax.lax.convert_element_type(leaf, leaf.dtype)
+
+    return jax.tree.map(fix, body)
+
+
+WorldFactory = Callable[..., World]

@@ -1,0 +1,274 @@
+"""Each command once, as a user runs it."""
+
+import json
+import re
+import signal
+import struct
+import time
+
+import pytest
+from tiny_runs import OPTIONS, UPDATES, listing, rows
+
+from penstock.cli._run import closing_lines
+from penstock.training.loop import Result
+from penstock.training.program import Program
+from penstock.training.run_folder import RunFolder
+
+LOCKED = """
+import sys
+from pathlib import Path
+from penstock.training.lock import RunLock
+with RunLock(Path(sys.argv[1]) / "run.lock"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def quiet(finished):
+    """Nothing that frightens a newcomer."""
+    said = finished.stdout + finished.stderr
+    for word in ("Traceback", "Warning", "warning", "fork", "deadlock", "GPU"):
+        assert word not in said, said
+    return finished
+
+
+def test_train_tells_progress_on_one_stream_and_results_on_the_other(trained):
+    run_dir, finished = trained
+    quiet(finished)
+    progress, results = finished.stderr.splitlines(), finished.stdout.splitlines()
+    assert progress[0] == "APG · classic/double-integrator · seeds 0 to 1: 192 environment steps"
+    assert progress[1] == "compiling the training program ..." and progress[2].startswith("compiled")
+    assert "100%" in progress[-1] and "done" in progress[-1] and "\x1b" not in finished.stderr
+    assert results[:3] == [
+        f"run folder  {run_dir}",
+        f"curve       {run_dir / 'figures' / 'return.png'}",
+        f"video       {run_dir / 'videos' / 'final.mp4'}",
+    ]
+    last = [json.loads(row) for row in rows(run_dir)][-2:]
+    returns = [row["eval/return_deterministic"] for row in last]
+    assert results[3:] == [
+        f"seed 0: deterministic return {returns[0]:.1f}",
+        f"seed 1: deterministic return {returns[1]:.1f}",
+        f"first: deterministic return {sum(returns) / 2:.1f}",
+    ]
+
+
+def test_train_leaves_a_whole_run_folder(trained):
+    run_dir, _ = trained
+    assert sorted(path.name for path in run_dir.iterdir()) == [
+        "checkpoints", "config.json", "crash", "figures", "metrics.jsonl", "videos"
+    ]  # fmt: skip
+    assert {"return.png", "return.svg"} <= {path.name for path in (run_dir / "figures").iterdir()}
+    assert (run_dir / "videos" / "final.mp4").stat().st_size > 1000
+    assert len(rows(run_dir)) == 2 * (UPDATES + 1)
+    assert json.loads((run_dir / "config.json").read_text())["world_options"] == {"episode_length": 10}
+
+
+def test_the_same_command_again_repeats_the_results_and_does_nothing(commands, trained):
+    run_dir, first = trained
+    before = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*") if path.is_file()}
+    texts = {before.pop(path) and path: path.read_bytes() for path in run_dir.glob("*.json*")}
+    options = [option for option in OPTIONS if option != "--no-video"]
+    again = quiet(commands("train", "apg", *options, "--seeds", "2", "--run-dir", run_dir))
+    assert again.returncode == 0 and again.stdout == first.stdout
+    assert "compiling" not in again.stderr
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    assert texts == {path: path.read_bytes() for path in texts}
+
+
+def test_resume_finishes_with_a_larger_budget_and_evaluates(commands, trained, tmp_path):
+    import shutil
+
+    shutil.copytree(trained[0], tmp_path / "copy")
+    finished = quiet(commands("resume", tmp_path / "copy", "--no-video"))
+    assert finished.returncode == 0 and finished.stdout.splitlines()[-1].startswith("copy: deterministic return ")
+    assert "continues at step 192" in finished.stderr and "compiling" not in finished.stderr
+    assert listing(tmp_path / "copy") == listing(trained[0])
+
+
+def test_evaluate(commands, trained):
+    command = ("evaluate", trained[0], "--episodes", "2", "--checkpoint", "best")
+    finished = quiet(commands(*command))
+    assert finished.returncode == 0
+    head, *table = finished.stdout.splitlines()
+    assert re.fullmatch(
+        r"apg on classic/double-integrator, best checkpoint at \d+ environment steps, 2 episodes each", head
+    )
+    assert table[0].split() == ["metric", "seed", "0", "seed", "1"]
+    shown = {line.split()[0] for line in table[2:]}
+    assert {"return_mean", "return_deterministic", "episode_length", "distance"} <= shown
+    found = json.loads(commands(*command, "--json").stdout)
+    assert found["seeds"] == [0, 1] and found["metrics"][0]["eval/episode_length"] == 10
+    assert set(found) == {"env_steps", "seeds", "metrics"}
+
+
+def test_plot(commands, trained, tmp_path):
+    finished = quiet(commands("plot", trained[0], "--output", tmp_path / "curves.png"))
+    assert finished.returncode == 0
+    assert (tmp_path / "curves.png").read_bytes()[:4] == b"\x89PNG"
+    lines = finished.stdout.splitlines()
+    assert lines[0].split()[:3] == ["world", "arm", "seeds"] and lines[2].split()[:3] == [
+        "classic/double-integrator",
+        "apg",
+        "2",
+    ]
+    assert str(tmp_path / "curves.png") in lines
+    missing = commands("plot", trained[0], "--output", tmp_path / "no" / "x.png", "--metric", "eval/retrun_mean")
+    assert missing.returncode == 2 and "Did you mean 'eval/return_mean'" in missing.stderr
+
+
+def test_video(commands, trained, tmp_path):
+    path = tmp_path / "film.gif"
+    finished = quiet(commands("video", trained[0], "--output", path, "--width", "64", "--height", "64"))
+    assert finished.returncode == 0 and finished.stdout == f"{path}\n"
+    content = path.read_bytes()
+    assert content[:6] == b"GIF89a" and struct.unpack("<HH", content[6:10]) == (64, 64)
+
+
+def test_check_world(commands):
+    finished = quiet(commands("check-world", "classic/double-integrator"))
+    assert finished.returncode == 0
+    assert re.fullmatch(r"classic/double-integrator: 0 errors in \d+ checks", finished.stdout.splitlines()[-1])
+    broken = commands.cwd / "broken_world.py"
+    broken.write_text(BROKEN)
+    finished = commands("check-world", f"{broken}:Broken")
+    assert finished.returncode == 1 and "Traceback" not in finished.stderr
+    assert "ERROR" in finished.stdout and re.search(r"[1-9]\d* errors? in \d+ checks", finished.stdout)
+
+
+BROKEN = """
+import jax.numpy as jnp
+from penstock.worlds import Observation, ObservationSpec, Outcome, SingleTask
+
+class Broken(SingleTask):
+    action_size: int = 1
+    observation_spec: ObservationSpec = ObservationSpec(2)
+    episode_length: int = 5
+    control_timestep: float = 0.1
+
+    def initial(self, key):
+        return jnp.zeros(3)
+
+    def advance(self, state, action):
+        return state, Outcome(jnp.sum(state), jnp.zeros((), bool), {})
+
+    def observe(self, state):
+        return Observation(state)
+"""
+
+
+def test_signals_end_a_command_with_the_documented_codes(commands, tmp_path):
+    """The first saves (75) and the second quits at once (130), also during compilation (F2)."""
+    process = commands.start("train", "apg", *OPTIONS, "--run-dir", tmp_path / "run", env={"PENSTOCK_CACHE": ""})
+    for line in process.stderr:
+        if line.startswith("compiling"):
+            break
+    process.send_signal(signal.SIGINT)
+    for line in process.stderr:
+        if line.startswith("SIGINT"):
+            break
+    time.sleep(0.5)  # within 0.25 s it would count as an echo
+    begin = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    assert time.monotonic() - begin < 5, "the second signal must not wait for the compiler"
+    assert "Traceback" not in process.stderr.read()
+
+
+def test_terminated_run_exits_with_75_and_the_same_command_completes(commands, tmp_path):
+    options = [*OPTIONS, "--seeds", "2", "--run-dir", tmp_path / "run"]  # compiled for `trained` already
+    process = commands.start("train", "apg", *options)
+    for line in process.stderr:
+        if line.startswith("compiling"):
+            break
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=120) == 75
+    said = process.stderr.read()
+    assert "SIGTERM: finishing this step, saving; again to quit at once." in said
+    assert "saved; the same command continues the run" in said
+    finished = commands("resume", tmp_path / "run", "--no-video")
+    assert finished.returncode == 0 and finished.stdout.splitlines()[-1].startswith("run: deterministic return ")
+
+
+def test_a_second_command_on_one_folder_names_the_first(commands, tmp_path):
+    import subprocess
+    import sys
+
+    (tmp_path / "run").mkdir()
+    with subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", LOCKED, tmp_path / "run"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout.readline() == b"held\n"
+        refused = commands.train("apg", tmp_path / "run")
+        holder.stdin.close()
+        holder.wait()
+    assert refused.returncode == 2 and f"Process {holder.pid}" in refused.stderr and "Traceback" not in refused.stderr
+
+
+def test_an_accelerator_that_is_not_there(commands, tmp_path):
+    finished = commands.train("apg", tmp_path / "run", env={"JAX_PLATFORMS": "cuda"})
+    assert finished.returncode == 2 and "Traceback" not in finished.stderr
+    assert "JAX_PLATFORMS" in finished.stderr and "cpu" in finished.stderr
+
+
+def test_a_cache_that_cannot_be_written_is_said_and_survived(commands, tmp_path):
+    (tmp_path / "file").write_text("")
+    finished = commands("worlds", env={"PENSTOCK_CACHE": str(tmp_path / "file" / "cache")})
+    assert finished.returncode == 0 and "classic/pendulum" in finished.stdout
+    assert "Compiled programs are not kept" in finished.stderr and "PENSTOCK_CACHE" in finished.stderr
+
+
+def test_missing_extras_cost_only_the_pictures(trained, monkeypatch, capsys):
+    from penstock.cli import _run
+    from penstock.reports._extras import MissingExtraError
+
+    def missing(*arguments, **keywords):
+        raise MissingExtraError("matplotlib is not installed. pip install 'penstock[plots]'")
+
+    monkeypatch.setattr(_run, "plot_single", missing)
+    monkeypatch.setattr(_run, "film", missing)
+
+    program = object.__new__(Program)
+    program.learner = None
+    rows = [{"seed": 0, "eval/return_deterministic": 1.0}]
+    result = Result(RunFolder(trained[0]), None, program, True, True, 0, rows)
+    _run.report(result, video=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert "no curve: matplotlib is not installed" in lines[1] and "no video: " in lines[2]
+    assert lines[-1] == "first: deterministic return 1.0"
+
+
+def test_closing_lines():
+    def row(seed, speed=None, value=12.34):
+        return {"seed": seed, "eval/return_deterministic": value} | (
+            {} if speed is None else {"eval/forward_velocity": speed}
+        )
+
+    assert closing_lines("quickstart", [row(1, 0.5678)]) == ["quickstart: deterministic forward speed 0.57 m/s"]
+    assert closing_lines("quickstart", [row(1)]) == ["quickstart: deterministic return 12.3"]
+    assert closing_lines("x", [row(3, 0.5), row(4, 0.6)]) == [
+        "seed 3: deterministic forward speed 0.50 m/s",
+        "seed 4: deterministic forward speed 0.60 m/s",
+        "x: deterministic forward speed 0.55 m/s",
+    ]
+    # What was NaN comes back from a checkpoint as None.
+    assert closing_lines("x", [row(0, value=None)]) == ["x: deterministic return nan"]
+
+
+def test_terminal_output_is_drawn_in_place(commands, trained):
+    """In a terminal the display is redrawn; what stays is readable."""
+    import shutil
+    import subprocess
+    import sys
+
+    if shutil.which("script") is None:
+        pytest.skip("the program `script` is not there")
+    command = f"'{sys.executable}' -m penstock resume '{trained[0]}' --no-video"
+    env = {**commands.env, "TERM": "xterm", "COLUMNS": "80"}
+    finished = subprocess.run(
+        ["script", "-qec", command, "/dev/null"], env=env, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert finished.returncode == 0, finished.stdout
+    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", finished.stdout).replace("\r", "").splitlines()
+    assert lines[-1].startswith("first: deterministic return ")
+    assert any("100%" in line and "done" in line for line in lines)

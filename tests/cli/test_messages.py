@@ -1,0 +1,134 @@
+"""What a newcomer may type, and the sentence that answers it (F10, F26). None of these commands trains."""
+
+import os
+
+import pytest
+
+from penstock.cli.main import COMMANDS, dispatch
+
+TRAIN = ("train", "rfo", "--world", "classic/double-integrator", "--run-dir")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["tran"], ["unknown command 'tran'", "Did you mean 'train'"]),
+        (["train", "rof", "--world", "classic/pendulum"], ["Unknown algorithm 'rof'", "Did you mean 'rfo'"]),
+        (["train", "--world", "classic/pendulum"], ["name the algorithm first", "penstock train rfo"]),
+        (["train", "rfo"], ["--world is missing", "--world soft/jumper-mini"]),
+        (["train", "rfo", "--world", "nope"], ["Unknown world 'nope'", "classic/pendulum", "penstock worlds"]),
+        (["train", "rfo", "--world", "classic/pendulun"], ["Did you mean 'classic/pendulum'"]),
+        (["train", "rfo", "--world", "missing.py:Task"], ["There is no file 'missing.py'"]),
+        (["train", "rfo", "--world=classic/pendulum", "--windw", "3"], ["--windw", "Perhaps you meant", "--window"]),
+        (["train", "rfo", "--world", "classic/pendulum", "--window", "x"], ["--window", "'x'"]),
+        (["train", "rfo", "--world", "classic/pendulum", "--window", "-3"], ["window = -3: must be at least 1"]),
+        (["train", "rfo", "--world", "classic/pendulum", "--discount", "nan"], ["discount = nan"]),
+        (["train", "rfo", "--world", "classic/pendulum", "--steps", "1e6"], ["--steps", "1e6"]),
+        (["train", "rfo", "--world", "classic/pendulum", "--seed", "-1"], ["seed = -1: must lie in"]),
+        (["train", "rfo", "--world", "classic/pendulum", "--window", "500"], ["window = 500", "episode length 200"]),
+        (["train", "rfo", "--world", "classic/pendulum", "--policy", "gaussian"], ["rfo needs", "--policy flow"]),
+        (["train", "sapo", "--world", "classic/pendulum", "--policy", "flow"], ["sapo needs", "--policy gaussian"]),
+        (["train", "rfo", "--world", "classic/pendulum", "--policy", "gaus"], ["--policy", "gaussian", "flow"]),
+        (["train", "rfo", "--world", "classic/pendulum", "--world-option", "mass"], ["'mass'", "name=value"]),
+        (["train", "rfo", "--world", "classic/pendulum", "--world-option", "mas=1"], ["Did you mean 'mass'"]),
+        (["train", "rfo", "--world", "classic/pendulum", "--world-option", "mass=x"], ["mass = 'x'", "a number"]),
+        (["evaluate"], ["run folder"]),
+        (["evaluate", "nope"], ["nope holds no run"]),
+        (["evaluate", "nope", "--checkpoint", "first"], ["--checkpoint", "best", "last"]),
+        (["evaluate", "nope", "--episodes", "0"], ["episodes = 0"]),
+        (["resume", "nope"], ["nope holds no run"]),
+        (["video", "nope"], ["nope holds no run"]),
+        (["plot", "nope"], ["no run folder nope"]),
+        (["plot"], ["run"]),
+        (["check-world", "nope"], ["Unknown world 'nope'"]),
+        (["check-world", "classic/pendulum", "--num-envs", "0"], ["num_envs = 0"]),
+        (["worlds", "--all"], ["--all"]),
+    ],
+    ids=" ".join,
+)
+def test_mistakes_end_in_a_sentence(penstock, tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = penstock(*arguments)
+    assert code == 2
+    said = " ".join((out + err).replace("│", " ").split())
+    for word in words:
+        assert word in said, said
+    assert list(tmp_path.iterdir()) == [], "a command that is refused writes nothing"
+
+
+def test_a_run_folder_that_cannot_be_one(penstock, tmp_path):
+    (tmp_path / "file").write_text("")
+    code, _, err = penstock(*TRAIN, tmp_path / "file" / "run")
+    assert code == 2 and "is a file" in err
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").write_text("")
+    code, _, err = penstock(*TRAIN, tmp_path / "thesis")
+    assert code == 2 and "chapter.tex" in err and "not a run" in err
+    code, _, err = penstock(*TRAIN, tmp_path / ("x" * 300))
+    assert code == 2 and "too long" in err
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_no_permission(penstock, tmp_path):
+    (tmp_path / "closed").mkdir(mode=0o500)
+    code, _, err = penstock(*TRAIN, tmp_path / "closed" / "run")
+    assert code == 2 and "permission" in err
+
+
+def test_a_damaged_config_file(penstock, tmp_path):
+    for content, word in (("{", "cannot be read"), ("[]", "JSON object"), ('{"algorithm": "rfo"}', "'world'")):
+        (tmp_path / "config.json").write_text(content)
+        for command in ("resume", "evaluate", "video"):
+            code, _, err = penstock(command, tmp_path)
+            assert code == 2 and word in err and "config.json" in err
+
+
+def test_without_arguments_the_usage_is_shown(penstock):
+    for arguments in ((), ("--help",), ("-h",), ("help",)):
+        code, out, _ = penstock(*arguments)
+        assert code == 0 and "usage: penstock COMMAND" in out
+        for name, summary in COMMANDS.items():
+            assert name in out and summary in out
+    code, out, _ = penstock("--version")
+    assert code == 0 and out.startswith("penstock ")
+
+
+def test_train_without_an_algorithm_lists_them(penstock):
+    code, out, err = penstock("train")
+    assert code == 2 and out == "" and "rfo" in err and "--world" in err
+    code, out, _ = penstock("train", "--help")
+    assert code == 0 and "usage: penstock train ALGORITHM --world WORLD" in out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_a_text_for_every_option(penstock, command):
+    arguments = ["train", "rfo", "--world", "classic/pendulum"] if command == "train" else [command]
+    code, out, err = penstock(*arguments, "--help")
+    assert code == 0 and err == "" and f"usage: penstock {command}" in out
+    assert "(required)" in out or "default" in out or command in ("worlds", "algorithms")
+    assert "Config" not in out, "names of Python classes are no help"
+
+
+def test_help_shows_the_preset_of_the_world(penstock):
+    _, out, _ = penstock("train", "rfo", "--world", "classic/deceptive-basins", "--help")
+    words = " ".join(out.replace("│", " ").split())
+    assert "--window INT H, environment steps per gradient window" in words
+    assert "Papers: 32. (default: 8)" in words
+
+
+def test_ctrl_c_before_anything_is_a_word_not_a_traceback(monkeypatch, capsys):
+    def interrupted(name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("importlib.import_module", interrupted)
+    assert dispatch(["worlds"]) == 130
+    assert capsys.readouterr().err == "penstock worlds: interrupted\n"
+
+
+def test_algorithms_and_worlds_are_listed(penstock):
+    code, out, _ = penstock("algorithms")
+    assert code == 0
+    for name in ("apg", "shac", "shac2", "sapo", "rfo"):
+        assert any(line.startswith(f"{name} ") for line in out.splitlines())
+    code, out, _ = penstock("worlds")
+    assert code == 0 and "classic/pendulum" in out and "soft/jumper-mini" in out and "gradients" in out

@@ -1,0 +1,88 @@
+"""F1: SIGKILL anywhere, the same command again, and the run is bit for bit the one that was never killed."""
+
+import random
+import signal
+
+import pytest
+from tiny_runs import assert_same_run, final_arrays, rows
+
+SEEDS = {1: (), 2: ("--seeds", "2")}
+
+
+@pytest.fixture(scope="module")
+def whole(commands, tmp_path_factory):
+    """Uninterrupted runs, made once per (algorithm, number of seeds)."""
+    made = {}
+
+    def get(algorithm, seeds):
+        if (algorithm, seeds) not in made:
+            run_dir = tmp_path_factory.mktemp("whole") / "run"
+            finished = commands.train(algorithm, run_dir, *SEEDS[seeds])
+            assert finished.returncode == 0, finished.stderr
+            made[algorithm, seeds] = run_dir
+        return made[algorithm, seeds]
+
+    return get
+
+
+def kill_and_finish(commands, algorithm, run_dir, seeds, chain):
+    """Runs the command once per kill, each continuing what the one before left, and then to the end."""
+    for phase, nth in chain:
+        killed = commands.train(algorithm, run_dir, *SEEDS[seeds], killed_at=(phase, nth))
+        assert killed.returncode == -signal.SIGKILL, f"{phase} was not reached: {killed.stderr}"
+    finished = commands.train(algorithm, run_dir, *SEEDS[seeds])
+    assert finished.returncode == 0, finished.stderr
+    assert "continuing" in finished.stderr or "continues at step" in finished.stderr
+    return finished
+
+
+CHAIN = [
+    ("train", 2),
+    ("evaluate", 2),
+    ("arrays-half-written", 2),
+    ("manifest-written", 1),  # between writing and renaming
+    ("trash-half-deleted", 1),
+]
+MORE = [("row", 2), ("committed", 1), ("best-copied", 1), ("best-verified", 1)]
+
+
+def test_killed_in_every_phase_two_seeds(commands, whole, tmp_path):
+    kill_and_finish(commands, "apg", tmp_path / "run", 2, CHAIN)
+    assert_same_run(tmp_path / "run", whole("apg", 2))
+    first, second = (
+        [row for row in rows(tmp_path / "run") if f'"seed": {seed},' in row and '"update": 0,' not in row]
+        for seed in (0, 1)
+    )
+    assert len(first) == len(second) and first != second
+
+
+def test_killed_at_a_random_moment_rfo(commands, whole, tmp_path):
+    reference = whole("rfo", 1)
+    delay = random.SystemRandom().randrange(1, 600)
+    killed = commands.train("rfo", tmp_path / "run", killed_at=("random", delay))
+    print(f"killed after {delay} ms")
+    assert killed.returncode in (-signal.SIGKILL, 0), killed.stderr
+    assert commands.train("rfo", tmp_path / "run").returncode == 0
+    assert_same_run(tmp_path / "run", reference)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("algorithm", "seeds"), [("apg", 1), ("rfo", 1), ("rfo", 2), ("sapo", 1)])
+def test_killed_in_every_phase(commands, whole, tmp_path, algorithm, seeds):
+    kill_and_finish(commands, algorithm, tmp_path / "run", seeds, MORE + CHAIN)
+    assert_same_run(tmp_path / "run", whole(algorithm, seeds))
+
+
+@pytest.mark.slow
+def test_killed_soft_body(commands, tmp_path):
+    options = ("--world", "soft/jumper-mini", "--num-envs", "2", "--window", "4", "--steps", "64", "--no-video")
+    options += ("--evaluate-every", "16", "--evaluation-episodes", "1", "--log-every", "1", "--critic-minibatches", "1")
+    options += ("--world-option", "episode_length=8")
+    for name, kills in (("whole", []), ("killed", [("train", 3), ("manifest-written", 1)])):
+        for kill in kills:
+            script = (__file__.replace("test_kill.py", "killed_run.py"), *kill)
+            killed = commands("train", "rfo", *options, "--run-dir", tmp_path / name, script=script)
+            assert killed.returncode == -signal.SIGKILL, killed.stderr
+        assert commands("train", "rfo", *options, "--run-dir", tmp_path / name).returncode == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+    assert len(final_arrays(tmp_path / "whole")) > 20

@@ -1,0 +1,104 @@
+"""No setting is silently ignored: each changes the program, or is refused, or is known not to apply (F28)."""
+
+import dataclasses
+import functools
+import re
+
+import jax
+import pytest
+from tiny_runs import TINY
+
+from penstock._errors import PenstockError
+from penstock.algorithms.registry import ALGORITHMS
+from penstock.worlds import make_world
+
+CRITIC = {"td_lambda", "critic_learning_rate", "critic_hidden", "critic_passes", "critic_minibatches"}
+OF_FLOWS = {"flow_steps", "stepper"}
+OF_GAUSSIANS = {"state_dependent_std", "initial_log_std"}
+
+DOES_NOT_APPLY = {
+    "apg": CRITIC | OF_FLOWS,  # no critic
+    "shac": OF_FLOWS,
+    "shac2": OF_FLOWS,
+    "sapo": OF_FLOWS,
+    "rfo": OF_GAUSSIANS,
+}
+"""What each algorithm has only because all arms of a comparison share one configuration."""
+
+OTHER = {"activation": "tanh", "policy": "flow", "stepper": "heun", "flow_matching_reduction": "mean"}
+
+SHARED = {field.name for field in dataclasses.fields(ALGORITHMS["shac2"].config)}
+
+
+def changed(name, value):
+    """Another value that is legal by itself."""
+    if name in OTHER:
+        return OTHER[name] if value != OTHER[name] else "gaussian"
+    match value:
+        case bool():
+            return not value
+        case None:
+            return 0.5
+        case int():
+            return 2 * value
+        case float():
+            return value / 2 if value else 0.5
+        case tuple() if name == "adam_betas":
+            return (0.5, 0.6)
+        case tuple():
+            return (7,)
+    raise AssertionError(f"no other value known for {name} = {value!r}")
+
+
+@functools.cache
+def fingerprint(algorithm, name=None):
+    """The program of an algorithm with one setting changed, as text; or the refusal."""
+    entry = ALGORITHMS[algorithm]
+    config = entry.config(**TINY)
+    if name is not None:
+        value = changed(name, getattr(config, name))
+        try:
+            config = dataclasses.replace(config, **{name: value})
+        except PenstockError as error:
+            return f"refused: {error}"
+    world = make_world("classic/double-integrator", 4, episode_length=10)
+    try:
+        learner = entry.learner(config, world, 10)
+    except PenstockError as error:
+        return f"refused: {error}"
+    key = jax.random.key(0)
+    state = jax.eval_shape(learner.init, key)
+    # Addresses of functions are no part of a program.
+    begin = re.sub(r"0x[0-9a-f]+", "", str(jax.make_jaxpr(learner.init)(key)))
+    if name is not None and begin != fingerprint(algorithm)[0]:
+        return begin, ""
+    return begin, re.sub(r"0x[0-9a-f]+", "", str(jax.make_jaxpr(learner.step)(state)))
+
+
+def cases():
+    """Shared settings with one Gaussian algorithm and, where flows read them, with RFO; own settings with their own."""
+    for algorithm, entry in ALGORITHMS.items():
+        for field in dataclasses.fields(entry.config):
+            own = field.name not in SHARED or (algorithm in ("apg", "rfo") and field.name in DOES_NOT_APPLY[algorithm])
+            shared = algorithm == "shac2" or (algorithm == "rfo" and field.name in OF_FLOWS | {"policy"})
+            quick = own or shared
+            yield pytest.param(algorithm, field.name, marks=[] if quick else pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("algorithm", "name"), list(cases()))
+def test_a_setting_changes_the_program_or_is_refused(algorithm, name):
+    fresh, other = fingerprint(algorithm), fingerprint(algorithm, name)
+    if name in DOES_NOT_APPLY[algorithm]:
+        assert fresh == other, f"{name} does apply to {algorithm}: take it from the list"
+        return
+    if isinstance(other, str):
+        assert name in other
+        return
+    assert fresh != other, f"{name} changes nothing in {algorithm}"
+
+
+def test_the_same_settings_give_the_same_text():
+    """Otherwise every comparison above would succeed."""
+    fresh = fingerprint("shac2")
+    fingerprint.cache_clear()
+    assert fresh == fingerprint("shac2")

@@ -1,0 +1,81 @@
+"""Networks against NumPy, and the point-cloud encoder's symmetry."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from penstock._errors import ConfigurationError
+from penstock.networks import ACTIVATIONS, MLP, PointCloudEncoder, Trunk, VectorEncoder, make_encoder
+from penstock.worlds import Observation, ObservationSpec
+
+FORMULAS = {
+    "silu": lambda h: h / (1.0 + np.exp(-h)),
+    "elu": lambda h: np.where(h > 0, h, np.expm1(h)),
+    "relu": lambda h: np.maximum(h, 0.0),
+    "tanh": np.tanh,
+}
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("layer_norm", [True, False])
+def test_mlp_is_linear_norm_activation(activation, layer_norm):
+    network = MLP(jax.random.key(0), 3, 2, Trunk((5, 4), activation, layer_norm, gain=1.3))
+    x = np.array([0.5, -1.0, 2.0])
+    h = x
+    for layer in network.layers:
+        h = layer.linear.weight @ h + layer.linear.bias
+        if layer_norm:
+            h = (h - h.mean()) / np.sqrt(h.var() + 1e-5)
+        h = FORMULAS[activation](h)
+    expected = network.output.weight @ h + network.output.bias
+    np.testing.assert_allclose(network(jnp.asarray(x, jnp.float32)), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_weights_start_orthogonal_with_the_gain_and_biases_at_zero():
+    network = MLP(jax.random.key(0), 4, 2, Trunk((6, 3), gain=2.0**0.5), output_gain=0.01)
+    tall, wide = (np.asarray(layer.linear.weight) for layer in network.layers)
+    np.testing.assert_allclose(tall.T @ tall, 2.0 * np.eye(4), atol=1e-5)
+    np.testing.assert_allclose(wide @ wide.T, 2.0 * np.eye(3), atol=1e-5)
+    output = np.asarray(network.output.weight)
+    np.testing.assert_allclose(output @ output.T, 1e-4 * np.eye(2), atol=1e-9)
+    for linear in (network.layers[0].linear, network.layers[1].linear, network.output):
+        np.testing.assert_array_equal(linear.bias, 0.0)
+
+
+def test_unknown_activation_is_refused():
+    with pytest.raises(ConfigurationError, match=r"activation = 'sliu': unknown\. Did you mean 'silu'"):
+        Trunk(activation="sliu")
+
+
+def test_vector_encoder_is_chosen_without_points():
+    encoder = make_encoder(jax.random.key(0), ObservationSpec(3))
+    assert isinstance(encoder, VectorEncoder) and encoder.size == 3
+    np.testing.assert_array_equal(encoder(Observation(jnp.arange(3.0))), [0.0, 1.0, 2.0])
+
+
+def test_point_cloud_encoder_ignores_the_order_and_passes_gradients_to_points():
+    encoder = make_encoder(jax.random.key(0), ObservationSpec(2, points=6))
+    assert isinstance(encoder, PointCloudEncoder) and encoder.size == 192
+    points = jax.random.normal(jax.random.key(1), (6, 3))
+    vector = jnp.array([0.3, -0.4])
+
+    @jax.jit
+    def features_and_gradient(points):
+        def scalar(points):
+            features = encoder(Observation(vector, points))
+            return jnp.sum(jnp.square(features)), features
+
+        (_, features), gradient = jax.value_and_grad(scalar, has_aux=True)(points)
+        return features, gradient
+
+    features, gradient = features_and_gradient(points)
+    order = jnp.array([3, 0, 5, 1, 4, 2])
+    permuted, permuted_gradient = features_and_gradient(points[order])
+    np.testing.assert_allclose(permuted, features, atol=1e-5)
+    np.testing.assert_allclose(permuted_gradient, gradient[order], atol=1e-4)
+    assert features.shape == (192,)
+    assert (np.abs(gradient).max(axis=1) > 1e-5).all()  # every point matters
+    moved, _ = features_and_gradient(points.at[2].add(0.5))
+    assert np.abs(moved - features).max() > 1e-3
+    np.testing.assert_array_equal(moved[64:], features[64:])  # the vector's part does not see the points

@@ -1,0 +1,131 @@
+"""The post-mortem's sentences, with a learner made of two lines; whole runs are in tests/faults/test_numbers.py."""
+
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from penstock.training import loop
+from penstock.training.post_mortem import Witness, explain_fault, find_cause
+from penstock.training.program import Program
+from penstock.training.store import CheckpointNotWrittenError, list_checkpoints
+from penstock.worlds import make_world
+
+
+class State(eqx.Module):
+    weight: jax.Array
+    update: jax.Array
+    world: object
+
+
+class Learner:
+    """Acts with its weight; the gradient is what a test wants it to be."""
+
+    name = "toy"
+
+    def __init__(self, gradient=0.0):
+        self.world = make_world("classic/double-integrator", 3)
+        self.gradient = gradient
+
+    def init(self, key):
+        return State(jnp.zeros(()), jnp.asarray(0, jnp.int32), self.world.reset(key))
+
+    def return_gradient(self, state):
+        def body(world, _):
+            return self.world.step(world, jnp.full((3, 1), state.weight))
+
+        world, window = jax.lax.scan(body, state.world, None, length=4)
+        return {"weight": jnp.asarray(self.gradient)}, window, world, {}
+
+    def step(self, state):
+        _, window, world, _ = self.return_gradient(state)
+        update = state.update + 1
+        weight = jnp.where(update == 2, jnp.nan, 0.0)  # the third iteration acts with NaN
+        metrics = {"world/diverged": window.diverged.sum().astype(jnp.float32)}
+        return State(weight, update, world), metrics
+
+
+@pytest.fixture(scope="module")
+def program():
+    learner = Learner()
+    return Program(learner, learner.world)
+
+
+def test_a_fault_is_found_dumped_and_told(program, tmp_path):
+    before = program.init(jax.vmap(jax.random.key)(jnp.arange(2)))
+    sentence = explain_fault(program, before, 5, 1, {"world/diverged": 12}, 8, tmp_path, "")
+    (step, dump), *rest = list_checkpoints(tmp_path)
+    assert step == 2 and not rest
+    assert sentence == (
+        "world/diverged 12 (handled; training goes on). Seed 8, iteration 2: action is nan at step 0 of the window in "
+        f"environments 0, 1, 2. The state before it is kept in {dump}; one `step` from there shows the fault again."
+    )
+
+
+def test_a_fault_that_does_not_come_back_is_told_too(program, tmp_path):
+    before = program.init(jax.vmap(jax.random.key)(jnp.arange(1)))
+    sentence = explain_fault(program, before, 2, 0, {"world/diverged": 1}, 0, tmp_path, "")
+    assert "did not show it again" in sentence and list_checkpoints(tmp_path) == []
+
+
+def test_gradients_and_losses_are_named():
+    state = Learner().init(jax.random.key(0))
+    told = find_cause(Learner(math.nan), state, {"critic/loss": math.inf, "train/reward": 1.0})
+    assert told.startswith("gradient['weight'] (): 1 NaN") and told.endswith("; critic/loss is inf")
+    assert find_cause(Learner(), state, {}).startswith("every number")
+
+
+def test_the_witness_changes_nothing_but_the_diagnostics():
+    world = make_world("classic/pendulum", 3)
+    state = world.reset(jax.random.key(0))
+    action = jnp.array([[0.5], [math.nan], [2.0]])
+    seen, transition = world.step(state, action)
+    watched, witnessed = Witness(world).step(state, action)
+    for ours, theirs in zip(
+        jax.tree.leaves((seen, transition.observation)), jax.tree.leaves((watched, witnessed.observation)), strict=True
+    ):
+        if not jnp.issubdtype(ours.dtype, jax.dtypes.prng_key):
+            assert np.array_equal(ours, theirs)
+    evidence = {name: np.asarray(values) for name, values in witnessed.diagnostics.items()}
+    names = [name.split(" ", 2)[2] for name in sorted(evidence)]
+    assert names[0] == "action" and names[-1] == "reward" and "state.angle" in names
+    for values in evidence.values():
+        assert values[0] == values[2] == 0, "the sound environments are not accused"
+    assert all(np.isnan(values[1]) for values in evidence.values()), "everything follows from the action"
+
+
+def run(observer, **changes):
+    return SimpleNamespace(
+        seeds=[4, 5], faults_explained=0, program=None, folder=SimpleNamespace(crash=Path("crash")), hash="",
+        observer=observer, **changes
+    )  # fmt: skip
+
+
+def faults(*counts):
+    return {"world/diverged": np.array(counts, np.float32), "train/reward": np.array([0.0, 0.0])}
+
+
+def test_the_first_faults_are_explained_and_the_others_counted(monkeypatch):
+    asked, told = [], []
+    monkeypatch.setattr(loop, "explain_fault", lambda *arguments: asked.append(arguments[3:6]) or "explained.")
+    this = run(loop.Silent(told.append))
+    for metrics in (faults(0, 0), faults(0, 2), faults(1, 3), faults(1, 1)):
+        loop._Run._look_for_faults(this, None, metrics, 10)
+    assert asked == [(1, {"world/diverged": 2}, 5), (0, {"world/diverged": 1}, 4), (1, {"world/diverged": 3}, 5)]
+    assert told[:2] == ["explained.", "explained."]
+    assert told[2] == "explained. Further faults are only counted, in metrics.jsonl." and len(told) == 3
+
+
+def test_a_full_disk_does_not_turn_a_handled_fault_into_a_crash(monkeypatch):
+    def full(*arguments):
+        raise CheckpointNotWrittenError("No space left on device. It needs 100 bytes.", 100)
+
+    told = []
+    monkeypatch.setattr(loop, "explain_fault", full)
+    loop._Run._look_for_faults(run(loop.Silent(told.append)), None, faults(0, 2), 10)
+    assert "seed 5 (handled; training goes on)" in told[0] and "needs 100 bytes" in told[0]
