@@ -19,8 +19,8 @@ from pathlib import Path
 from penstock.training.lock import RunLock
 lock = RunLock(Path(sys.argv[1])); lock.acquire()
 if "worker" in sys.argv and os.fork() == 0:
-    print("worker", os.getpid(), flush=True); time.sleep(60); os._exit(0)
-print("held", flush=True); time.sleep(60)
+    os.write(1, b"worker\\n"); time.sleep(60); os._exit(0)
+os.write(1, b"held\\n"); time.sleep(60)  # one write a line: two processes share the pipe
 """
 
 
@@ -67,8 +67,8 @@ def test_f4_a_second_process_is_refused_and_sigkill_frees_the_lock(tmp_path, hol
 def test_a_worker_forked_by_a_killed_run_does_not_keep_the_lock(tmp_path, hold):
     path = tmp_path / "run.lock"
     holder = hold(path, "worker")
-    lines = {holder.stdout.readline().split()[0], holder.stdout.readline().split()[0]}
-    assert lines == {"held", "worker"}
+    lines = {holder.stdout.readline(), holder.stdout.readline()}
+    assert lines == {"held\n", "worker\n"}
     holder.kill()
     holder.wait()
     with RunLock(path):

@@ -1,0 +1,98 @@
+"""Equal tuning effort: the same number of trials for RFO and each of its strongest controls, on seeds kept for tuning.
+
+    python benchmarks/tuning.py run soft/jumper-mini --arms RFO SAPO
+    python benchmarks/tuning.py report soft/jumper-mini
+
+Each trial changes a few settings beside the preset. The trial that wins (final plus area under the curve, IQM over
+seeds of the deterministic return) may become the preset; the comparison itself then uses other seeds (learning.py).
+"""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+LEARNING = Path(__file__).parent / "learning.py"
+RESULTS = Path(__file__).parent / "results" / "tuning"
+FIRST_SEED, SEEDS = 11, 3
+
+TRIALS: dict[str, dict[str, list[str]]] = {
+    "RFO": {
+        "preset": [],
+        "past-0.05": ["past_coefficient=0.05"],
+        "past-0.05-clip-1": ["past_coefficient=0.05", "gradient_clip=1.0"],
+        "lr-4e-3": ["actor_learning_rate=4e-3"],
+        "clip-1-lr-4e-3": ["gradient_clip=1.0", "actor_learning_rate=4e-3"],
+        "midpoint": ["stepper='midpoint'", "flow_steps=2"],
+        "midpoint-past-0.05-clip-1": ["stepper='midpoint'", "flow_steps=2", "past_coefficient=0.05", "gradient_clip=1.0"],
+        "uniform-0.02": ["uniform_coefficient=0.02"],
+    },
+    "SHAC": {
+        "preset": [],
+        "std-0.6": ["initial_log_std=-0.5"],
+        "mixing-0.5": ["target_mixing=0.5"],
+        "lr-4e-3": ["actor_learning_rate=4e-3"],
+        "clip-0.5": ["gradient_clip=0.5"],
+        "clip-2-lr-4e-3": ["gradient_clip=2.0", "actor_learning_rate=4e-3"],
+        "state-std": ["state_dependent_std=True"],
+        "silu-gain-1": ["activation='silu'", "initialization_gain=1.0"],
+    },
+    "SHAC2": {
+        "preset": [],
+        "std-0.6": ["initial_log_std=-0.5"],
+        "clip-1": ["gradient_clip=1.0"],
+        "lr-4e-3": ["actor_learning_rate=4e-3"],
+        "clip-1-lr-4e-3": ["gradient_clip=1.0", "actor_learning_rate=4e-3"],
+        "no-decay": ["weight_decay=0.0"],
+        "elu-gain-1.4": ["activation='elu'", "initialization_gain=1.4142135"],
+        "elu-gain-1.4-clip-1": ["activation='elu'", "initialization_gain=1.4142135", "gradient_clip=1.0"],
+    },
+    "SAPO": {
+        "preset": [],
+        "std-0.6": ["initial_log_std=-0.5"],
+        "clip-1": ["gradient_clip=1.0"],
+        "lr-4e-3": ["actor_learning_rate=4e-3"],
+        "clip-1-lr-4e-3": ["gradient_clip=1.0", "actor_learning_rate=4e-3"],
+        "temperature-0.2": ["initial_temperature=0.2"],
+        "temperature-0.05": ["initial_temperature=0.05"],
+        "temperature-0.2-clip-1": ["initial_temperature=0.2", "gradient_clip=1.0"],
+    },
+}
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Trains the trials one after the other; an interrupted or finished trial continues where it was."""
+    for arm in arguments.arms or TRIALS:
+        for trial, settings in TRIALS[arm].items():
+            command = [sys.executable, str(LEARNING), "run", arguments.world, "--arms", arm, "--suite", "tuning"]
+            command += ["--label", f"{arm}+{trial}", "--seed", str(FIRST_SEED), "--seeds", str(SEEDS)]
+            command += ["--steps", str(arguments.steps), *(["--set", *settings] if settings else [])]
+            subprocess.run(command, check=False)
+
+
+def report(arguments: argparse.Namespace) -> None:
+    """Prints every trial, best first within its arm."""
+    from penstock.reports.curves import summary_table
+    from penstock.reports.tables import markdown_table
+
+    folder = RESULTS / arguments.world.replace("/", "-")
+    for arm in arguments.arms or TRIALS:
+        runs = [folder / f"{arm}+{trial}" for trial in TRIALS[arm] if (folder / f"{arm}+{trial}").is_dir()]
+        if runs:
+            rows = summary_table(runs, "eval/return_deterministic")
+            rows = sorted(rows, key=lambda row: -(row.final.value + row.area.value))
+            print(markdown_table([row.row() for row in rows]), "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("action", choices=["run", "report"])
+    parser.add_argument("world")
+    parser.add_argument("--arms", nargs="*", default=[], choices=list(TRIALS))
+    parser.add_argument("--steps", type=int, default=200_000)
+    arguments = parser.parse_args()
+    {"run": run, "report": report}[arguments.action](arguments)
+
+
+if __name__ == "__main__":
+    main()
