@@ -11,14 +11,15 @@ set_up_jax()
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
-QUICKLY_COMPILED = {"policies", "networks", "critics", "algorithms"}
-"""Rooms whose programs run for milliseconds: there, the compiler's costly passes take most of the time."""
+QUICKLY_COMPILED = {"policies", "networks", "critics", "algorithms", "learning"}
+"""Rooms whose programs run for milliseconds: there, the compiler's costly passes take most of the time. A test that
+computes for seconds is marked ``optimized``."""
 
 
-@pytest.fixture(autouse=True, scope="module")
+@pytest.fixture(autouse=True)
 def quick_compilation(request):
     """Compiles fast rather than well where that pays."""
-    if request.path.parent.name not in QUICKLY_COMPILED:
+    if request.path.parent.name not in QUICKLY_COMPILED or request.node.get_closest_marker("optimized"):
         yield
         return
     before = jax.config.read("jax_disable_most_optimizations")

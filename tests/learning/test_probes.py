@@ -94,10 +94,10 @@ def test_credit_through_the_state(algorithm):
     np.testing.assert_allclose(actions, -positions, atol=0.15)
 
 
-@pytest.mark.parametrize("algorithm", ["shac2", "rfo"])
+@pytest.mark.parametrize("algorithm", [pytest.param("shac2", marks=pytest.mark.slow), "rfo"])
 def test_gradient_reaches_the_policy_through_points(algorithm):
     """The right action is the mean of the points; the vector part says nothing."""
-    learner, state = learn(algorithm, probes.PointCloud(), 200, actor_learning_rate=3e-3)
+    learner, state = learn(algorithm, probes.PointCloud(), 150, num_envs=8, actor_learning_rate=3e-3)
     centers = jnp.asarray([-0.6, 0.0, 0.6])
     points = jnp.zeros((3, 6, 3)).at[..., 0].set(centers[:, None])
     actions = learner.agent(state).mode(Observation(jnp.zeros((3, 1)), points)).action[:, 0]
@@ -121,7 +121,8 @@ BIMODAL = {
 }
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.optimized
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_flow_opens_both_doors(seed):
     """0.94 is the best; every Gaussian stays below 0.56."""
     learner, state = learn(
