@@ -5,11 +5,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STEPS ?= 200000
 SEED ?= 1
+RUN_DIR ?= runs/quickstart
 
 .PHONY: train test test-slow lint types clean
 
 train: $(VENV)/.installed
-	$(BIN)/penstock train rfo --world soft/jumper-mini --seed $(SEED) --steps $(STEPS) --run-dir runs/quickstart
+	$(BIN)/penstock train rfo --world soft/jumper-mini --seed $(SEED) --steps $(STEPS) --run-dir $(RUN_DIR)
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 -m "not slow"

@@ -24,7 +24,12 @@ TRIALS: dict[str, dict[str, list[str]]] = {
         "lr-4e-3": ["actor_learning_rate=4e-3"],
         "clip-1-lr-4e-3": ["gradient_clip=1.0", "actor_learning_rate=4e-3"],
         "midpoint": ["stepper='midpoint'", "flow_steps=2"],
-        "midpoint-past-0.05-clip-1": ["stepper='midpoint'", "flow_steps=2", "past_coefficient=0.05", "gradient_clip=1.0"],
+        "midpoint-past-0.05-clip-1": [
+            "stepper='midpoint'",
+            "flow_steps=2",
+            "past_coefficient=0.05",
+            "gradient_clip=1.0",
+        ],
         "uniform-0.02": ["uniform_coefficient=0.02"],
     },
     "SHAC": {

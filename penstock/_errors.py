@@ -1,6 +1,7 @@
 """Errors are sentences for humans: the field, the value, the rule, the next action."""
 
 import difflib
+import math
 from collections.abc import Iterable
 
 
@@ -29,3 +30,16 @@ def require(condition: bool, field: str, value: object, rule: str) -> None:
     """Raises `ConfigurationError` naming field, value and rule unless ``condition`` holds."""
     if not condition:
         raise ConfigurationError(f"{field} = {value!r}: {rule}")
+
+
+def require_positive(owner: object, *fields: str, zero: bool = False) -> None:
+    """Raises `ConfigurationError` unless these fields of ``owner`` are finite numbers above 0 (or 0, if ``zero``)."""
+    for field in fields:
+        value = getattr(owner, field)
+        fits = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        require(
+            fits and (value > 0 or (zero and value == 0)),
+            field,
+            value,
+            f"must be a finite number, {'0 or greater' if zero else 'greater than 0'}",
+        )

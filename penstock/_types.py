@@ -14,6 +14,9 @@ Actions = Float[Array, "N d"]
 PerEnv = Float[Array, "N"]
 """One number per environment."""
 
+GradientProbe = Float[Array, "2 N"]
+"""Zeros whose gradient tells, per environment, what a gradient firewall did: cut at all, and lost (not finite)."""
+
 PerEnvFlag = Bool[Array, "N"]
 """One flag per environment."""
 

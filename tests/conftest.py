@@ -11,7 +11,7 @@ set_up_jax()
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
-QUICKLY_COMPILED = {"policies", "networks", "critics", "algorithms", "learning"}
+QUICKLY_COMPILED = {"policies", "networks", "critics", "algorithms", "learning", "worlds", "training", "docs"}
 """Rooms whose programs run for milliseconds: there, the compiler's costly passes take most of the time. A test that
 computes for seconds is marked ``optimized``."""
 

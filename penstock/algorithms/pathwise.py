@@ -225,16 +225,18 @@ class PathwiseLearner(abc.ABC, Generic[ConfigT]):
             )
             return -returns.mean() / config.window, (window, world_state, returns)
 
-        probe = jnp.zeros((self.world.num_envs,))
-        (gradient, cuts), (window, world_state, returns) = jax.grad(loss, argnums=(0, 1), has_aux=True)(
+        probe = jnp.zeros((config.window, 2, self.world.num_envs))
+        (gradient, events), (window, world_state, returns) = jax.grad(loss, argnums=(0, 1), has_aux=True)(
             state.actor, probe
         )
-        window = jax.lax.stop_gradient(window)
+        window = dataclasses.replace(jax.lax.stop_gradient(window), gradient_events=events)
+        cut, lost = events.sum(axis=(0, 2))
         metrics = {
             "train/window_return": returns.mean(),
             "train/reward": window.reward.mean(),
             "world/diverged": window.diverged.sum().astype(jnp.float32),
-            "world/gradients_cut": cuts.sum(),
+            "world/gradients_cut": cut,
+            "world/gradients_lost": lost,
             "policy/saturation": window.saturation.mean(),
             **{f"train/{name}": value.mean() for name, value in window.diagnostics.items()},
         }
@@ -243,12 +245,12 @@ class PathwiseLearner(abc.ABC, Generic[ConfigT]):
     def step(self, state: PathwiseState) -> tuple[PathwiseState, dict[str, Scalar]]:
         """One iteration: N * H environment steps, one actor step, one critic fit."""
         gradient, window, world_state, metrics = self.return_gradient(state)
-        metrics["actor/return_gradient_norm"] = optax.global_norm(gradient)
+        metrics["actor/return_gradient_norm"] = optax.tree.norm(gradient)
         if self.config.return_gradient_clip is not None:
             scale = jnp.minimum(1.0, self.config.return_gradient_clip / metrics["actor/return_gradient_norm"])
             gradient = jax.tree.map(lambda leaf: leaf * scale, gradient)
         for name, part in self.regularizer_gradients(state, window, metrics).items():
-            metrics[f"actor/{name}_gradient_norm"] = optax.global_norm(part)
+            metrics[f"actor/{name}_gradient_norm"] = optax.tree.norm(part)
             gradient = jax.tree.map(jnp.add, gradient, part)
         actor, actor_optimizer, health = guarded_step(
             self.actor_optimizer, gradient, state.actor_optimizer, state.actor

@@ -7,6 +7,7 @@ from penstock._errors import require
 from penstock.networks import Trunk
 from penstock.policies import PolicySettings
 from penstock.policies.build import PolicyName, StepperName
+from penstock.policies.gaussian import LOG_STD_BOUNDS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +88,20 @@ class PathwiseConfig:
             require(0.0 <= getattr(self, field) < math.inf, field, getattr(self, field), "must be 0 or greater")
         for field in ("actor_learning_rate", "critic_learning_rate", "initialization_gain", "initial_log_std"):
             require(math.isfinite(getattr(self, field)), field, getattr(self, field), "must be finite")
+        for field in ("actor_learning_rate", "critic_learning_rate"):
+            require(
+                self.final_learning_rate <= getattr(self, field),
+                "final_learning_rate",
+                self.final_learning_rate,
+                f"must not exceed {field} = {getattr(self, field)}: rates decay",
+            )
+        low, high = LOG_STD_BOUNDS
+        require(
+            low <= self.initial_log_std <= high,
+            "initial_log_std",
+            self.initial_log_std,
+            f"must lie in [{low:g}, {high:g}]",
+        )
         for beta in self.adam_betas:
             require(0.0 <= beta < 1.0, "adam_betas", self.adam_betas, "must lie in [0, 1)")
         for field in ("actor_hidden", "critic_hidden"):

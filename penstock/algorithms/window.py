@@ -40,6 +40,7 @@ class Window(eqx.Module):
         diverged: ``(H, N)``.
         saturation: ``(H, N)`` fraction of action entries with ``|a| > 0.99``.
         diagnostics: named ``(H, N)`` numbers of the world.
+        gradient_events: ``(H, 2, N)`` gradients cut and lost at each step; zeros until the window is differentiated.
     """
 
     observation: Observation
@@ -55,6 +56,7 @@ class Window(eqx.Module):
     diverged: Bool[Array, "*H N"]
     saturation: Float[Array, "*H N"]
     diagnostics: dict[str, Float[Array, "*H N"]]
+    gradient_events: Float[Array, "*H 2 N"]
 
 
 def rollout_window(
@@ -67,7 +69,7 @@ def rollout_window(
     value: ValueFunction | None = None,
     bonus: Bonus | None = None,
     key_bonus: Key | None = None,
-    probe: PerEnv | None = None,
+    probe: Float[Array, "H 2 N"] | None = None,
 ) -> tuple[Window, Any]:
     """Acts for ``steps`` steps from ``world_state``; differentiable in the agent.
 
@@ -84,7 +86,7 @@ def rollout_window(
         value: state value for the bootstrap, differentiable; None for no bootstrap (APG).
         bonus: added to the reward at decisions; None for none.
         key_bonus: key for ``bonus``.
-        probe: see `World.step`.
+        probe: one per step; see `World.step`. None where nobody counts.
 
     Returns:
         The window and the world's state after it, with gradient stopped.
@@ -94,13 +96,13 @@ def rollout_window(
 
     def body(carry, now):
         state, plan = carry
-        index, key, key_extra = now
+        index, key, key_extra, step_probe = now
         observation = state.observation
         plan, action, decision = next_action(plan, index, chunk, lambda: agent.sample(observation, key))
         extra, record = zeros, zeros
         if bonus is not None:
             extra, record = (jnp.where(decision, x, 0.0) for x in bonus(agent, observation, key_extra))
-        state, transition = world.step(state, action, probe)
+        state, transition = world.step(state, action, step_probe)
         next_value = zeros
         if value is not None:
             wanted = (transition.truncated | (index == steps - 1)) & ~transition.terminated
@@ -119,13 +121,15 @@ def rollout_window(
             diverged=transition.diverged,
             saturation=jax.lax.stop_gradient((jnp.abs(action) > 0.99).mean(axis=-1)),
             diagnostics=jax.lax.stop_gradient(transition.diagnostics),
+            gradient_events=jnp.zeros((2, world.num_envs)),
         )
         return (state, after_step(plan, transition.done)), recorded
 
     start = (jax.lax.stop_gradient(world_state), no_plan(world.num_envs, agent.actor.policy))
     keys = jax.random.split(key_policy, steps)
     keys_bonus = keys if key_bonus is None else jax.random.split(key_bonus, steps)
-    (world_state, _), window = jax.lax.scan(body, start, (jnp.arange(steps), keys, keys_bonus))
+    probe = jnp.zeros((steps, 2, world.num_envs)) if probe is None else probe
+    (world_state, _), window = jax.lax.scan(body, start, (jnp.arange(steps), keys, keys_bonus, probe))
     return window, jax.lax.stop_gradient(world_state)
 
 

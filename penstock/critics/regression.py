@@ -48,7 +48,7 @@ def fit_values(
         normalizer: frozen observation statistics.
         observation: M raw observations; M must be divisible by ``minibatches``.
         target: ``(M,)``, not differentiated.
-        weight: ``(M,)``, 0 for samples to leave out.
+        weight: ``(M,)``, 0 for samples to leave out; a minibatch of such samples alone changes nothing.
         passes: how often each sample is used.
         minibatches: number of parts.
 
@@ -61,8 +61,11 @@ def fit_values(
     def minibatch(carry, batch):
         critic, optimizer_state = carry
         loss, gradient = jax.value_and_grad(value_loss)(critic, normalizer, *batch)
-        critic, optimizer_state, health = guarded_step(optimizer, gradient, optimizer_state, critic)
-        return (critic, optimizer_state), (loss, health)
+        *carry, health = guarded_step(optimizer, gradient, optimizer_state, critic)
+        # Long chunks leave minibatches without a single decision; momentum and weight decay must not act on those.
+        has_data = batch[-1].sum() > 0
+        kept = jax.tree.map(lambda new, old: jnp.where(has_data, new, old), tuple(carry), (critic, optimizer_state))
+        return kept, (loss, health)
 
     def one_pass(carry, _):
         return jax.lax.scan(minibatch, carry, batches)

@@ -21,7 +21,7 @@ class Critic(eqx.Module):
 
     def __init__(self, key: Key, spec: ObservationSpec, trunk: Trunk, size: int):
         key_encoder, key_networks = jax.random.split(key)
-        self.encoder = make_encoder(key_encoder, spec, trunk.activation)
+        self.encoder = make_encoder(key_encoder, spec, trunk)
         features = self.encoder.size
         self.networks = eqx.filter_vmap(lambda k: MLP(k, features, 1, trunk))(jax.random.split(key_networks, size))
         self.size = size

@@ -36,8 +36,8 @@ class PointCloudEncoder(Encoder):
     """Permutation-invariant encoder of a point cloud, beside a layer for the vector part.
 
     Points go through a shared MLP 3-64-128-256, are averaged, and projected to 64; the vector goes through one layer
-    of 128; the two are concatenated to 192 features. Linear, LayerNorm, activation throughout. Gradients reach the
-    points, hence the simulator (SAPO, arXiv 2412.12089, after DP3).
+    of 128; the two are concatenated to 192 features. Layers are made as ``trunk`` says (widths apart). Gradients reach
+    the points, hence the simulator (SAPO, arXiv 2412.12089, after DP3).
     """
 
     point_layers: tuple[HiddenLayer, ...]
@@ -45,9 +45,8 @@ class PointCloudEncoder(Encoder):
     vector_layer: HiddenLayer
     size: int = eqx.field(static=True)
 
-    def __init__(self, key: Key, spec: ObservationSpec, activation: str = "silu"):
+    def __init__(self, key: Key, spec: ObservationSpec, trunk: Trunk):
         keys = jax.random.split(key, 5)
-        trunk = Trunk(activation=activation)
         widths = (3, 64, 128, 256)
         self.point_layers = tuple(HiddenLayer(keys[i], widths[i], widths[i + 1], trunk) for i in range(3))
         self.pooled_layer = HiddenLayer(keys[3], 256, 64, trunk)
@@ -64,8 +63,8 @@ class PointCloudEncoder(Encoder):
         return jnp.concatenate([pooled, self.vector_layer(observation.vector)])
 
 
-def make_encoder(key: Key, spec: ObservationSpec, activation: str = "silu") -> Encoder:
+def make_encoder(key: Key, spec: ObservationSpec, trunk: Trunk) -> Encoder:
     """The encoder that fits an observation: a `PointCloudEncoder` where there are points, else the vector itself."""
     if spec.points:
-        return PointCloudEncoder(key, spec, activation)
+        return PointCloudEncoder(key, spec, trunk)
     return VectorEncoder(spec.vector)

@@ -55,7 +55,7 @@ def guarded_step(
     optimizer: optax.GradientTransformation, gradient: Parameters, optimizer_state: PyTree, parameters: Parameters
 ) -> tuple[Parameters, PyTree, GradientHealth]:
     """One optimiser step, or none if the gradient is not finite."""
-    norm = optax.global_norm(gradient)
+    norm = optax.tree.norm(gradient)
     finite = jnp.isfinite(norm)
     updates, new_state = optimizer.update(gradient, optimizer_state, parameters)
     new_parameters = optax.apply_updates(parameters, updates)

@@ -65,5 +65,5 @@ def make_policy(key: Key, settings: PolicySettings, feature_size: int, action_si
 def make_actor(key: Key, settings: PolicySettings, spec: ObservationSpec, action_size: int) -> Actor:
     """Builds encoder and policy for a world."""
     key_encoder, key_policy = jax.random.split(key)
-    encoder = make_encoder(key_encoder, spec, settings.trunk.activation)
+    encoder = make_encoder(key_encoder, spec, settings.trunk)
     return Actor(encoder, make_policy(key_policy, settings, encoder.size, action_size))

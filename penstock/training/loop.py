@@ -139,7 +139,7 @@ class Result:
 
 def train(
     plan: RunPlan,
-    run_dir: Path,
+    run_dir: str | Path,
     *,
     observer: Observer | None = None,
     mirrors: Callable[[RunFolder], list[Mirror]] = lambda folder: [],
@@ -166,7 +166,7 @@ def train(
     observer = observer or Silent()
     world = plan.make_world()
     learner = plan.make_learner(world)  # refuses bad settings before anything is written
-    folder = RunFolder(run_dir)
+    folder = RunFolder(Path(run_dir))
     config = {**plan.to_config(), "world_constants": world.describe()}
     with RunLock(folder.lock_path), GracefulStop(observer.message) as stop:
         if folder.has_config:

@@ -7,11 +7,12 @@ from typing import Any
 
 import penstock
 from penstock._errors import CapabilityError, ConfigurationError, require, suggest
+from penstock._field_types import convert, convert_fields
 from penstock.algorithms.registry import algorithm_entry
-from penstock.training._field_types import convert, convert_fields, parameter_types
 from penstock.training.presets import preset
-from penstock.worlds import FunctionalWorld, World
-from penstock.worlds.checker import load_world
+from penstock.worlds import FunctionalWorld
+from penstock.worlds.checker import load_world, resolved_spec
+from penstock.worlds.registry import option_types
 
 SAFE_TO_CHANGE = frozenset(
     {"steps", "label", "log_every", "evaluate_every", "evaluation_episodes", "penstock", "world_constants"}
@@ -74,15 +75,16 @@ class RunPlan:
             raise
         if not isinstance(world, FunctionalWorld):
             raise CapabilityError(f"Training needs a functional world; '{self.world}' is a {type(world).__name__}.")
-        self._refuse_bad_option_types(_option_types(world))
+        self._refuse_bad_option_types(option_types(world.task))
         return world
 
     def _refuse_bad_options(self) -> None:
         """Says more precisely why a world did not take its options, where names or types are the reason."""
         try:
-            types = _option_types(load_world(self.world, 1))
+            world = load_world(self.world, 1)
         except ConfigurationError:
             return
+        types = option_types(world.task) if isinstance(world, FunctionalWorld) else {}
         for name in self.world_options:
             if types and name not in types:
                 raise ConfigurationError(f"world '{self.world}': unknown option '{name}'.{suggest(name, types)}")
@@ -144,7 +146,7 @@ def make_plan(algorithm: str, world: str, *, settings: Mapping[str, Any] | None 
     _refuse_unknown(fields, RunPlan, "run")
     return RunPlan(
         algorithm=algorithm,
-        world=world,
+        world=resolved_spec(world),
         settings=config_class(**convert_fields(merged, config_class)),
         **convert_fields({**run_fields, **fields}, RunPlan),
     )
@@ -166,13 +168,6 @@ def parse_world_options(texts: tuple[str, ...]) -> dict[str, Any]:
         except ValueError:
             options[name.replace("-", "_")] = value
     return options
-
-
-def _option_types(world: World) -> dict[str, Any]:
-    """Annotations of the options of a world: the parameters of its task."""
-    task = getattr(world, "task", None)
-    types = parameter_types(type(getattr(task, "single", task)))
-    return {name: hint for name, hint in types.items() if name != "return"}
 
 
 def _refuse_unknown(given: Mapping[str, Any], dataclass_type: type[Any], where: str) -> None:

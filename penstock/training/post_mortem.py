@@ -11,14 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from penstock._types import Actions, PerEnv
+from penstock._types import Actions, GradientProbe
 from penstock.training.program import Program
 from penstock.training.store import find_non_finite, save_crash_dump
 from penstock.worlds import FunctionalWorld
 from penstock.worlds.world import MAGNITUDE_LIMIT, Transition, WorldState
 
-FAULTS = ("actor/skipped", "critic/skipped", "world/diverged")
-"""Counters whose events are explained. Gradients cut at the firewall are part of the method, and are only counted."""
+FAULTS = ("actor/skipped", "critic/skipped", "temperature/skipped", "world/diverged", "world/gradients_lost")
+"""Counters whose events are explained. Large gradients that a firewall scales down belong to the method."""
 
 _EVIDENCE = "evidence: "
 
@@ -33,7 +33,9 @@ class Witness(FunctionalWorld):
     def __init__(self, world: FunctionalWorld):
         super().__init__(world.name, world.task, world.num_envs, world.gradient_limit)
 
-    def step(self, state: WorldState, action: Actions, probe: PerEnv | None = None) -> tuple[WorldState, Transition]:
+    def step(
+        self, state: WorldState, action: Actions, probe: GradientProbe | None = None
+    ) -> tuple[WorldState, Transition]:
         """See `World.step`."""
         body, outcome = self.task.advance(state.body, jnp.clip(action, -1.0, 1.0))
         suspects = [
@@ -117,12 +119,12 @@ def find_cause(learner: Any, state: PyTree, metrics: dict[str, float]) -> str:
     if times:
         t = min(times)
         name, values = next((name, values[t]) for name, values in evidence if (values[t] != 0).any())
-        environments = np.flatnonzero(values)
-        listed = ", ".join(map(str, environments[:16])) + (" ..." if len(environments) > 16 else "")
-        return (
-            f"{name.removeprefix(_EVIDENCE)[4:]} is {values[environments[0]]:g} at step {t} of the window in "
-            f"environment{'s' if len(environments) > 1 else ''} {listed}"
-        )
+        value = values[np.flatnonzero(values)[0]]
+        return f"{name.removeprefix(_EVIDENCE)[4:]} is {value:g} {_where(t, values)}"
+    lost = np.asarray(window.gradient_events)[:, 1]
+    if lost.any():
+        t = int(np.flatnonzero(lost.any(axis=1))[-1])  # the backward pass begins at the end
+        return f"the gradient with respect to state and action is not finite {_where(t, lost[t])}"
     parts = [f"gradient{leaf.sentence()}" for leaf in find_non_finite(gradient)[:1]]
     parts += [f"{name} is {value:g}" for name, value in metrics.items() if not np.isfinite(value)]
     return "; ".join(parts[:4]) or "every number of window, gradient and losses is finite when it is computed again"
@@ -134,6 +136,12 @@ def _watched_gradient(learner: Any) -> Callable[..., Any]:
     watched = copy.copy(learner)
     watched.world = Witness(learner.world)
     return jax.jit(watched.return_gradient)
+
+
+def _where(t: int, flags: np.ndarray) -> str:
+    environments = np.flatnonzero(flags)
+    listed = ", ".join(map(str, environments[:16])) + (" ..." if len(environments) > 16 else "")
+    return f"at step {t} of the window in environment{'s' if len(environments) > 1 else ''} {listed}"
 
 
 def _named(tree: PyTree) -> list[tuple[str, Array]]:

@@ -127,6 +127,12 @@ def load_world(spec: str, num_envs: int, **options: Any) -> World:
     )
 
 
+def resolved_spec(spec: str) -> str:
+    """The same world, named so that it is found from any working directory: the path of a file is made absolute."""
+    place, colon, attribute = spec.rpartition(":")
+    return f"{pathlib.Path(place).resolve()}:{attribute}" if colon and place.endswith(".py") else spec
+
+
 def _call(spec: str, factory: Any, num_envs: int, options: dict[str, Any]) -> Any:
     if inspect.isclass(factory) and not issubclass(factory, World | Task | SingleTask):
         raise ConfigurationError(f"'{spec}' is the class {factory.__name__}, which is no World, Task or SingleTask.")

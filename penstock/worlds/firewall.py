@@ -7,23 +7,24 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from penstock._types import Actions, PerEnv
+from penstock._types import Actions, GradientProbe
 from penstock.worlds.task import flag_shape
 
 
 def gradient_firewall(
-    body: PyTree, action: Actions, probe: PerEnv, env_axis: int, limit: float
+    body: PyTree, action: Actions, probe: GradientProbe, env_axis: int, limit: float
 ) -> tuple[PyTree, Actions]:
     """Passes ``body`` and ``action`` through unchanged; guards the gradient that comes back.
 
     Per environment: a gradient with a non-finite entry becomes zero, and one whose Euclidean norm (over the whole
     state and action) exceeds ``limit`` is scaled down to it. The gradient with respect to ``probe`` is 1 for each
-    environment that had to be cut, 0 elsewhere, so that summing it over a rollout counts the events.
+    environment that had to be cut (first row) and for each whose gradient was not finite (second row), 0 elsewhere,
+    so that summing it over a rollout counts the events.
 
     Args:
         body: state of N environments.
         action: ``(N, d)``.
-        probe: ``(N,)``, any values; not read.
+        probe: ``(2, N)``, any values; not read.
         env_axis: the axis of ``body``'s leaves that counts environments.
         limit: largest norm that passes untouched; infinity turns the scaling off, not the finiteness check.
     """
@@ -59,13 +60,13 @@ def _backward(env_axis, limit, _, cotangents):
     finite = jnp.isfinite(norm)
     # A norm that overflows to infinity from finite entries is treated as not finite: it cannot be scaled exactly.
     scale = jnp.where(finite, jnp.minimum(1.0, limit / jnp.maximum(norm, 1e-30)), 0.0)
-    cut = (scale < 1.0).astype(action.dtype)
+    events = jnp.stack([scale < 1.0, ~finite]).astype(action.dtype)
 
     def guard(leaf, axis):
         weight = flag_shape(scale, leaf, axis)
         return jnp.where(weight > 0, leaf * weight, 0.0).astype(leaf.dtype)
 
-    return tuple(guard(leaf, env_axis) for leaf in leaves), guard(action, 0), cut
+    return tuple(guard(leaf, env_axis) for leaf in leaves), guard(action, 0), events
 
 
 _firewall.defvjp(_forward, _backward)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from penstock._errors import ConfigurationError, require, suggest
+from penstock._field_types import convert, parameter_types
 from penstock.worlds.task import Task
 from penstock.worlds.world import FunctionalWorld
 
@@ -64,6 +65,23 @@ def make_world(name: str, num_envs: int, **options: Any) -> FunctionalWorld:
     require(num_envs >= 1, "num_envs", num_envs, "must be at least 1")
     try:
         task = entry.make_task(**options)
-    except TypeError as error:
+    except ConfigurationError:
+        raise
+    except (TypeError, ValueError) as error:
+        _refuse_wrong_types(entry.make_task(), options)
         raise ConfigurationError(f"world '{name}' does not take the options {sorted(options)}: {error}") from error
+    _refuse_wrong_types(task, options)
     return FunctionalWorld(name, task, num_envs)
+
+
+def _refuse_wrong_types(task: Task, options: dict[str, Any]) -> None:
+    types = option_types(task)
+    for option, value in options.items():
+        convert(value, types.get(option, Any), option)
+
+
+def option_types(task: Task) -> dict[str, Any]:
+    """Annotations of the options of a task: the parameters of its class, or of the class it wraps."""
+    return {
+        name: hint for name, hint in parameter_types(type(getattr(task, "single", task))).items() if name != "return"
+    }

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree
 
-from penstock._types import Actions, Key, PerEnv, PerEnvCount, PerEnvFlag
+from penstock._types import Actions, GradientProbe, Key, PerEnv, PerEnvCount, PerEnvFlag
 from penstock.worlds.firewall import gradient_firewall
 from penstock.worlds.observation import Observation, ObservationSpec
 from penstock.worlds.task import Task, flag_shape
@@ -97,14 +97,14 @@ class World(eqx.Module):
         """
 
     @abc.abstractmethod
-    def step(self, state: Any, action: Actions, probe: PerEnv | None = None) -> tuple[Any, Transition]:
+    def step(self, state: Any, action: Actions, probe: GradientProbe | None = None) -> tuple[Any, Transition]:
         """Moves every environment one control step on and resets those whose episode ended.
 
         Args:
             state: as returned by `reset` or `step`.
             action: ``(N, d)``; clipped to [-1, 1].
-            probe: ``(N,)`` zeros whose gradient, after differentiating through this step, counts the backward
-                passes that had to be cut (see `gradient_firewall`). None where nobody counts.
+            probe: ``(2, N)`` zeros whose gradient, after differentiating through this step, counts the backward
+                passes that had to be cut and those that were lost (see `gradient_firewall`). None where nobody counts.
         """
 
 
@@ -179,11 +179,13 @@ class FunctionalWorld(World):
             age = jnp.zeros((self.num_envs,), jnp.int32)
         return WorldState(body, age, self.task.observe(body), key_next)
 
-    def step(self, state: WorldState, action: Actions, probe: PerEnv | None = None) -> tuple[WorldState, Transition]:
+    def step(
+        self, state: WorldState, action: Actions, probe: GradientProbe | None = None
+    ) -> tuple[WorldState, Transition]:
         """See `World.step`."""
         axis = self.task.env_axis
         if probe is None:
-            probe = jnp.zeros((self.num_envs,), action.dtype)
+            probe = jnp.zeros((2, self.num_envs), action.dtype)
         before, action = gradient_firewall(state.body, action, probe, axis, self.gradient_limit)
         body, outcome = self.task.advance(before, jnp.clip(action, -1.0, 1.0))
         seen = self.task.observe(body)

@@ -123,3 +123,15 @@ def test_a_poisoned_minibatch_is_skipped_and_counted(poison):
     assert float(metrics["critic/skipped"]) == 3.0
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(fitted))
     assert any(np.abs(a - b).max() > 0 for a, b in zip(*map(jax.tree.leaves, (ensemble, fitted)), strict=True))
+
+
+def test_a_minibatch_without_data_changes_nothing():
+    """Momentum and weight decay would move the parameters even where the gradient is zero."""
+    ensemble, (observation, target) = critic(), data()
+    optimizer = make_optimizer(1e-2, 1e-2, 8, clip=1.0, betas=(0.7, 0.95), weight_decay=0.1)
+    weight = jnp.zeros(M).at[: M // 2].set(1.0)
+    halves, _, _ = fit(ensemble, observation, target, weight, passes=2, minibatches=2, optimizer=optimizer)
+    first = Observation(observation.vector[: M // 2])
+    alone, _, _ = fit(ensemble, first, target[: M // 2], jnp.ones(M // 2), passes=2, optimizer=optimizer)
+    for ours, theirs in zip(jax.tree.leaves(halves), jax.tree.leaves(alone), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-7)

@@ -3,15 +3,50 @@
 import re
 from pathlib import Path
 
-import pytest
+import meshio
 
-DOCS = Path(__file__).parent.parent.parent / "docs"
+from penstock.physics import voxel_mesh
+from penstock.training.loop import train
+from penstock.training.plan import make_plan
+
+ROOT = Path(__file__).parent.parent.parent
 
 
-@pytest.mark.parametrize("page", ["add_a_policy.md"])
-def test_code_blocks_run(page, capsys):
-    blocks = re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
+def run_blocks(page, names=None):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
     assert blocks
     for block in blocks:
-        exec(compile(block, page, "exec"), {})
+        exec(compile(block, page, "exec"), {} if names is None else names)
+
+
+def test_policy_page(capsys):
+    run_blocks("docs/add_a_policy.md")
+    assert capsys.readouterr().out.strip()
+
+
+def test_soft_worlds_page(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    mesh = voxel_mesh([(0, 0, 0), (1, 0, 0)], 200.0)  # millimetres
+    meshio.Mesh(mesh.vertices, [("tetra", mesh.tets)]).write("body.msh", file_format="gmsh22", binary=False)
+    names = {}
+    run_blocks("docs/soft_worlds.md", names)
+    assert capsys.readouterr().out.strip()
+    assert names["world"].num_envs == 4 and names["world"].action_size == len(mesh.tets) // 2
+
+
+def test_readme(capsys, tmp_path, monkeypatch):
+    """Reads the run that `make train` writes, here a tiny one."""
+    monkeypatch.chdir(tmp_path)
+    settings = {"window": 1, "critic_passes": 1, "actor_hidden": (4,), "critic_hidden": (4,)}
+    plan = make_plan(
+        "rfo",
+        "soft/jumper-mini",
+        settings=settings,
+        steps=2,
+        num_envs=2,
+        evaluation_episodes=1,
+        world_options={"episode_length": 2},
+    )
+    train(plan, "runs/quickstart")
+    run_blocks("README.md")
     assert capsys.readouterr().out.strip()

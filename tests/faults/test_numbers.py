@@ -141,9 +141,20 @@ def test_a_bad_number_is_caught_named_and_replayed(run_with, fault, what):
     assert manifest.extra["cause"] in told[0] and manifest.extra["counts"] == {"world/diverged": 1}
 
 
-def test_a_bad_gradient_is_cut_and_counted(run_with):
-    result, _, run_dir = run_with(GRADIENT)
+def test_a_bad_gradient_is_cut_counted_named_and_replayed(run_with):
+    result, messages, run_dir = run_with(GRADIENT)
+    told = [message for message in messages if "world/gradients_lost" in message]
+    assert len(told) == 1
+    cause = (
+        f"the gradient with respect to state and action is not finite at step {STEP} of the window in environment {ENV}"
+    )
+    assert f"Seed 0, iteration {UPDATE}: {cause}." in told[0]
+    learner = result.program.learner
+    dump = list_checkpoints(run_dir / "crash")[0][1]
+    state, _ = load_checkpoint(dump, jax.eval_shape(learner.init, jax.random.key(0)))
+    assert find_cause(learner, state, {}) == cause
     cut = column(run_dir, "world/gradients_cut")
+    assert cut == column(run_dir, "world/gradients_lost")
     assert cut[UPDATE] >= 1 and sum(cut) == cut[UPDATE]
     assert result.finished and not non_finite_leaves(result.state)
     assert all(column(run_dir, "actor/skipped")[i] == 0 for i in range(6)), "the others' gradients were still used"

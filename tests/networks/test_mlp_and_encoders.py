@@ -49,13 +49,13 @@ def test_unknown_activation_is_refused():
 
 
 def test_vector_encoder_is_chosen_without_points():
-    encoder = make_encoder(jax.random.key(0), ObservationSpec(3))
+    encoder = make_encoder(jax.random.key(0), ObservationSpec(3), Trunk())
     assert isinstance(encoder, VectorEncoder) and encoder.size == 3
     np.testing.assert_array_equal(encoder(Observation(jnp.arange(3.0))), [0.0, 1.0, 2.0])
 
 
 def test_point_cloud_encoder_ignores_the_order_and_passes_gradients_to_points():
-    encoder = make_encoder(jax.random.key(0), ObservationSpec(2, points=6))
+    encoder = make_encoder(jax.random.key(0), ObservationSpec(2, points=6), Trunk())
     assert isinstance(encoder, PointCloudEncoder) and encoder.size == 192
     points = jax.random.normal(jax.random.key(1), (6, 3))
     vector = jnp.array([0.3, -0.4])

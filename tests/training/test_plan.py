@@ -13,9 +13,9 @@ import textwrap
 import pytest
 
 from penstock._errors import ConfigurationError
+from penstock._field_types import convert
 from penstock.algorithms.registry import ALGORITHMS
 from penstock.cli.train import TrainOptions
-from penstock.training._field_types import convert
 from penstock.training.plan import RunPlan, from_config, make_plan, parse_world_options
 from penstock.training.presets import PRESETS, preset
 from penstock.training.run_folder import RunFolder
@@ -188,8 +188,8 @@ def numeric_settings():
 @pytest.mark.parametrize(("algorithm", "field"), list(numeric_settings()))
 def test_nan_and_nonsense_are_refused_in_every_number(algorithm, field):
     fails(lambda: make_plan(algorithm, WORLD, settings={field: math.nan}), field, "nan")
-    if field == "initial_log_std":  # any finite number is meaningful
-        fails(lambda: make_plan(algorithm, WORLD, settings={field: -math.inf}), field)
+    if field == "initial_log_std":
+        fails(lambda: make_plan(algorithm, WORLD, settings={field: 2.5}), field, "[-5, 2]")
     else:
         fails(lambda: make_plan(algorithm, WORLD, settings={field: -1}), field, "-1")
 
@@ -203,6 +203,19 @@ def test_seed_and_steps_have_limits():
     fails(lambda: make_plan("rfo", WORLD, seed=-1), "seed = -1")
     fails(lambda: make_plan("rfo", WORLD, steps=2**31), "steps")
     fails(lambda: make_plan("rfo", WORLD, seed=2**31 - 1, seeds=2), "seed")
+
+
+def test_rates_do_not_grow():
+    fails(lambda: make_plan("rfo", WORLD, settings={"final_learning_rate": 0.1}), "actor_learning_rate = 0.002")
+
+
+def test_a_world_in_a_file_is_found_from_any_directory(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text("from penstock.worlds.classic import Pendulum\n")
+    monkeypatch.chdir(tmp_path)
+    plan = make_plan("rfo", "mine.py:Pendulum")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert from_config(plan.to_config()).make_world().episode_length == 200
 
 
 def test_contradictory_sizes_name_both_numbers():

@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -23,6 +24,12 @@ class State(eqx.Module):
     world: object
 
 
+class Played(NamedTuple):
+    diagnostics: dict[str, jax.Array]
+    diverged: jax.Array
+    gradient_events: jax.Array
+
+
 class Learner:
     """Acts with its weight; the gradient is what a test wants it to be."""
 
@@ -39,7 +46,8 @@ class Learner:
         def body(world, _):
             return self.world.step(world, jnp.full((3, 1), state.weight))
 
-        world, window = jax.lax.scan(body, state.world, None, length=4)
+        world, steps = jax.lax.scan(body, state.world, None, length=4)
+        window = Played(steps.diagnostics, steps.diverged, jnp.zeros((4, 2, 3)))
         return {"weight": jnp.asarray(self.gradient)}, window, world, {}
 
     def step(self, state):

@@ -46,6 +46,29 @@ def test_a_wrong_option_is_refused_in_a_sentence():
         make_world("classic/pendulum", 2, gravitation=3.0)
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "sentence"),
+    [
+        ("classic/pendulum", {"episode_length": 10.5}, "episode_length = 10.5: must be a whole number"),
+        ("classic/pendulum", {"mass": -1.0}, "mass = -1.0: must be a finite number, greater than 0"),
+        ("classic/cartpole-swingup", {"rail": "wide"}, "rail = 'wide'"),
+        (
+            "classic/double-integrator",
+            {"action_cost": -0.1},
+            "action_cost = -0.1: must be a finite number, 0 or greater",
+        ),
+        ("classic/two-gap-wall", {"gap_width": 0.0}, "gap_width = 0.0"),
+        ("classic/deceptive-basins", {"high_width": math.nan}, "high_width = nan"),
+        ("soft/jumper-mini", {"friction": "a"}, "friction = 'a'"),
+        ("soft/jumper-mini", {"episode_length": 10.5}, "episode_length = 10.5"),
+    ],
+)
+def test_wrong_types_and_impossible_constants_are_refused(name, options, sentence):
+    with pytest.raises(ConfigurationError) as caught:
+        make_world(name, 2, **options)
+    assert sentence in str(caught.value)
+
+
 # --- pendulum ---------------------------------------------------------------------------------------------------
 
 

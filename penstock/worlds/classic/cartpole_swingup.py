@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from penstock._errors import require
+from penstock._errors import require, require_positive
 from penstock._types import Key
 from penstock.worlds.observation import Observation, ObservationSpec
 from penstock.worlds.scene import Ball, Scene, Segment
@@ -61,6 +61,8 @@ class CartpoleSwingup(SingleTask):
     def __check_init__(self):
         require(self.episode_length >= 1, "episode_length", self.episode_length, "must be at least 1 step")
         require(self.substeps >= 1, "substeps", self.substeps, "must be at least 1")
+        require_positive(self, "control_timestep", "cart_mass", "pole_mass", "half_length", "force_limit", "rail")
+        require_positive(self, "gravity", "rail_stiffness", "rail_damping", zero=True)
 
     def initial(self, key: Key) -> CartpoleState:
         """See `SingleTask.initial`."""

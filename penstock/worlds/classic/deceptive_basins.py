@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from penstock._errors import require
+from penstock._errors import require, require_positive
 from penstock._types import Key
 from penstock.worlds.observation import Observation, ObservationSpec
 from penstock.worlds.scene import Ball, Scene
@@ -47,6 +47,7 @@ class DeceptiveBasins(SingleTask):
 
     def __check_init__(self):
         require(self.episode_length >= 1, "episode_length", self.episode_length, "must be at least 1 step")
+        require_positive(self, "control_timestep", "speed", "low_width", "high_width")
 
     def initial(self, key: Key) -> Float[Array, "2"]:
         """See `SingleTask.initial`."""

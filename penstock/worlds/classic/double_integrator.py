@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from penstock._errors import require
+from penstock._errors import require, require_positive
 from penstock._types import Key
 from penstock.worlds.observation import Observation, ObservationSpec
 from penstock.worlds.scene import Ball, Scene, Segment
@@ -53,6 +53,8 @@ class DoubleIntegrator(SingleTask):
     def __check_init__(self):
         require(self.axes >= 1, "axes", self.axes, "must be at least 1")
         require(self.episode_length >= 1, "episode_length", self.episode_length, "must be at least 1 step")
+        require_positive(self, "control_timestep", "force")
+        require_positive(self, "position_cost", "velocity_cost", "action_cost", zero=True)
 
     def matrices(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Returns (A, B, Q, R) in float64, with s_{t+1} = A s + B a and r = -(s_{t+1}' Q s_{t+1} + a' R a)."""

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from penstock._errors import require
+from penstock._errors import require, require_positive
 from penstock._types import Key
 from penstock.worlds.observation import Observation, ObservationSpec
 from penstock.worlds.scene import Ball, Scene, Segment
@@ -54,7 +54,8 @@ class Pendulum(SingleTask):
 
     def __check_init__(self):
         require(self.episode_length >= 1, "episode_length", self.episode_length, "must be at least 1 step")
-        require(self.control_timestep > 0, "control_timestep", self.control_timestep, "must be positive, in seconds")
+        require_positive(self, "control_timestep", "mass", "length", "torque_limit", "speed_limit")
+        require_positive(self, "gravity", zero=True)
 
     def initial(self, key: Key) -> PendulumState:
         """See `SingleTask.initial`."""

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from penstock._errors import require
+from penstock._errors import require, require_positive
 from penstock._types import Key
 from penstock.worlds.observation import Observation, ObservationSpec
 from penstock.worlds.scene import Ball, Scene, Segment
@@ -96,6 +96,9 @@ class TwoGapWall(SingleTask):
     def __check_init__(self):
         require(self.episode_length >= 1, "episode_length", self.episode_length, "must be at least 1 step")
         require(self.substeps >= 1, "substeps", self.substeps, "must be at least 1")
+        require_positive(self, "control_timestep", "speed", "reach", "gap", "wall_height", "goal")
+        require_positive(self, "gap_width", "skirt_width", "toll_width", "wall_width")
+        require_positive(self, "forward_force", "lateral_force", "idle", "skirt", zero=True)
 
     def initial(self, key: Key) -> TwoGapState:
         """See `SingleTask.initial`."""
