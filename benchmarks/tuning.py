@@ -31,6 +31,12 @@ TRIALS: dict[str, dict[str, list[str]]] = {
             "gradient_clip=1.0",
         ],
         "uniform-0.02": ["uniform_coefficient=0.02"],
+        "lr-6e-3": ["actor_learning_rate=6e-3"],
+        "lr-4e-3-past-0.1": ["actor_learning_rate=4e-3", "past_coefficient=0.1"],
+        "lr-4e-3-midpoint": ["actor_learning_rate=4e-3", "stepper='midpoint'", "flow_steps=2"],
+        "lr-4e-3-uniform-0.1": ["actor_learning_rate=4e-3", "uniform_coefficient=0.1"],
+        "lr-4e-3-elu": ["actor_learning_rate=4e-3", "activation='elu'", "initialization_gain=1.4142135"],
+        "lr-4e-3-no-decay": ["actor_learning_rate=4e-3", "weight_decay=0.0"],
     },
     "SHAC": {
         "preset": [],
@@ -41,6 +47,12 @@ TRIALS: dict[str, dict[str, list[str]]] = {
         "clip-2-lr-4e-3": ["gradient_clip=2.0", "actor_learning_rate=4e-3"],
         "state-std": ["state_dependent_std=True"],
         "silu-gain-1": ["activation='silu'", "initialization_gain=1.0"],
+        "lr-6e-3": ["actor_learning_rate=6e-3"],
+        "lr-4e-3-silu": ["actor_learning_rate=4e-3", "activation='silu'", "initialization_gain=1.0"],
+        "lr-4e-3-clip-0.5": ["actor_learning_rate=4e-3", "gradient_clip=0.5"],
+        "lr-4e-3-mixing-0.5": ["actor_learning_rate=4e-3", "target_mixing=0.5"],
+        "lr-4e-3-std-1.6": ["actor_learning_rate=4e-3", "initial_log_std=0.5"],
+        "lr-4e-3-std-0.6": ["actor_learning_rate=4e-3", "initial_log_std=-0.5"],
     },
     "SHAC2": {
         "preset": [],
@@ -51,6 +63,12 @@ TRIALS: dict[str, dict[str, list[str]]] = {
         "no-decay": ["weight_decay=0.0"],
         "elu-gain-1.4": ["activation='elu'", "initialization_gain=1.4142135"],
         "elu-gain-1.4-clip-1": ["activation='elu'", "initialization_gain=1.4142135", "gradient_clip=1.0"],
+        "lr-6e-3": ["actor_learning_rate=6e-3"],
+        "lr-4e-3-std-1.6": ["actor_learning_rate=4e-3", "initial_log_std=0.5"],
+        "lr-4e-3-std-0.6": ["actor_learning_rate=4e-3", "initial_log_std=-0.5"],
+        "lr-4e-3-global-std": ["actor_learning_rate=4e-3", "state_dependent_std=False"],
+        "lr-4e-3-elu": ["actor_learning_rate=4e-3", "activation='elu'", "initialization_gain=1.4142135"],
+        "lr-4e-3-no-decay": ["actor_learning_rate=4e-3", "weight_decay=0.0"],
     },
     "SAPO": {
         "preset": [],
@@ -61,6 +79,18 @@ TRIALS: dict[str, dict[str, list[str]]] = {
         "temperature-0.2": ["initial_temperature=0.2"],
         "temperature-0.05": ["initial_temperature=0.05"],
         "temperature-0.2-clip-1": ["initial_temperature=0.2", "gradient_clip=1.0"],
+        "temperature-0.2-lr-4e-3": ["initial_temperature=0.2", "actor_learning_rate=4e-3"],
+        "temperature-0.05-lr-4e-3": ["initial_temperature=0.05", "actor_learning_rate=4e-3"],
+        "temperature-0.2-clip-1-lr-4e-3": [
+            *("initial_temperature=0.2", "gradient_clip=1.0"),
+            "actor_learning_rate=4e-3",
+        ],
+        "temperature-0.05-clip-1": ["initial_temperature=0.05", "gradient_clip=1.0"],
+        "temperature-0.2-lr-6e-3": ["initial_temperature=0.2", "actor_learning_rate=6e-3"],
+        "temperature-0.2-elu": [
+            "initial_temperature=0.2",
+            *("activation='elu'", "initialization_gain=1.4142135"),
+        ],
     },
 }
 

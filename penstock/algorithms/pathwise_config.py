@@ -8,6 +8,7 @@ from penstock.networks import Trunk
 from penstock.policies import PolicySettings
 from penstock.policies.build import PolicyName, StepperName
 from penstock.policies.gaussian import LOG_STD_BOUNDS
+from penstock.policies.velocity_fields import VelocityName
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +67,8 @@ class PathwiseConfig:
     """Flow: K, integration steps from noise to action. RFO: 4."""
     stepper: StepperName = "euler"
     """Flow: integration scheme. RFO: euler. Midpoint with half the steps costs the same and is less biased."""
+    velocity: VelocityName = "mlp"
+    """Flow: velocity field: mlp, gated (Flow-G) or decoded (Flow-T, whose width is the first of ``actor_hidden``)."""
     chunk_length: int = 1
     """C, actions planned per policy call and run open loop. Must divide ``window``."""
 
@@ -129,4 +132,5 @@ class PathwiseConfig:
             self.state_dependent_std,
             self.initial_log_std,
             self.chunk_length,
+            self.velocity,
         )

@@ -11,13 +11,15 @@ from penstock.reports.live import Progress
 from penstock.training.loop import Result, train
 from penstock.training.metrics_log import TensorBoardMirror
 from penstock.training.plan import RunPlan, parse_world_options
+from penstock.worlds.checker import resolved_spec
 
 
 def plan_from_options(options: Any) -> RunPlan:
     """The plan that a parsed command line describes."""
-    shared = ("algorithm", "world", "settings", "seed", "seeds", "steps", "num_envs", "log_every", "evaluate_every")
+    shared = ("algorithm", "settings", "seed", "seeds", "steps", "num_envs", "log_every", "evaluate_every")
     fields = {name: getattr(options, name) for name in (*shared, "evaluation_episodes", "label")}
-    return RunPlan(world_options=parse_world_options(options.world_option), **fields)
+    world_options = parse_world_options(options.world_option)
+    return RunPlan(world=resolved_spec(options.world), world_options=world_options, **fields)
 
 
 def train_run(

@@ -1,4 +1,4 @@
-"""Multi-layer perceptrons in the form that pathwise methods use: Linear, LayerNorm, activation."""
+"""Multi-layer perceptrons: Linear, LayerNorm, activation."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,7 +11,15 @@ from jaxtyping import Array, Float
 from penstock._errors import ConfigurationError, suggest
 from penstock._types import Key
 
-ACTIVATIONS = {"silu": jax.nn.silu, "elu": jax.nn.elu, "relu": jax.nn.relu, "tanh": jnp.tanh}
+ACTIVATIONS = {
+    "silu": jax.nn.silu,
+    "elu": jax.nn.elu,
+    "relu": jax.nn.relu,
+    "gelu": jax.nn.gelu,
+    "mish": jax.nn.mish,
+    "tanh": jnp.tanh,
+    "identity": lambda x: x,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,21 +28,24 @@ class Trunk:
 
     Attributes:
         hidden: width of each hidden layer.
-        activation: ``silu`` (SAPO, RFO), ``elu`` (SHAC, APG), ``relu`` or ``tanh``.
+        activation: ``silu`` (SAPO, RFO), ``elu`` (SHAC, APG), ``relu`` (SAC, TD3), ``gelu``, ``mish`` (FlowRL),
+            ``tanh`` or ``identity``.
         layer_norm: LayerNorm after every hidden linear layer, before its activation.
         gain: gain of the orthogonal initialisation of the hidden layers. Biases start at zero.
+        initializer: weights of hidden and output layers: ``orthogonal``, or ``xavier`` (uniform; the gain is not used).
     """
 
     hidden: tuple[int, ...] = (64, 64)
     activation: str = "silu"
     layer_norm: bool = True
     gain: float = 1.0
+    initializer: str = "orthogonal"
 
     def __post_init__(self):
-        if self.activation not in ACTIVATIONS:
-            raise ConfigurationError(
-                f"activation = {self.activation!r}: unknown.{suggest(self.activation, ACTIVATIONS)}"
-            )
+        for field, known in (("activation", ACTIVATIONS), ("initializer", ("orthogonal", "xavier"))):
+            value = getattr(self, field)
+            if value not in known:
+                raise ConfigurationError(f"{field} = {value!r}: unknown.{suggest(value, known)}")
 
 
 def orthogonal_matrix(key: Key, rows: int, columns: int) -> Float[Array, "{rows} {columns}"]:
@@ -68,6 +79,16 @@ def orthogonal_linear(key: Key, inputs: int, outputs: int, gain: float) -> eqx.n
     return eqx.tree_at(lambda x: (x.weight, x.bias), layer, (weight, jnp.zeros_like(layer.bias)))
 
 
+def make_linear(key: Key, inputs: int, outputs: int, trunk: Trunk, gain: float) -> eqx.nn.Linear:
+    """A linear layer with zero bias and weights as ``trunk.initializer`` says."""
+    if trunk.initializer == "orthogonal":
+        return orthogonal_linear(key, inputs, outputs, gain)
+    layer = eqx.nn.Linear(inputs, outputs, key=key)
+    assert layer.bias is not None
+    weight = jax.nn.initializers.glorot_uniform()(key, (outputs, inputs))
+    return eqx.tree_at(lambda x: (x.weight, x.bias), layer, (weight, jnp.zeros_like(layer.bias)))
+
+
 class HiddenLayer(eqx.Module):
     """Linear, optional LayerNorm, activation. The linear part may be split over several inputs (see `before`)."""
 
@@ -76,7 +97,7 @@ class HiddenLayer(eqx.Module):
     activation: str = eqx.field(static=True)
 
     def __init__(self, key: Key, inputs: int, outputs: int, trunk: Trunk):
-        self.linear = orthogonal_linear(key, inputs, outputs, trunk.gain)
+        self.linear = make_linear(key, inputs, outputs, trunk, trunk.gain)
         self.norm = eqx.nn.LayerNorm(outputs, eps=1e-5) if trunk.layer_norm else None
         self.activation = trunk.activation
 
@@ -101,7 +122,7 @@ class MLP(eqx.Module):
         widths: Sequence[int] = (inputs, *trunk.hidden)
         keys = jax.random.split(key, len(trunk.hidden) + 1)
         self.layers = tuple(HiddenLayer(keys[i], widths[i], widths[i + 1], trunk) for i in range(len(trunk.hidden)))
-        self.output = orthogonal_linear(keys[-1], widths[-1], outputs, output_gain)
+        self.output = make_linear(keys[-1], widths[-1], outputs, trunk, output_gain)
 
     def __call__(self, x: Float[Array, "inputs"]) -> Float[Array, "outputs"]:
         """Applies the network."""

@@ -4,8 +4,10 @@ from penstock.policies.agent import Actor, Agent
 from penstock.policies.build import PolicySettings, make_actor, make_policy
 from penstock.policies.chunked import Chunked
 from penstock.policies.gaussian import SquashedGaussian
+from penstock.policies.noisy_flow import NoisyFlow
 from penstock.policies.policy import ActionSample, Capability, Policy, require_capabilities
-from penstock.policies.velocity_flow import MLPVelocity, VelocityField, VelocityFlow
+from penstock.policies.velocity_fields import DecodedVelocity, GatedVelocity, MLPVelocity, VelocityField
+from penstock.policies.velocity_flow import VelocityFlow
 
 __all__ = [
     "ActionSample",
@@ -13,7 +15,10 @@ __all__ = [
     "Agent",
     "Capability",
     "Chunked",
+    "DecodedVelocity",
+    "GatedVelocity",
     "MLPVelocity",
+    "NoisyFlow",
     "Policy",
     "PolicySettings",
     "SquashedGaussian",

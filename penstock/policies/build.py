@@ -12,7 +12,8 @@ from penstock.policies.agent import Actor
 from penstock.policies.chunked import Chunked
 from penstock.policies.gaussian import SquashedGaussian
 from penstock.policies.policy import Policy
-from penstock.policies.velocity_flow import MLPVelocity, VelocityFlow
+from penstock.policies.velocity_fields import VelocityName, make_velocity
+from penstock.policies.velocity_flow import VelocityFlow
 from penstock.worlds.observation import ObservationSpec
 
 PolicyName = Literal["gaussian", "flow"]
@@ -30,6 +31,7 @@ class PolicySettings:
     state_dependent_std: bool
     initial_log_std: float
     chunk_length: int
+    velocity: VelocityName = "mlp"
 
 
 def make_policy(key: Key, settings: PolicySettings, feature_size: int, action_size: int) -> Policy:
@@ -49,7 +51,7 @@ def make_policy(key: Key, settings: PolicySettings, feature_size: int, action_si
             initial_log_std=settings.initial_log_std,
         )
     elif settings.policy == "flow":
-        field = MLPVelocity(key, feature_size, flat_size, settings.trunk)
+        field = make_velocity(key, settings.velocity, feature_size, flat_size, settings.trunk)
         policy = VelocityFlow(
             field=field, action_size=flat_size, flow_steps=settings.flow_steps, stepper=settings.stepper
         )

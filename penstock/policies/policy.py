@@ -26,6 +26,7 @@ class Capability(enum.Enum):
     MODE = "a deterministic action (`mode`)"
     LOG_PROB = "the exact log-density of a given latent action (`log_prob`)"
     SAMPLE_WITH_LOG_PROB = "samples with their exact log-density (`sample_with_log_prob`)"
+    SAMPLE_WITH_PATH_LOG_PROB = "samples with the exact log-density of their path (`sample_with_path_log_prob`)"
     VELOCITY = "a velocity field that flow matching can train (`velocity`)"
 
 
@@ -99,6 +100,15 @@ class Policy(eqx.Module):
         """
         del features, key
         raise CapabilityError(f"{type(self).__name__} does not offer {Capability.SAMPLE_WITH_LOG_PROB.value}.")
+
+    def sample_with_path_log_prob(self, features: Float[Array, "features"], key: Key) -> tuple[ActionSample, Scalar]:
+        """A reparameterised action and the exact log-density of the path that led to it.
+
+        Raises:
+            CapabilityError: the policy does not make its actions along a noisy path.
+        """
+        del features, key
+        raise CapabilityError(f"{type(self).__name__} does not offer {Capability.SAMPLE_WITH_PATH_LOG_PROB.value}.")
 
     def velocity(
         self, features: Float[Array, "features"], x: Float[Array, "flat"], tau: Scalar

@@ -117,5 +117,5 @@ def test_starts_at_its_initial_standard_deviation_near_zero_mean():
 def test_mode_is_the_squashed_mean_and_capabilities_are_stated():
     policy = gaussian([0.4, -0.9], [-0.5, 0.2])
     np.testing.assert_allclose(policy.mode(FEATURES).action, np.tanh([0.4, -0.9]), rtol=1e-6)
-    assert policy.capabilities == set(Capability) - {Capability.VELOCITY}
+    assert policy.capabilities == set(Capability) - {Capability.VELOCITY, Capability.SAMPLE_WITH_PATH_LOG_PROB}
     assert policy.network_evaluations == 1

@@ -129,6 +129,7 @@ def test_split_first_layer_is_the_plain_network_on_the_concatenation(layer_norm)
             h = (h - h.mean()) / np.sqrt(h.var() + 1e-5) * norm.weight + norm.bias
         return h / (1.0 + np.exp(-h))
 
+    field = field.network
     first = field.feature_layer
     weight = np.concatenate([first.linear.weight, field.latent_weight, field.time_weight[:, None]], axis=1)
     h = layer(weight, first.linear.bias, np.concatenate([features, x, tau[None]]), first.norm)

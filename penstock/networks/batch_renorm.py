@@ -1,0 +1,75 @@
+"""Batch renormalisation: batch statistics, corrected toward running statistics."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from penstock._types import Scalar
+
+
+class BatchRenorm(eqx.Module):
+    """Normalises features over a batch, so that training and inference agree.
+
+        r = clip(sigma_B / sigma_R, 1/3, 3),  q = clip((mu_B - mu_R) / sigma_R, -5, 5)      (constants)
+        y = scale * ((x - mu_B) / sigma_B * r + q) + offset
+
+    For the first ``warmup`` calls r = 1 and q = 0: plain batch normalisation. Inference uses the running statistics.
+    Source: Ioffe 2017; constants of CrossQ (Bhatt et al., ICLR 2024).
+
+    Attributes:
+        scale: learned.
+        offset: learned.
+        mean: running mean mu_R, not learned.
+        variance: running variance sigma_R^2 (without epsilon), not learned.
+        calls: number of training calls so far.
+        momentum: weight of the old running statistics.
+        warmup: training calls before renormalisation begins.
+    """
+
+    scale: Float[Array, "n"]
+    offset: Float[Array, "n"]
+    mean: Float[Array, "n"]
+    variance: Float[Array, "n"]
+    calls: Scalar
+    momentum: float = eqx.field(static=True)
+    warmup: int = eqx.field(static=True)
+
+    def __init__(self, size: int, momentum: float = 0.99, warmup: int = 100_000):
+        self.scale, self.offset = jnp.ones(size), jnp.zeros(size)
+        self.mean, self.variance = jnp.zeros(size), jnp.ones(size)
+        self.calls = jnp.zeros(())
+        self.momentum = momentum
+        self.warmup = warmup
+
+    def train(self, x: Float[Array, "B n"]) -> tuple[Float[Array, "B n"], "BatchRenorm"]:
+        """Normalises a batch by its own statistics; also returns the layer with its running statistics moved on."""
+        mean, variance = x.mean(axis=0), x.var(axis=0)
+        running = jax.lax.stop_gradient((self.mean, self.variance))
+        seen_mean, seen_variance = jax.lax.stop_gradient((mean, variance))
+        deviation = jnp.sqrt(running[1] + EPSILON)
+        r = jnp.clip(jnp.sqrt(seen_variance + EPSILON) / deviation, 1.0 / R_MAX, R_MAX)
+        q = jnp.clip((seen_mean - running[0]) / deviation, -Q_MAX, Q_MAX)
+        renormalise = self.calls >= self.warmup
+        r, q = jnp.where(renormalise, r, 1.0), jnp.where(renormalise, q, 0.0)
+        y = (x - mean) / jnp.sqrt(variance + EPSILON) * r + q
+
+        def blend(old, new):
+            return self.momentum * old + (1.0 - self.momentum) * new
+
+        moved = eqx.tree_at(
+            lambda layer: (layer.mean, layer.variance, layer.calls),
+            self,
+            (blend(running[0], seen_mean), blend(running[1], seen_variance), self.calls + 1.0),
+        )
+        return self.scale * y + self.offset, moved
+
+    def __call__(self, x: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
+        """Normalises by the running statistics."""
+        mean, variance = jax.lax.stop_gradient((self.mean, self.variance))
+        return self.scale * (x - mean) / jnp.sqrt(variance + EPSILON) + self.offset
+
+
+EPSILON = 1e-3
+R_MAX = 3.0
+Q_MAX = 5.0

@@ -1,0 +1,251 @@
+"""Velocity fields of flow policies: MLP, gated (Flow-G) and decoded (Flow-T).
+
+A K-step flow is a residual recurrent network in the latent x, so its gradient contains the product over the steps of
+``I + dtau dv/dx``. A plain MLP lets that product explode; the gated field contracts toward a candidate, the decoded one
+adds to a normalised token (SAC Flow, arXiv 2509.25756).
+"""
+
+import abc
+from typing import Any, Literal, get_args
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from penstock._errors import ConfigurationError, suggest
+from penstock._types import Key, Scalar
+from penstock.networks import Trunk
+from penstock.networks.mlp import HiddenLayer, make_linear, orthogonal_linear
+
+VelocityName = Literal["mlp", "gated", "decoded"]
+
+
+class VelocityField(eqx.Module):
+    """A velocity ``v(x, tau | s)``, in two calls so that the work that depends on the state alone is done once."""
+
+    @abc.abstractmethod
+    def condition(self, features: Float[Array, "features"]) -> Any:
+        """What the field needs to know about the state; the same for all flow steps."""
+
+    @abc.abstractmethod
+    def __call__(self, condition: Any, x: Float[Array, "flat"], tau: Scalar) -> Float[Array, "flat"]:
+        """The velocity at latent ``x`` and flow time ``tau``."""
+
+
+class JointMLP(eqx.Module):
+    """An MLP on ``concat(features, x, tau)`` with the raw scalar ``tau``.
+
+    The first layer is linear in its three inputs, so the part that belongs to the features is computed once for all
+    flow steps.
+    """
+
+    feature_layer: HiddenLayer
+    latent_weight: Float[Array, "width flat"]
+    time_weight: Float[Array, "width"]
+    hidden_layers: tuple[HiddenLayer, ...]
+    output: eqx.nn.Linear
+
+    def __init__(self, key: Key, feature_size: int, flat_size: int, trunk: Trunk, output_gain: float = 0.01):
+        keys = jax.random.split(key, len(trunk.hidden) + 1)
+        widths = trunk.hidden
+        first = HiddenLayer(keys[0], feature_size + flat_size + 1, widths[0], trunk)
+        weight = first.linear.weight
+        features_only = eqx.nn.Linear(feature_size, widths[0], key=keys[0])
+        features_only = eqx.tree_at(
+            lambda layer: (layer.weight, layer.bias), features_only, (weight[:, :feature_size], first.linear.bias)
+        )
+        self.feature_layer = eqx.tree_at(lambda layer: layer.linear, first, features_only)
+        self.latent_weight = weight[:, feature_size:-1]
+        self.time_weight = weight[:, -1]
+        self.hidden_layers = tuple(HiddenLayer(keys[i], widths[i - 1], widths[i], trunk) for i in range(1, len(widths)))
+        self.output = make_linear(keys[-1], widths[-1], flat_size, trunk, output_gain)
+
+    def condition(self, features: Float[Array, "features"]) -> Float[Array, "width"]:
+        """The features' part of the first layer."""
+        return self.feature_layer.linear(features)
+
+    def __call__(self, condition: Float[Array, "width"], x: Float[Array, "flat"], tau: Scalar) -> Float[Array, "flat"]:
+        """The rest of the network."""
+        h = self.feature_layer.after(condition + self.latent_weight @ x + self.time_weight * tau)
+        for layer in self.hidden_layers:
+            h = layer(h)
+        return self.output(h)
+
+
+class MLPVelocity(VelocityField):
+    """A `JointMLP`; its last layer starts near zero."""
+
+    network: JointMLP
+
+    def __init__(self, key: Key, feature_size: int, flat_size: int, trunk: Trunk, output_gain: float = 0.01):
+        self.network = JointMLP(key, feature_size, flat_size, trunk, output_gain)
+
+    def condition(self, features: Float[Array, "features"]) -> Float[Array, "width"]:
+        """See `VelocityField.condition`."""
+        return self.network.condition(features)
+
+    def __call__(self, condition: Float[Array, "width"], x: Float[Array, "flat"], tau: Scalar) -> Float[Array, "flat"]:
+        """See `VelocityField`."""
+        return self.network(condition, x, tau)
+
+
+class GatedVelocity(VelocityField):
+    """Flow-G: ``v = g * (c(s, x, tau) - x)`` with a gate ``g = sigmoid(z(s, x, tau))`` in (0, 1).
+
+    A step is ``x' = (1 - dtau g) x + dtau g c``: a contraction toward the candidate c. The gate's last layer starts
+    with zero weights and bias 5, so g = 0.99331 and the flow follows the candidate.
+    ``c = candidate_bound * tanh(.)``, or linear where the bound is None. Source: arXiv 2509.25756.
+    """
+
+    gate: JointMLP
+    candidate: JointMLP
+    candidate_bound: float | None = eqx.field(static=True)
+
+    def __init__(
+        self,
+        key: Key,
+        feature_size: int,
+        flat_size: int,
+        trunk: Trunk,
+        candidate_bound: float | None = 50.0,
+        output_gain: float = 0.01,
+    ):
+        key_gate, key_candidate = jax.random.split(key)
+        gate = JointMLP(key_gate, feature_size, flat_size, trunk)
+        self.gate = eqx.tree_at(
+            lambda network: (network.output.weight, network.output.bias),
+            gate,
+            (jnp.zeros_like(gate.output.weight), jnp.full((flat_size,), 5.0)),
+        )
+        # The bound multiplies the output, so the last layer is made smaller by as much.
+        gain = output_gain / (candidate_bound or 1.0)
+        self.candidate = JointMLP(key_candidate, feature_size, flat_size, trunk, gain)
+        self.candidate_bound = candidate_bound
+
+    def condition(self, features: Float[Array, "features"]) -> tuple[Float[Array, "width"], Float[Array, "width"]]:
+        """See `VelocityField.condition`."""
+        return self.gate.condition(features), self.candidate.condition(features)
+
+    def __call__(
+        self, condition: tuple[Float[Array, "width"], Float[Array, "width"]], x: Float[Array, "flat"], tau: Scalar
+    ) -> Float[Array, "flat"]:
+        """See `VelocityField`."""
+        gate = jax.nn.sigmoid(self.gate(condition[0], x, tau))
+        candidate = self.candidate(condition[1], x, tau)
+        if self.candidate_bound is not None:
+            candidate = self.candidate_bound * jnp.tanh(candidate)
+        return gate * (candidate - x)
+
+
+class DecoderBlock(eqx.Module):
+    """One pre-norm block of `DecodedVelocity`: the state's additive bias, and a residual feed-forward network.
+
+    Attributes:
+        context_norm: LayerNorm of the state token.
+        value: value projection of the cross-attention.
+        out: its output projection. Kept apart from ``value``, as training them apart is not training their product.
+        norm: LayerNorm before the feed-forward network.
+        widen: its first layer, D to 4 D.
+        narrow: its second, 4 D to D.
+    """
+
+    context_norm: eqx.nn.LayerNorm
+    value: eqx.nn.Linear
+    out: eqx.nn.Linear
+    norm: eqx.nn.LayerNorm
+    widen: eqx.nn.Linear
+    narrow: eqx.nn.Linear
+
+    def __init__(self, key: Key, width: int):
+        keys = jax.random.split(key, 4)
+        self.context_norm, self.norm = eqx.nn.LayerNorm(width), eqx.nn.LayerNorm(width)
+        self.value = orthogonal_linear(keys[0], width, width, 1.0)
+        self.out = orthogonal_linear(keys[1], width, width, 1.0)
+        self.widen = orthogonal_linear(keys[2], width, 4 * width, 1.0)
+        self.narrow = orthogonal_linear(keys[3], 4 * width, width, 1.0)
+
+    def state_bias(self, token: Float[Array, "D"]) -> Float[Array, "D"]:
+        """``k(s) = Wo (Wv LN(m) + bv) + bo``: cross-attention to a single token, whose softmax is 1."""
+        return self.out(self.value(self.context_norm(token)))
+
+    def __call__(self, y: Float[Array, "D"], state_bias: Float[Array, "D"]) -> Float[Array, "D"]:
+        """``y <- y + k(s);  y <- y + FFN(LN(y))``."""
+        y = y + state_bias
+        return y + self.narrow(jax.nn.gelu(self.widen(self.norm(y))))
+
+
+class DecodedVelocity(VelocityField):
+    """Flow-T: a transformer decoder on one action-time token, with one state token as context.
+
+    With one query and one key every softmax is 1, so the decoder is, exactly, a residual network with a bias per layer
+    that depends on the state alone; the biases are computed once for all flow steps. ``y_0 = E_A(x) + E_tau(tau)``,
+    ``v = W_out LN(y_L)``. Width 64, 2 layers. Source: arXiv 2509.25756; the tests hold the attention form.
+    """
+
+    state_encoder: tuple[eqx.nn.Linear, eqx.nn.Linear]
+    latent_encoder: eqx.nn.Linear
+    time_encoder: tuple[eqx.nn.Linear, eqx.nn.Linear, eqx.nn.Linear]
+    blocks: tuple[DecoderBlock, ...]
+    final_norm: eqx.nn.LayerNorm
+    output: eqx.nn.Linear
+
+    def __init__(
+        self,
+        key: Key,
+        feature_size: int,
+        flat_size: int,
+        width: int = 64,
+        layers: int = 2,
+        output_gain: float = 0.01,
+    ):
+        if width % 4:
+            raise ConfigurationError(f"width = {width}: the decoded velocity needs a multiple of 4.")
+        keys = iter(jax.random.split(key, 7 + layers))
+
+        def linear(inputs, outputs, gain=1.0):
+            return orthogonal_linear(next(keys), inputs, outputs, gain)
+
+        self.state_encoder = (linear(feature_size, width // 2), linear(width // 2, width))
+        self.latent_encoder = linear(flat_size, width)
+        self.time_encoder = (linear(1, width // 4), linear(width // 4, width // 2), linear(width // 2, width))
+        self.blocks = tuple(DecoderBlock(next(keys), width) for _ in range(layers))
+        self.final_norm = eqx.nn.LayerNorm(width)
+        self.output = linear(width, flat_size, output_gain)
+
+    def token(self, features: Float[Array, "features"]) -> Float[Array, "D"]:
+        """The state token m."""
+        first, second = self.state_encoder
+        return second(jax.nn.silu(first(features)))
+
+    def condition(self, features: Float[Array, "features"]) -> Float[Array, "L D"]:
+        """See `VelocityField.condition`."""
+        token = self.token(features)
+        return jnp.stack([block.state_bias(token) for block in self.blocks])
+
+    def __call__(self, condition: Float[Array, "L D"], x: Float[Array, "flat"], tau: Scalar) -> Float[Array, "flat"]:
+        """See `VelocityField`."""
+        h = jnp.reshape(tau, (1,))
+        for layer in self.time_encoder[:-1]:
+            h = jax.nn.silu(layer(h))
+        y = self.latent_encoder(x) + self.time_encoder[-1](h)
+        for block, bias in zip(self.blocks, condition, strict=True):
+            y = block(y, bias)
+        return self.output(self.final_norm(y))
+
+
+def make_velocity(
+    key: Key, name: VelocityName, feature_size: int, flat_size: int, trunk: Trunk, output_gain: float = 0.01
+) -> VelocityField:
+    """Builds a field by name. ``trunk`` shapes the networks of mlp and gated; decoded takes its first width as D.
+
+    Raises:
+        ConfigurationError: unknown name, or a width that does not fit.
+    """
+    if name == "mlp":
+        return MLPVelocity(key, feature_size, flat_size, trunk, output_gain)
+    if name == "gated":
+        return GatedVelocity(key, feature_size, flat_size, trunk, output_gain=output_gain)
+    if name == "decoded":
+        return DecodedVelocity(key, feature_size, flat_size, trunk.hidden[0], output_gain=output_gain)
+    raise ConfigurationError(f"velocity = {name!r}: unknown.{suggest(name, get_args(VelocityName))}")

@@ -1,0 +1,184 @@
+"""The density of a noisy path against integrals, histograms and identities (sac_flow, tests T1 to T13)."""
+
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from penstock._errors import ConfigurationError
+from penstock.networks import Trunk
+from penstock.policies import GatedVelocity, MLPVelocity, NoisyFlow, VelocityField
+from penstock.policies.noisy_flow import path_entropy_target
+
+TRUNK = Trunk((16,), "silu", False)
+NOTHING = jnp.zeros((1,))
+
+
+class Smooth(VelocityField):
+    """v = sin(2 x) - tau + 0.3: an analytic field."""
+
+    def condition(self, features):
+        return features
+
+    def __call__(self, condition, x, tau):
+        return jnp.sin(2.0 * x) - tau + 0.3
+
+
+class ToGaussian(VelocityField):
+    """The exact velocity of the straight path from N(0, 1) to N(m, s^2)."""
+
+    mean: float = 0.5
+    std: float = 0.3
+
+    def condition(self, features):
+        return features
+
+    def __call__(self, condition, x, tau):
+        spread = (1 - tau) ** 2 + (tau * self.std) ** 2
+        return self.mean + (tau * self.std**2 - (1 - tau)) / spread * (x - tau * self.mean)
+
+
+def policy(field=None, size=1, *, key=0, **settings):
+    return NoisyFlow(jax.random.key(key), field or Smooth(), 1, size, TRUNK, **settings)
+
+
+@pytest.mark.parametrize("drift", [True, False])
+def test_t1_density_integrates_to_one(drift):
+    """One step: the integral of exp(log p) over x_0 and a, on a grid, with da = (1 - tanh^2) dx_1."""
+    flow = policy(flow_steps=1, step_std=0.34, drift=drift, learn_noise=False)
+    grid = jnp.linspace(-9.0, 9.0, 1801)
+    width = float(grid[1] - grid[0])
+
+    @jax.jit
+    def mass(start):
+        densities = jax.vmap(lambda end: jnp.exp(flow.path_log_prob(NOTHING, jnp.array([[start], [end]]))))(grid)
+        return jnp.sum(densities * (1.0 - jnp.tanh(grid) ** 2)) * width
+
+    total = float(jnp.sum(jax.lax.map(lambda x: mass(x), grid)) * width)
+    assert abs(total - 1.0) < 1e-3
+
+
+def test_t2_density_matches_a_histogram():
+    flow = policy(flow_steps=1, step_std=0.34, learn_noise=False)
+    actions = np.sort(np.asarray(jax.vmap(flow.sample, (None, 0))(
+        NOTHING, jax.random.split(jax.random.key(1), 200_000)).action[:, 0]))  # fmt: skip
+    starts = jnp.linspace(-8.0, 8.0, 801)
+    ends = jnp.arctanh(jnp.linspace(-0.9999, 0.9999, 2001))
+
+    @jax.jit
+    def marginal(end):
+        logs = jax.vmap(lambda start: flow.path_log_prob(NOTHING, jnp.stack([start[None], end[None]])))(starts)
+        return jnp.sum(jnp.exp(logs)) * (starts[1] - starts[0])
+
+    density = np.asarray(jax.lax.map(marginal, ends))
+    grid = np.tanh(np.asarray(ends))
+    cumulative = np.concatenate([[0.0], np.cumsum(0.5 * (density[1:] + density[:-1]) * np.diff(grid))])
+    empirical = np.searchsorted(actions, grid) / actions.size
+    assert np.abs(cumulative - empirical).max() < 0.005
+
+
+@pytest.mark.parametrize("drift", [True, False])
+@pytest.mark.parametrize("make", [GatedVelocity, MLPVelocity])
+def test_t3_a_recorded_path_has_the_density_it_was_drawn_with(make, drift):
+    field = make(jax.random.key(3), 1, 2, TRUNK, output_gain=1.0)
+    flow = policy(field, 2, drift=drift)
+    path = flow.sample_path(jnp.array([0.4]), jax.random.key(5))
+    again = flow.path_log_prob(jnp.array([0.4]), path.latents)
+    np.testing.assert_allclose(again, path.log_prob, rtol=1e-4, atol=1e-3)
+
+
+def test_t4_the_mean_ratio_of_two_policies_is_one():
+    old = policy(size=1, learn_noise=False, step_std=0.3)
+    new = policy(ToGaussian(0.2, 0.9), learn_noise=False, step_std=0.31)
+    keys = jax.random.split(jax.random.key(6), 40_000)
+
+    @jax.jit
+    def ratio(key):
+        path = old.sample_path(NOTHING, key)
+        return jnp.exp(new.path_log_prob(NOTHING, path.latents) - path.log_prob)
+
+    ratios = np.asarray(jax.vmap(ratio)(keys))
+    assert ratios.std() > 0.1
+    assert abs(ratios.mean() - 1.0) < 3 * ratios.std() / math.sqrt(ratios.size)
+
+
+@pytest.mark.parametrize(("std", "entropy"), [(0.02, -8.5534), (0.05, -4.8882), (0.10, -2.1156), (0.16971, 0.0)])
+def test_t5_entropy_of_constant_noise(std, entropy):
+    """Before squashing, mean(-log p) / d = c (K + 1) + K log std, whatever the velocity."""
+    flow = policy(size=3, step_std=std, learn_noise=False, drift=False)
+
+    def unsquashed(key):
+        path = flow.sample_path(NOTHING, key)
+        squash = 2.0 * (jnp.log(2.0) - path.latents[-1] - jax.nn.softplus(-2.0 * path.latents[-1]))
+        return -(path.log_prob + squash.sum()) / 3
+
+    values = np.asarray(jax.vmap(unsquashed)(jax.random.split(jax.random.key(7), 20_000)))
+    assert abs(values.mean() - entropy) < 3 * values.std() / math.sqrt(values.size) + 1e-3
+    assert abs(path_entropy_target(3, 4, std) / 3 - entropy) < 1e-3
+
+
+def test_t7_keys_decide_the_noise():
+    flow = policy(size=2)
+    first, same, other = (flow.sample(NOTHING, jax.random.key(k)).latent for k in (0, 0, 1))
+    np.testing.assert_array_equal(first, same)
+    assert np.abs(np.asarray(first - other)).min() > 1e-4
+    # The same start, other noise on the way.
+    start = jnp.array([0.3, -0.2])
+    noise = jax.random.normal(jax.random.key(2), (2, 4, 2))
+    ends = [flow._rollout(NOTHING, start, n).latents[-1] for n in noise]
+    assert np.abs(np.asarray(ends[0] - ends[1])).min() > 1e-4
+
+
+def test_t10_drift_in_its_other_form():
+    """((1 - tau + tau sigma^2 / 2) / (1 - tau)) v - sigma^2 / (2 (1 - tau)) x; nothing without noise; finite at 0."""
+    flow = policy(learn_noise=False, step_std=0.25)
+    log_sigma = flow.log_sigma(NOTHING)
+    square = float(jnp.exp(2 * log_sigma[0]))
+    for step in range(4):
+        x, tau = jnp.array([0.8]), step / 4
+        v = flow.field(NOTHING, x, tau)
+        b = (1 - tau + tau * square / 2) / (1 - tau) * v - square / (2 * (1 - tau)) * x
+        got = flow._mean_step(NOTHING, log_sigma, x, jnp.asarray(float(step)))
+        np.testing.assert_allclose(got, x + 0.25 * b, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("drift", "std"), [(True, 0.299), (False, 0.380)])
+def test_t11_drift_keeps_the_marginal_of_an_ideal_flow(drift, std):
+    flow = policy(ToGaussian(), flow_steps=400, step_std=0.34 / 20.0, drift=drift, learn_noise=False)
+    ends = jax.vmap(flow.sample, (None, 0))(NOTHING, jax.random.split(jax.random.key(9), 60_000)).latent
+    np.testing.assert_allclose(np.std(np.asarray(ends)), std, rtol=0.01)
+
+
+def test_t12_entropy_gradient_reaches_the_noise():
+    """d/d log sigma of the unsquashed mean log p is -K for every entry."""
+    flow = policy(size=2, drift=False)
+
+    def unsquashed(flow):
+        path = flow.sample_path(NOTHING, jax.random.key(9))
+        squash = 2.0 * (jnp.log(2.0) - path.latents[-1] - jax.nn.softplus(-2.0 * path.latents[-1]))
+        return path.log_prob + squash.sum()
+
+    gradient = eqx.filter_grad(unsquashed)(flow).noise_network.output.bias
+    low, high = flow.log_sigma_bounds
+    slope = 0.5 * (high - low) * (1 - jnp.tanh(flow.noise_network.output.bias) ** 2)  # d log sigma / d bias
+    np.testing.assert_allclose(gradient / slope, [-4.0, -4.0], rtol=1e-3)
+
+
+def test_noise_starts_where_it_should_and_stays_in_bounds():
+    flow = policy(size=2, step_std=0.1697)
+    np.testing.assert_allclose(jnp.exp(flow.log_sigma(NOTHING)) / 2.0, [0.1697] * 2, rtol=0.02)
+    wild = eqx.tree_at(lambda f: f.noise_network.output.bias, flow, jnp.array([100.0, -100.0]))
+    np.testing.assert_allclose(wild.log_sigma(NOTHING), [0.0, -5.0], atol=1e-6)
+    with pytest.raises(ConfigurationError, match=r"step_std = 0\.6"):
+        policy(step_std=0.6)  # sigma = 1.2 > 1 with drift
+
+
+def test_deterministic_action_has_no_noise():
+    flow = policy(size=2)
+    x = jnp.zeros(2)
+    for step in range(4):
+        x = flow._mean_step(flow.field.condition(NOTHING), flow.log_sigma(NOTHING), x, jnp.asarray(float(step)))
+    np.testing.assert_allclose(flow.mode(NOTHING).latent, x, rtol=1e-6)

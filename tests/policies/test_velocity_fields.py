@@ -1,0 +1,126 @@
+"""Flow-G and Flow-T: what they are at the start, and the folded decoder against attention."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from penstock.networks import Trunk
+from penstock.policies import DecodedVelocity, GatedVelocity, VelocityFlow
+
+TRUNK = Trunk((16,), "silu", False)
+FEATURES = jnp.array([0.5, -1.0, 2.0])
+
+
+def test_gate_starts_open_and_one_step_keeps_three_quarters():
+    """g = sigmoid(5); with a zero candidate one of four steps keeps 1 - g / 4 of the latent."""
+    field = GatedVelocity(jax.random.key(0), 3, 2, TRUNK)
+    field = eqx.tree_at(lambda f: f.candidate.output.weight, field, jnp.zeros((2, 16)))
+    x = jnp.array([0.7, -0.4])
+    velocity = field(field.condition(FEATURES), x, jnp.asarray(0.25))
+    np.testing.assert_allclose(velocity, -0.99330715 * x, rtol=1e-6)
+    policy = VelocityFlow(field=field, action_size=2, flow_steps=4, stepper="euler")
+    np.testing.assert_allclose(policy.transport(FEATURES, x).latent, 0.31924 * x, rtol=1e-4)
+    one = VelocityFlow(field=field, action_size=2, flow_steps=1, stepper="euler")
+    np.testing.assert_allclose(one.transport(FEATURES, x).latent, (1 - 0.99330715) * x, rtol=1e-4)
+
+
+def test_gated_velocity_by_hand():
+    field = GatedVelocity(jax.random.key(1), 3, 2, TRUNK, candidate_bound=3.0, output_gain=2.0)
+    x, tau = jnp.array([0.7, -0.4]), jnp.asarray(0.5)
+    whole = np.concatenate([FEATURES, x, [0.5]])
+
+    def network(part):
+        first = part.feature_layer.linear
+        weight = np.concatenate([first.weight, part.latent_weight, part.time_weight[:, None]], axis=1)
+        h = weight @ whole + first.bias
+        return part.output.weight @ (h / (1 + np.exp(-h))) + part.output.bias
+
+    gate = 1 / (1 + np.exp(-network(field.gate)))
+    expected = gate * (3.0 * np.tanh(network(field.candidate)) - x)
+    np.testing.assert_allclose(field(field.condition(FEATURES), x, tau), expected, rtol=1e-5)
+    linear = GatedVelocity(jax.random.key(1), 3, 2, TRUNK, candidate_bound=None, output_gain=2.0)
+    expected = gate * (network(linear.candidate) - x)
+    np.testing.assert_allclose(linear(linear.condition(FEATURES), x, tau), expected, rtol=1e-5)
+
+
+def test_the_gates_first_layer_wakes_after_one_update():
+    field = GatedVelocity(jax.random.key(2), 3, 2, TRUNK)
+    x = jnp.array([0.7, -0.4])
+
+    def loss(field):
+        return jnp.sum(jnp.square(field(field.condition(FEATURES), x, jnp.asarray(0.25)) - 1.0))
+
+    gradient = eqx.filter_grad(loss)(field)
+    assert not np.any(gradient.gate.feature_layer.linear.weight)
+    assert np.any(gradient.gate.output.weight) and np.any(gradient.candidate.feature_layer.linear.weight)
+    moved = jax.tree.map(lambda p, g: p - 0.1 * g, field, gradient)
+    assert np.any(eqx.filter_grad(loss)(moved).gate.feature_layer.linear.weight)
+
+
+def attention(queries, keys, values, heads):
+    """Multi-head scaled dot-product attention: ``(Q, D), (S, D), (S, D) -> (Q, D)``."""
+    q, k, v = (t.reshape(t.shape[0], heads, -1) for t in (queries, keys, values))
+    weights = jax.nn.softmax(jnp.einsum("qhd,shd->hqs", q, k) / jnp.sqrt(q.shape[-1]), axis=-1)
+    return jnp.einsum("hqs,shd->qhd", weights, v).reshape(queries.shape)
+
+
+def decoder_oracle(field, projections, x, tau, heads=4):
+    """Flow-T as a transformer decoder: one query token, one context token, pre-norm, with query and key projections."""
+
+    def norm(h):
+        return (h - h.mean()) / jnp.sqrt(h.var() + 1e-5)
+
+    def dense(layer, h):
+        return layer.weight @ h + layer.bias
+
+    first, second = field.state_encoder
+    token = dense(second, jax.nn.silu(dense(first, FEATURES)))
+    h = tau[None]
+    for layer in field.time_encoder[:-1]:
+        h = jax.nn.silu(dense(layer, h))
+    y = dense(field.latent_encoder, x) + dense(field.time_encoder[-1], h)
+    for block, (query, key) in zip(field.blocks, projections, strict=True):
+        context = norm(token)
+        attended = attention((query @ norm(y))[None], (key @ context)[None], dense(block.value, context)[None], heads)
+        y = y + dense(block.out, attended[0])
+        y = y + dense(block.narrow, jax.nn.gelu(dense(block.widen, norm(y))))
+    return dense(field.output, norm(y))
+
+
+def test_folded_decoder_equals_attention_and_queries_and_keys_have_no_gradient():
+    field = DecodedVelocity(jax.random.key(3), 3, 2, width=16, layers=3, output_gain=1.0)
+    field = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(p.size), p.shape), field)
+    for block in field.blocks:  # the oracle's norms have neither scale nor shift
+        for norm in (block.context_norm, block.norm):
+            assert norm.weight.shape == (16,)
+    plain = eqx.tree_at(
+        lambda f: [n for b in f.blocks for n in (b.context_norm.weight, b.norm.weight)] + [f.final_norm.weight],
+        field,
+        [jnp.ones(16)] * 7,
+    )
+    plain = eqx.tree_at(
+        lambda f: [n for b in f.blocks for n in (b.context_norm.bias, b.norm.bias)] + [f.final_norm.bias],
+        plain,
+        [jnp.zeros(16)] * 7,
+    )
+    projections = [tuple(jax.random.normal(jax.random.key(10 * i + j), (16, 16)) for j in range(2)) for i in range(3)]
+    x, tau = jnp.array([0.7, -0.4]), jnp.asarray(0.25)
+    expected = decoder_oracle(plain, projections, x, tau)
+    np.testing.assert_allclose(plain(plain.condition(FEATURES), x, tau), expected, rtol=2e-5, atol=2e-6)
+    gradient = jax.grad(lambda p: jnp.sum(jnp.square(decoder_oracle(plain, p, x, tau))))(projections)
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(gradient))
+
+
+@pytest.mark.parametrize("make", [GatedVelocity, DecodedVelocity])
+def test_fields_depend_on_state_latent_and_time(make):
+    args = (TRUNK,) if make is GatedVelocity else (16,)
+    field = make(jax.random.key(4), 3, 2, *args, output_gain=1.0)
+
+    def velocity(features, x, tau):
+        return field(field.condition(features), x, tau)
+
+    point = (FEATURES, jnp.array([0.7, -0.4]), jnp.asarray(0.25))
+    for jacobian in jax.jacobian(velocity, argnums=(0, 1, 2))(*point):
+        assert np.abs(jacobian).max() > 1e-4
