@@ -37,6 +37,8 @@ TRIALS: dict[str, dict[str, list[str]]] = {
         "lr-4e-3-uniform-0.1": ["actor_learning_rate=4e-3", "uniform_coefficient=0.1"],
         "lr-4e-3-elu": ["actor_learning_rate=4e-3", "activation='elu'", "initialization_gain=1.4142135"],
         "lr-4e-3-no-decay": ["actor_learning_rate=4e-3", "weight_decay=0.0"],
+        "lr-6e-3-midpoint": ["actor_learning_rate=6e-3", "stepper='midpoint'", "flow_steps=2"],
+        "lr-8e-3-midpoint": ["actor_learning_rate=8e-3", "stepper='midpoint'", "flow_steps=2"],
     },
     "SHAC": {
         "preset": [],
@@ -53,6 +55,8 @@ TRIALS: dict[str, dict[str, list[str]]] = {
         "lr-4e-3-mixing-0.5": ["actor_learning_rate=4e-3", "target_mixing=0.5"],
         "lr-4e-3-std-1.6": ["actor_learning_rate=4e-3", "initial_log_std=0.5"],
         "lr-4e-3-std-0.6": ["actor_learning_rate=4e-3", "initial_log_std=-0.5"],
+        "lr-3e-3": ["actor_learning_rate=3e-3"],
+        "lr-3e-3-silu": ["actor_learning_rate=3e-3", "activation='silu'", "initialization_gain=1.0"],
     },
     "SHAC2": {
         "preset": [],
@@ -69,6 +73,8 @@ TRIALS: dict[str, dict[str, list[str]]] = {
         "lr-4e-3-global-std": ["actor_learning_rate=4e-3", "state_dependent_std=False"],
         "lr-4e-3-elu": ["actor_learning_rate=4e-3", "activation='elu'", "initialization_gain=1.4142135"],
         "lr-4e-3-no-decay": ["actor_learning_rate=4e-3", "weight_decay=0.0"],
+        "lr-3e-3": ["actor_learning_rate=3e-3"],
+        "lr-3e-3-std-1.6": ["actor_learning_rate=3e-3", "initial_log_std=0.5"],
     },
     "SAPO": {
         "preset": [],
@@ -91,6 +97,11 @@ TRIALS: dict[str, dict[str, list[str]]] = {
             "initial_temperature=0.2",
             *("activation='elu'", "initialization_gain=1.4142135"),
         ],
+        "temperature-0.2-clip-1-lr-3e-3": [
+            *("initial_temperature=0.2", "gradient_clip=1.0"),
+            "actor_learning_rate=3e-3",
+        ],
+        "temperature-0.1-clip-1": ["initial_temperature=0.1", "gradient_clip=1.0"],
     },
 }
 

@@ -1,5 +1,6 @@
 """How JAX is set up for all tests: as the command line does it, without the cache of compiled programs."""
 
+import contextlib
 import os
 
 os.environ.setdefault("PENSTOCK_CACHE", "")
@@ -16,13 +17,26 @@ QUICKLY_COMPILED = {"policies", "networks", "critics", "algorithms", "learning",
 computes for seconds is marked ``optimized``."""
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def quick_compilation(request):
     """Compiles fast rather than well where that pays."""
-    if request.path.parent.name not in QUICKLY_COMPILED or request.node.get_closest_marker("optimized"):
+    with _most_optimizations_off(request.path.parent.name in QUICKLY_COMPILED):
         yield
-        return
+
+
+@pytest.fixture(autouse=True)
+def full_compilation(request, quick_compilation):
+    """Compiles well for a test that is marked ``optimized``."""
+    if request.node.get_closest_marker("optimized"):
+        with _most_optimizations_off(False):
+            yield
+    else:
+        yield
+
+
+@contextlib.contextmanager
+def _most_optimizations_off(off):
     before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
+    jax.config.update("jax_disable_most_optimizations", off)
     yield
     jax.config.update("jax_disable_most_optimizations", before)

@@ -118,6 +118,11 @@ class PathwiseConfig:
         )
         self.trunk(self.actor_hidden)  # refuses an unknown activation
 
+    @property
+    def iteration_steps(self) -> int:
+        """Control steps per iteration."""
+        return self.window
+
     def trunk(self, hidden: tuple[int, ...]) -> Trunk:
         """Shape of a network with these hidden layers."""
         return Trunk(hidden, self.activation, self.layer_norm, self.initialization_gain)

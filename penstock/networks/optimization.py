@@ -51,6 +51,11 @@ def make_optimizer(
     return optax.chain(optax.clip_by_global_norm(clip), adam)
 
 
+def make_constant_optimizer(learning_rate: float, betas: tuple[float, float]) -> optax.GradientTransformation:
+    """Adam with a constant learning rate and no clipping."""
+    return optax.adam(learning_rate, *betas)
+
+
 def guarded_step(
     optimizer: optax.GradientTransformation, gradient: Parameters, optimizer_state: PyTree, parameters: Parameters
 ) -> tuple[Parameters, PyTree, GradientHealth]:

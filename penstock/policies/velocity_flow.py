@@ -21,6 +21,8 @@ class VelocityFlow(Policy):
     action_size: int = eqx.field(static=True)
     flow_steps: int = eqx.field(static=True)
     stepper: str = eqx.field(static=True)
+    noise_clip: float | None = eqx.field(static=True, default=None)
+    """Base noise is clipped to [-noise_clip, noise_clip] (FlowRL's released code: 1); None for none."""
 
     def __check_init__(self):
         require_scheme(self.flow_steps, self.stepper)
@@ -35,10 +37,16 @@ class VelocityFlow(Policy):
         """See `Policy.capabilities`."""
         return frozenset({Capability.SAMPLE, Capability.MODE, Capability.VELOCITY})
 
+    def base_noise(self, noise: Float[Array, "*batch flat"]) -> Float[Array, "*batch flat"]:
+        """The noise at which the flow starts: standard normal noise, clipped where the policy says so."""
+        return noise if self.noise_clip is None else jnp.clip(noise, -self.noise_clip, self.noise_clip)
+
     def transport(self, features: Float[Array, "features"], noise: Float[Array, "flat"]) -> ActionSample:
         """See `Policy.transport`."""
         condition = self.field.condition(features)
-        latent = integrate(lambda x, tau: self.field(condition, x, tau), noise, self.flow_steps, self.stepper)
+        latent = integrate(
+            lambda x, tau: self.field(condition, x, tau), self.base_noise(noise), self.flow_steps, self.stepper
+        )
         return ActionSample(jnp.tanh(latent), latent)
 
     def velocity(

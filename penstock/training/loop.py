@@ -207,7 +207,7 @@ class _Run:
         self.observer = observer
         self.log = MetricsLog(folder.metrics_path, mirrors, observer.message)
         self.seeds = range(plan.seed, plan.seed + plan.seeds)
-        self.steps_per_update = plan.num_envs * plan.settings.window
+        self.steps_per_update = plan.num_envs * plan.settings.iteration_steps
         self.wall_before = self.cpu_before = 0.0
         self.wall_start, self.cpu_start = time.monotonic(), time.process_time()
         self.last_rows: list[dict[str, Any]] = []

@@ -101,7 +101,7 @@ class RunPlan:
     @property
     def updates(self) -> int:
         """Iterations: the smallest number that uses at least ``steps`` environment steps."""
-        return -(-self.steps // (self.num_envs * self.settings.window))
+        return -(-self.steps // (self.num_envs * self.settings.iteration_steps))
 
     def to_config(self) -> dict[str, Any]:
         """The content of ``config.json``."""

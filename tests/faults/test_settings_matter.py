@@ -9,7 +9,7 @@ import pytest
 from tiny_runs import TINY
 
 from penstock._errors import PenstockError
-from penstock.algorithms.registry import ALGORITHMS
+from penstock.algorithms.registry import ALGORITHMS, family
 from penstock.worlds import make_world
 
 CRITIC = {"td_lambda", "critic_learning_rate", "critic_hidden", "critic_passes", "critic_minibatches"}
@@ -77,7 +77,7 @@ def fingerprint(algorithm, name=None):
 
 def cases():
     """Shared settings with one Gaussian algorithm and, where flows read them, with RFO; own settings with their own."""
-    for algorithm, entry in ALGORITHMS.items():
+    for algorithm, entry in family("pathwise").items():
         for field in dataclasses.fields(entry.config):
             own = field.name not in SHARED or (algorithm in ("apg", "rfo") and field.name in DOES_NOT_APPLY[algorithm])
             shared = algorithm == "shac2" or (algorithm == "rfo" and field.name in OF_FLOWS | {"policy"})

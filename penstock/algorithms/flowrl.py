@@ -1,0 +1,324 @@
+"""FlowRL (arXiv 2506.12811): maximise Q through the flow, held near the best behaviour in the replay memory.
+
+    Q:    r + gamma (1 - terminated) min_i Q'_i(s', a'),  a' ~ pi(s')           the current policy's value
+    Q_b:  r + gamma (1 - terminated) V_b(s')                                     the best stored behaviour's value
+    V_b:  expectile kappa of  min_i Q_b'_i(s, a) - V_b(s)
+    pi:   minimise  -min_i Q_i(s, pi(s)) + w(s, a) e(s, a)                       every ``policy_delay`` steps
+    e(s, a) = mean_j [ v(x_tau, tau, s) - (y - x_0) ]_j^2,  x_tau = tau y + (1 - tau) x_0,  y = a
+    D = Q_b(s, a) - Q(s, pi(s)):
+        paper:  w = min( lambda 1(D > 0) exp(D - mean D), w_max )                per sample
+        code:   w = mean( clip( lambda exp( relu(D) - mean relu(D) ), w_min, w_max ) )      one number per batch
+
+The flow-matching term bounds the squared Wasserstein-2 distance to the best stored behaviour. Paper and released code
+(bytedance/FlowRL at e26279b) differ; ``weighting`` chooses, docs/flowrl.md lists every difference. The name is
+also that of an unrelated package and of an unrelated method for language models.
+"""
+
+import dataclasses
+import math
+from typing import ClassVar, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PyTree
+
+from penstock._errors import require
+from penstock._types import Key, Scalar
+from penstock.algorithms.off_policy import OffPolicyLearner, polyak
+from penstock.algorithms.off_policy_config import OffPolicyConfig
+from penstock.critics.action_value import ActionCritic, NormedHead
+from penstock.critics.expectile import expectile_loss
+from penstock.data import Batch, Replay
+from penstock.networks import Trunk, make_encoder
+from penstock.networks.optimization import guarded_step, make_constant_optimizer
+from penstock.policies import Actor, Agent, Capability, VelocityFlow
+from penstock.policies.build import StepperName
+from penstock.policies.velocity_fields import VelocityName, make_velocity
+from penstock.worlds import World
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(OffPolicyConfig):
+    """Settings of FlowRL. Where the paper is silent, defaults are the released code's."""
+
+    weighting: Literal["paper", "code"] = "paper"
+    """Weight of the flow-matching term: paper (per sample, zero where the policy is better) or code (one number)."""
+    constraint_coefficient: float = 0.1
+    """lambda, multiplier of the flow-matching constraint; 0 removes it."""
+    expectile: float = 0.9
+    """kappa of V_b; the released code advises 0.8 for HumanoidBench."""
+    weight_floor: float = 1e-3
+    """code: smallest weight."""
+    weight_ceiling: float = 1.0
+    """Largest weight of the flow-matching term."""
+    recent_fraction: float = 0.2
+    """Share of the batch that comes from the newest transitions."""
+    newest: int = 2048
+    """How many transitions count as newest."""
+    squash_target: Literal["raw", "atanh"] = "raw"
+    """y of flow matching: the stored action itself, or its latent atanh(a). Raw imitation of a gives tanh(a)."""
+    noise_clip: float | None = None
+    """Base noise is clipped to [-noise_clip, noise_clip]; None for none. Released code: 1."""
+    value_activation: Literal["mish", "gelu"] = "mish"
+    """Activation of the value networks. Paper: mish; released code: gelu."""
+    critic_hidden: tuple[int, ...] = (512, 512, 512, 512)
+    """Widths of the hidden layers of the value networks. The first and the last have no activation."""
+    velocity: VelocityName = "mlp"
+    """Velocity field: mlp, gated (Flow-G) or decoded (Flow-T)."""
+    flow_steps: int = 1
+    """K, integration steps. FlowRL: 1."""
+    stepper: StepperName = "midpoint"
+    """Integration scheme. FlowRL: midpoint, two network calls a step."""
+    policy_delay: int = 2
+    """Gradient steps of the critics per gradient step of actor and targets."""
+    target_rate: float = 0.95
+    """rho: ``target <- (1 - rho) target + rho online``: hardly a target network; LayerNorm carries the stability."""
+    actor_hidden: tuple[int, ...] = (512, 512)
+    """Widths of the actor's hidden layers."""
+    activation: str = "elu"
+    """Activation of the actor."""
+    layer_norm: bool = True
+    """LayerNorm in all networks."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        value = self.constraint_coefficient
+        require(0.0 <= value < math.inf, "constraint_coefficient", value, "must be finite and at least 0")
+        require(0.0 < self.expectile < 1.0, "expectile", self.expectile, "must lie between 0 and 1")
+        require(
+            0.0 <= self.weight_floor <= self.weight_ceiling < math.inf,
+            "weight_floor",
+            self.weight_floor,
+            f"must be at least 0 and at most weight_ceiling = {self.weight_ceiling}",
+        )
+        require(0.0 <= self.recent_fraction <= 1.0, "recent_fraction", self.recent_fraction, "must lie in [0, 1]")
+        require(self.newest >= 1, "newest", self.newest, "must be at least 1")
+        require(
+            self.noise_clip is None or self.noise_clip > 0, "noise_clip", self.noise_clip, "must be positive or None"
+        )
+        require(self.flow_steps >= 1, "flow_steps", self.flow_steps, "must be at least 1")
+
+    def actor_trunk(self) -> Trunk:
+        """Shape of the velocity network."""
+        return Trunk(self.actor_hidden, self.activation, self.layer_norm, initializer="xavier")
+
+
+def released(**changes) -> Config:
+    """The settings of the released code, where they differ from the paper's."""
+    return Config(**{"weighting": "code", "value_activation": "gelu", "noise_clip": 1.0, **changes})
+
+
+class Learned(eqx.Module):
+    """What FlowRL trains: the policy, the values of the policy and those of the best stored behaviour."""
+
+    actor: Actor
+    critic: ActionCritic
+    target: ActionCritic
+    behaviour_critic: ActionCritic
+    behaviour_target: ActionCritic
+    behaviour_value: ActionCritic
+    actor_optimizer: PyTree
+    critic_optimizer: PyTree
+    behaviour_critic_optimizer: PyTree
+    behaviour_value_optimizer: PyTree
+
+
+class Learner(OffPolicyLearner[Config]):
+    """Flow policy with value-guided behaviour constraint: see the module's equations."""
+
+    name: ClassVar[str] = "flowrl"
+    needs: ClassVar[tuple[Capability, ...]] = (Capability.SAMPLE, Capability.MODE, Capability.VELOCITY)
+
+    def __init__(self, config: Config, world: World, planned_updates: int):
+        self.actor_optimizer = make_constant_optimizer(config.actor_learning_rate, config.adam_betas)
+        self.critic_optimizer = make_constant_optimizer(config.critic_learning_rate, config.adam_betas)
+        super().__init__(config, world, planned_updates)
+
+    def init_learned(self, key: Key) -> Learned:
+        """See `OffPolicyLearner.init_learned`."""
+        config, spec, d = self.config, self.world.observation_spec, self.world.action_size
+        keys = jax.random.split(key, 5)
+        trunk = config.actor_trunk()
+        encoder = make_encoder(keys[0], spec, trunk)
+        field = make_velocity(keys[1], config.velocity, encoder.size, d, trunk, output_gain=1.0)
+        policy = VelocityFlow(
+            field=field,
+            action_size=d,
+            flow_steps=config.flow_steps,
+            stepper=config.stepper,
+            noise_clip=config.noise_clip,
+        )
+        actor = Actor(encoder, policy)
+
+        def values(key, action_size, size):
+            key_encoder, key_networks = jax.random.split(key)
+            encoder = make_encoder(key_encoder, spec, trunk)
+            inputs = encoder.size + action_size
+
+            def head(k):
+                return NormedHead(k, inputs, config.critic_hidden, config.value_activation, config.layer_norm)
+
+            return ActionCritic(key_networks, encoder, head, size)
+
+        critic, behaviour_critic = values(keys[2], d, 2), values(keys[3], d, 2)
+        behaviour_value = values(keys[4], 0, 1)
+
+        def optimizer_state(optimizer, module):
+            return optimizer.init(eqx.filter(module, eqx.is_array))
+
+        return Learned(
+            actor=actor,
+            critic=critic,
+            target=critic,
+            behaviour_critic=behaviour_critic,
+            behaviour_target=behaviour_critic,
+            behaviour_value=behaviour_value,
+            actor_optimizer=optimizer_state(self.actor_optimizer, actor),
+            critic_optimizer=optimizer_state(self.critic_optimizer, critic),
+            behaviour_critic_optimizer=optimizer_state(self.critic_optimizer, behaviour_critic),
+            behaviour_value_optimizer=optimizer_state(self.critic_optimizer, behaviour_value),
+        )
+
+    def actor(self, learned: Learned) -> Actor:
+        """See `OffPolicyLearner.actor`."""
+        return learned.actor
+
+    def sample_batch(self, replay: Replay, key: Key) -> Batch:
+        """Uniform samples, and a share of the newest."""
+        config = self.config
+        recent = round(config.recent_fraction * config.batch_size + 0.3)  # 52 of 256, as released
+        return replay.sample(
+            key,
+            config.batch_size,
+            config.discount,
+            n_step=config.n_step,
+            recent=min(recent, config.batch_size) if config.recent_fraction else 0,
+            newest=config.newest,
+        )
+
+    def gradient_step(
+        self, learned: Learned, batch: Batch, key: Key, count: Int[Array, ""]
+    ) -> tuple[Learned, dict[str, Scalar]]:
+        """See `OffPolicyLearner.gradient_step`."""
+        config = self.config
+        key_next, key_actor = jax.random.split(key)
+        next_action = Agent(learned.actor, self.normalizer()).sample(batch.next_observation, key_next).action
+        y = batch.reward + batch.bootstrap * learned.target.values(batch.next_observation, next_action).min(axis=0)
+        critic, critic_optimizer, critic_loss, _, health = self._regress(
+            learned.critic, learned.critic_optimizer, batch, y
+        )
+        y_b = batch.reward + batch.bootstrap * learned.behaviour_value.values(batch.next_observation)[0]
+        behaviour, behaviour_optimizer, behaviour_loss, stored, _ = self._regress(
+            learned.behaviour_critic, learned.behaviour_critic_optimizer, batch, y_b
+        )
+        stored = stored.min(axis=0)  # Q_b(s, a), of before the step
+
+        best = learned.behaviour_target.values(batch.observation, batch.action).min(axis=0)
+
+        def value_loss(value):
+            error = jax.lax.stop_gradient(best) - value.values(batch.observation)[0]
+            return expectile_loss(error, config.expectile).mean()
+
+        loss_v, gradient = eqx.filter_value_and_grad(value_loss)(learned.behaviour_value)
+        value, value_optimizer, _ = guarded_step(
+            self.critic_optimizer, gradient, learned.behaviour_value_optimizer, learned.behaviour_value
+        )
+        learned = dataclasses.replace(
+            learned,
+            critic=critic,
+            critic_optimizer=critic_optimizer,
+            behaviour_critic=behaviour,
+            behaviour_critic_optimizer=behaviour_optimizer,
+            behaviour_value=value,
+            behaviour_value_optimizer=value_optimizer,
+        )
+        metrics = {
+            "critic/loss": critic_loss,
+            "critic/target_mean": y.mean(),
+            "critic/gradient_norm": health.norm,
+            "critic/skipped": health.skipped.astype(jnp.float32),
+            "critic/behaviour_loss": behaviour_loss,
+            "critic/behaviour_value_loss": loss_v,
+            "critic/behaviour_value_mean": best.mean(),
+        }
+
+        def actor_and_targets(learned):
+            learned, actor_metrics = self._actor_step(learned, batch, stored, key_actor)
+            learned = dataclasses.replace(
+                learned,
+                target=polyak(learned.target, learned.critic, config.target_rate),
+                behaviour_target=polyak(learned.behaviour_target, learned.behaviour_critic, config.target_rate),
+            )
+            return learned, actor_metrics | {"actor/steps": jnp.ones(()), "policy/steps": jnp.ones(())}
+
+        shapes = jax.eval_shape(actor_and_targets, learned)[1]
+        nothing = {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in shapes.items()}
+        due = count % config.policy_delay == 0
+        learned, delayed = jax.lax.cond(due, actor_and_targets, lambda learned: (learned, nothing), learned)
+        return learned, metrics | delayed
+
+    def _regress(self, critic, optimizer_state, batch, target):
+        """One step of both heads toward ``target``; also the values of before the step."""
+        target = jax.lax.stop_gradient(target)
+
+        def loss(critic):
+            values = critic.values(batch.observation, batch.action)
+            return jnp.square(values - target).mean(axis=1).sum(), values
+
+        (value, values), gradient = eqx.filter_value_and_grad(loss, has_aux=True)(critic)
+        critic, optimizer_state, health = guarded_step(self.critic_optimizer, gradient, optimizer_state, critic)
+        return critic, optimizer_state, value, jax.lax.stop_gradient(values), health
+
+    def _actor_step(self, learned, batch, stored, key):
+        config = self.config
+        key_sample, key_noise, key_time = jax.random.split(key, 3)
+        size = batch.reward.shape[0]
+        target = batch.action
+        if config.squash_target == "atanh":
+            target = jnp.arctanh(jnp.clip(target, -1.0 + 1e-6, 1.0 - 1e-6))
+        noise = learned.actor.policy.base_noise(jax.random.normal(key_noise, target.shape))
+        tau = jax.random.uniform(key_time, (size,))
+        point = tau[:, None] * target + (1.0 - tau[:, None]) * noise
+
+        def loss(actor):
+            agent = Agent(actor, self.normalizer())
+            features = agent.features(batch.observation)
+            keys = jax.random.split(key_sample, size)
+            action = jax.vmap(actor.policy.sample)(features, keys).action
+            value = learned.critic.values(batch.observation, action).min(axis=0)
+            velocity = jax.vmap(actor.policy.velocity)(features, point, tau)
+            error = jnp.square(velocity - (target - noise)).mean(axis=-1)
+            weight = flow_matching_weight(config, jax.lax.stop_gradient(stored - value))
+            return (-value + weight * error).mean(), (value, error, weight, action)
+
+        (total, (value, error, weight, action)), gradient = eqx.filter_value_and_grad(loss, has_aux=True)(learned.actor)
+        actor, optimizer, health = guarded_step(self.actor_optimizer, gradient, learned.actor_optimizer, learned.actor)
+        learned = dataclasses.replace(learned, actor=actor, actor_optimizer=optimizer)
+        return learned, {
+            "actor/loss": total,
+            "actor/value_mean": value.mean(),
+            "actor/flow_matching_loss": error.mean(),
+            "actor/weight_mean": weight.mean(),
+            "actor/better_stored": (stored > value).mean(),
+            "actor/gradient_norm": health.norm,
+            "actor/skipped": health.skipped.astype(jnp.float32),
+            "policy/saturation": (jnp.abs(action) > 0.99).mean(),
+        }
+
+
+def flow_matching_weight(config: Config, difference: Float[Array, "B"]) -> Float[Array, "B"]:
+    """Weights of the flow-matching errors from ``D = Q_b(s, a) - Q(s, pi(s))``. See the module's equations.
+
+    The exponent is capped before `exp`, so that large value differences cannot overflow.
+    """
+    scale = config.constraint_coefficient
+    if config.weighting == "paper":
+        exponent = difference - difference.mean()
+        weight = jnp.where(difference > 0, scale * jnp.exp(jnp.minimum(exponent, 60.0)), 0.0)
+        return jnp.minimum(weight, config.weight_ceiling)
+    positive = jax.nn.relu(difference)
+    weight = scale * jnp.exp(jnp.minimum(positive - positive.mean(), 60.0))
+    # Clipping to a floor would switch a removed constraint on again.
+    clipped = jnp.clip(weight, config.weight_floor if scale else 0.0, config.weight_ceiling)
+    return jnp.broadcast_to(clipped.mean(), difference.shape)

@@ -1,0 +1,260 @@
+"""What all off-policy algorithms share: act, remember, and learn from what is remembered.
+
+SAC, TD3, CrossQ, FlowRL and SAC Flow each state in their own file what they learn (`init_learned`) and one gradient
+step on a batch (`gradient_step`). The iteration itself is `OffPolicyLearner.step`:
+
+    collect_steps times:
+        1. act in N environments (uniformly at random during warm-up), remember the transitions
+        2. updates_per_step gradient steps, each on a fresh batch from the replay memory
+
+For functional worlds all of it is one compiled program. Hosted worlds run the same `explore` and `gradient_step` around
+their own stepping.
+"""
+
+import abc
+import dataclasses
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PyTree
+
+from penstock._errors import CapabilityError, ConfigurationError
+from penstock._types import Actions, Key, Scalar
+from penstock.algorithms.keys import purpose_key
+from penstock.algorithms.off_policy_config import OffPolicyConfig
+from penstock.data import Batch, Experience, Replay
+from penstock.networks import Normalizer
+from penstock.policies import Actor, Agent, Capability, require_capabilities
+from penstock.worlds import FunctionalWorld, Observation, World
+from penstock.worlds.world import WorldState
+
+
+class OffPolicyState(eqx.Module):
+    """Everything that evolves in an off-policy run on a functional world: one pytree of arrays.
+
+    Attributes:
+        learned: what the algorithm trains: actor, critics, targets, optimisers, temperature.
+        replay: the replay memory.
+        world: state of the N environments.
+        key: base random key; never consumed, only folded with purpose and count.
+        update: number of finished iterations.
+        env_steps: environment steps so far, all environments together.
+        gradient_steps: gradient steps so far.
+    """
+
+    learned: Any
+    replay: Replay
+    world: WorldState
+    key: Key
+    update: Int[Array, ""]
+    env_steps: Int[Array, ""]
+    gradient_steps: Int[Array, ""]
+
+
+class Rollout(NamedTuple):
+    """What a replayed iteration shows to a post-mortem: the world's diagnostics, ``(H, N)`` each."""
+
+    diagnostics: dict[str, Float[Array, "H N"]]
+
+
+ConfigT = TypeVar("ConfigT", bound=OffPolicyConfig)
+
+
+class OffPolicyLearner(abc.ABC, Generic[ConfigT]):
+    """One off-policy algorithm, bound to a world and a plan. `init` and `step` are pure.
+
+    Attributes:
+        config: settings.
+        world: N environments.
+        planned_updates: iterations of the plan.
+    """
+
+    name: ClassVar[str]
+    needs: ClassVar[tuple[Capability, ...]] = (Capability.SAMPLE, Capability.MODE)
+    policy_hint: ClassVar[str] = "Choose another policy with --policy."
+
+    def __init__(self, config: ConfigT, world: World, planned_updates: int):
+        self.config = config
+        self.world = world
+        self.planned_updates = planned_updates
+        abstract = jax.eval_shape(self.init_learned, jax.random.key(0))
+        require_capabilities(self.actor(abstract).policy, self.needs, self.name, self.policy_hint)
+        if config.warmup_steps >= planned_updates * self.steps_per_update:
+            raise ConfigurationError(
+                f"warmup_steps = {config.warmup_steps}: the whole run has "
+                f"{planned_updates * self.steps_per_update} environment steps, so nothing would be learned."
+            )
+
+    # ------------------------------------------------------------------ what an algorithm states
+
+    @abc.abstractmethod
+    def init_learned(self, key: Key) -> Any:
+        """Draws what the algorithm trains."""
+
+    @abc.abstractmethod
+    def actor(self, learned: Any) -> Actor:
+        """The acting part of what is learned."""
+
+    @abc.abstractmethod
+    def gradient_step(
+        self, learned: Any, batch: Batch, key: Key, count: Int[Array, ""]
+    ) -> tuple[Any, dict[str, Scalar]]:
+        """One gradient step on a batch.
+
+        Args:
+            learned: as `init_learned` returns it.
+            batch: samples from the replay memory.
+            key: fresh key of this step.
+            count: gradient steps before this one.
+
+        Returns:
+            What is learned now, and metrics. Those of a delayed part are 0 where it did not run, and its name with
+            ``/steps`` counts how often it did.
+        """
+
+    def explore(self, learned: Any, observation: Observation, key: Key) -> Actions:
+        """Actions for collecting data, inside [-1, 1]."""
+        return Agent(self.actor(learned), self.normalizer()).sample(observation, key).action
+
+    def sample_batch(self, replay: Replay, key: Key) -> Batch:
+        """Draws the batch of one gradient step."""
+        return replay.sample(key, self.config.batch_size, self.config.discount, n_step=self.config.n_step)
+
+    # ------------------------------------------------------------------ the iteration
+
+    @property
+    def steps_per_update(self) -> int:
+        """Environment steps of one iteration: N * collect_steps."""
+        return self.world.num_envs * self.config.collect_steps
+
+    @property
+    def capacity(self) -> int:
+        """Transitions to allocate: the plan's length where that is less than the configured capacity."""
+        planned = self.planned_updates * self.steps_per_update
+        return max(min(self.config.replay_capacity, planned), self.config.batch_size, self.world.num_envs)
+
+    def normalizer(self) -> Normalizer:
+        """Observations are not normalised."""
+        return Normalizer.create(self.world.observation_spec.vector, enabled=False)
+
+    def agent(self, state: OffPolicyState) -> Agent:
+        """The acting part of a state, for evaluation and export."""
+        return Agent(self.actor(state.learned), self.normalizer())
+
+    def example(self, observation: Observation) -> Experience:
+        """Shapes of one control step's experience."""
+        num_envs, action_size = self.world.num_envs, self.world.action_size
+        zeros, flags = jnp.zeros((num_envs,)), jnp.zeros((num_envs,), bool)
+        return Experience(observation, jnp.zeros((num_envs, action_size)), zeros, flags, flags, observation)
+
+    def init(self, key: Key) -> OffPolicyState:
+        """Draws the state before the first iteration, on a functional world."""
+        key_learned, key_world, key_base = jax.random.split(key, 3)
+        world = self._functional_world().reset(key_world)
+        count = jnp.asarray(0, jnp.int32)
+        return OffPolicyState(
+            learned=self.init_learned(key_learned),
+            replay=Replay.create(self.example(world.observation), self.capacity),
+            world=world,
+            key=key_base,
+            update=count,
+            env_steps=count,
+            gradient_steps=count,
+        )
+
+    def step(self, state: OffPolicyState) -> tuple[OffPolicyState, dict[str, Scalar]]:
+        """One iteration: ``N * collect_steps`` environment steps and their gradient steps."""
+        state, metrics, _ = self._iterate(state)
+        return state, metrics
+
+    def return_gradient(self, state: OffPolicyState) -> tuple[PyTree, Rollout, Any, dict[str, Scalar]]:
+        """Replays an iteration for a post-mortem: nothing of a gradient, and what the world showed."""
+        after, metrics, diagnostics = self._iterate(state)
+        return {}, Rollout(diagnostics), after.world, metrics
+
+    def _iterate(self, state):
+        world = self._functional_world()
+        shapes = jax.eval_shape(self._learn, state)[1]
+        nothing = {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in shapes.items()}
+
+        def control_step(carry, index):
+            state, sums = carry
+            count = state.update * self.config.collect_steps + index
+            observation = state.world.observation
+            random = state.env_steps < self.config.warmup_steps
+            action = jax.lax.cond(
+                random,
+                lambda key: jax.random.uniform(key, (world.num_envs, world.action_size), minval=-1.0, maxval=1.0),
+                lambda key: self.explore(state.learned, observation, key),
+                purpose_key(state.key, count, "explore"),
+            )
+            world_state, transition = world.step(state.world, action)
+            experience = Experience(
+                observation,
+                action,
+                transition.reward,
+                transition.terminated,
+                transition.truncated,
+                transition.final_observation,
+            )
+            state = dataclasses.replace(
+                state,
+                replay=state.replay.add(jax.lax.stop_gradient(experience)),
+                world=world_state,
+                env_steps=state.env_steps + world.num_envs,
+            )
+            ready = (state.env_steps >= self.config.warmup_steps) & (
+                state.replay.filled * world.num_envs >= self.config.batch_size
+            )
+            state, learned = jax.lax.cond(ready, self._learn, lambda state: (state, nothing), state)
+            sums = {name: sums[name] + learned[name] for name in sums}
+            shown = {**transition.diagnostics, "reward": transition.reward}
+            return (state, sums), (shown, transition.diverged)
+
+        (state, sums), (shown, diverged) = jax.lax.scan(
+            control_step, (state, nothing), jnp.arange(self.config.collect_steps)
+        )
+        state = dataclasses.replace(state, update=state.update + 1)
+        metrics = summarise(sums) | {f"train/{name}": value.mean() for name, value in shown.items()}
+        metrics["world/diverged"] = diverged.sum().astype(jnp.float32)
+        return state, metrics, {name: value for name, value in shown.items() if name != "reward"}
+
+    def _learn(self, state: OffPolicyState) -> tuple[OffPolicyState, dict[str, Scalar]]:
+        """``updates_per_step`` gradient steps; metrics are summed over them."""
+
+        def one(carry, _):
+            learned, count = carry
+            batch = self.sample_batch(state.replay, purpose_key(state.key, count, "batch"))
+            learned, metrics = self.gradient_step(learned, batch, purpose_key(state.key, count, "gradient step"), count)
+            return (learned, count + 1), metrics | {"train/gradient_steps": jnp.ones(())}
+
+        (learned, count), metrics = jax.lax.scan(
+            one, (state.learned, state.gradient_steps), None, length=self.config.updates_per_step
+        )
+        state = dataclasses.replace(state, learned=learned, gradient_steps=count)
+        return state, {name: values.sum(axis=0) for name, values in metrics.items()}
+
+    def _functional_world(self) -> FunctionalWorld:
+        if not isinstance(self.world, FunctionalWorld):
+            raise CapabilityError(f"'{self.world.name}' does not live inside jit; it is trained by the hosted program.")
+        return self.world
+
+
+def summarise(sums: dict[str, Scalar]) -> dict[str, Scalar]:
+    """Means over gradient steps from sums; counters stay sums. A part's own ``PART/steps`` is its number of steps."""
+    steps = sums["train/gradient_steps"]
+    means = {}
+    for name, value in sums.items():
+        if name.endswith(("/skipped", "/steps", "gradient_steps")):
+            means[name] = value
+        else:
+            count = sums.get(f"{name.split('/')[0]}/steps", steps)
+            means[name] = value / jnp.maximum(count, 1.0)
+    return means
+
+
+def polyak(target: PyTree, online: PyTree, rate: float) -> PyTree:
+    """``(1 - rate) target + rate online``."""
+    return jax.tree.map(lambda old, new: (1.0 - rate) * old + rate * new, target, online)

@@ -1,0 +1,243 @@
+"""SAC (soft actor-critic): maximise return plus entropy, off-policy, with a learned temperature.
+
+    y      = r + gamma (1 - terminated) [ min_i Q'_i(s', a') - alpha log pi(a' | s') ],   a' ~ pi(. | s')
+    Q_i:     minimise (Q_i(s, a) - y)^2 / 2                               Q' follows Q slowly (critic = target)
+    pi:      minimise alpha log pi(a | s) - min_i Q_i(s, a),              a ~ pi(. | s) reparameterised
+    alpha:   minimise alpha (-log pi - H) over log alpha                  rises while the entropy is below H
+
+Source: Haarnoja et al. 2018 (arXiv 1812.05905), H = -d. With ``critic = crossq`` there is no target network; (s, a) and
+(s', a') pass through BatchRenorm critics as one batch (CrossQ, ICLR 2024). Any policy that offers an exact density runs
+here; SAC Flow (sac_flow.py) replaces it by the density of a path.
+"""
+
+import dataclasses
+import math
+from typing import Any, ClassVar, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PyTree
+
+from penstock._errors import ConfigurationError, require
+from penstock._types import Key, Scalar
+from penstock.algorithms.off_policy import OffPolicyLearner, polyak
+from penstock.algorithms.off_policy_config import OffPolicyConfig
+from penstock.critics.action_value import ActionCritic, RenormCritic, make_action_critic
+from penstock.data import Batch
+from penstock.networks import make_encoder
+from penstock.networks.optimization import guarded_step, make_constant_optimizer
+from penstock.policies import Actor, Agent, Capability, Policy, SquashedGaussian
+from penstock.worlds import Observation
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(OffPolicyConfig):
+    """Settings of SAC."""
+
+    critic: Literal["target", "crossq"] = "target"
+    """Critic base: target (slowly following copies) or crossq (BatchRenorm, no target network)."""
+    num_critics: int = 2
+    """Size of the ensemble of critics; targets and the actor use its minimum."""
+    initial_temperature: float = 1.0
+    """alpha at the start."""
+    learn_temperature: bool = True
+    """Adapt alpha so that the entropy approaches the target."""
+    temperature_learning_rate: float = 3e-4
+    """Learning rate of log alpha."""
+    target_entropy: float | None = None
+    """H in nats; None means -d."""
+    initial_log_std: float = 0.0
+    """Initial log standard deviation of the Gaussian's latent."""
+    renorm_warmup: int = 100_000
+    """crossq: training calls before batch renormalisation replaces batch normalisation."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(self.num_critics >= 1, "num_critics", self.num_critics, "must be at least 1")
+        require(self.renorm_warmup >= 0, "renorm_warmup", self.renorm_warmup, "must be at least 0")
+        require(self.critic in ("target", "crossq"), "critic", self.critic, "must be 'target' or 'crossq'")
+        value = self.initial_temperature
+        require(0 <= value < math.inf, "initial_temperature", value, "must be finite and at least 0")
+        if self.learn_temperature and value == 0:
+            raise ConfigurationError(
+                "initial_temperature = 0: cannot be learned from 0; pass --no-learn-temperature or a positive value."
+            )
+        rate = self.temperature_learning_rate
+        require(0 < rate < math.inf, "temperature_learning_rate", rate, "must be finite and greater than 0")
+        require(-5.0 <= self.initial_log_std <= 2.0, "initial_log_std", self.initial_log_std, "must lie in [-5, 2]")
+
+
+class Learned(eqx.Module):
+    """What SAC trains. ``target`` is None with CrossQ critics; ``log_alpha`` stays where it is not learned."""
+
+    actor: Actor
+    critic: ActionCritic | RenormCritic
+    target: ActionCritic | None
+    log_alpha: Scalar
+    actor_optimizer: PyTree
+    critic_optimizer: PyTree
+    alpha_optimizer: PyTree
+
+
+class Learner(OffPolicyLearner[Config]):
+    """Soft actor-critic: see the module's equations."""
+
+    name: ClassVar[str] = "sac"
+    needs: ClassVar[tuple[Capability, ...]] = (
+        Capability.SAMPLE,
+        Capability.MODE,
+        Capability.SAMPLE_WITH_LOG_PROB,
+    )
+    policy_hint: ClassVar[str] = "Use the Gaussian, or sac-flow for a flow."
+
+    def __init__(self, config: Config, world: Any, planned_updates: int):
+        self.actor_optimizer = make_constant_optimizer(config.actor_learning_rate, config.adam_betas)
+        self.critic_optimizer = make_constant_optimizer(config.critic_learning_rate, config.adam_betas)
+        self.alpha_optimizer = make_constant_optimizer(config.temperature_learning_rate, config.adam_betas)
+        super().__init__(config, world, planned_updates)
+
+    # ------------------------------------------------------------------ what another policy class replaces
+
+    def make_policy(self, key: Key, feature_size: int) -> Policy:
+        """The policy: a tanh-squashed Gaussian with a state-dependent standard deviation."""
+        trunk = self.config.actor_trunk()
+        return SquashedGaussian(
+            key, feature_size, self.world.action_size, trunk, initial_log_std=self.config.initial_log_std
+        )
+
+    @property
+    def entropy_target(self) -> float:
+        """H, in nats."""
+        return -float(self.world.action_size) if self.config.target_entropy is None else self.config.target_entropy
+
+    def sample(self, actor: Actor, observation: Observation, key: Key) -> tuple[Float[Array, "B d"], Float[Array, "B"]]:
+        """Reparameterised actions and their log-densities."""
+        features = Agent(actor, self.normalizer()).features(observation)
+        keys = jax.random.split(key, features.shape[0])
+        sample, log_prob = jax.vmap(actor.policy.sample_with_log_prob)(features, keys)
+        return sample.action, log_prob
+
+    # ------------------------------------------------------------------ SAC
+
+    def init_learned(self, key: Key) -> Learned:
+        """See `OffPolicyLearner.init_learned`."""
+        config, spec, d = self.config, self.world.observation_spec, self.world.action_size
+        key_encoder, key_policy, key_critic = jax.random.split(key, 3)
+        encoder = make_encoder(key_encoder, spec, config.actor_trunk())
+        actor = Actor(encoder, self.make_policy(key_policy, encoder.size))
+        if config.critic == "crossq":
+            trunk = config.critic_trunk()
+            critic = RenormCritic(key_critic, spec, d, trunk, config.num_critics, warmup=config.renorm_warmup)
+        else:
+            critic = make_action_critic(key_critic, spec, d, config.critic_trunk(), config.num_critics)
+        log_alpha = jnp.log(jnp.asarray(config.initial_temperature))
+        return Learned(
+            actor=actor,
+            critic=critic,
+            target=critic if isinstance(critic, ActionCritic) else None,
+            log_alpha=log_alpha,
+            actor_optimizer=self.actor_optimizer.init(eqx.filter(actor, eqx.is_array)),
+            critic_optimizer=self.critic_optimizer.init(eqx.filter(critic, eqx.is_array)),
+            alpha_optimizer=self.alpha_optimizer.init(log_alpha),
+        )
+
+    def actor(self, learned: Learned) -> Actor:
+        """See `OffPolicyLearner.actor`."""
+        return learned.actor
+
+    def gradient_step(
+        self, learned: Learned, batch: Batch, key: Key, count: Int[Array, ""]
+    ) -> tuple[Learned, dict[str, Scalar]]:
+        """See `OffPolicyLearner.gradient_step`."""
+        key_critic, key_actor = jax.random.split(key)
+        learned, metrics = self._critic_step(learned, batch, key_critic)
+        due = count % self.config.policy_delay == 0
+
+        def actor_and_temperature(learned):
+            learned, log_prob, actor_metrics = self._actor_step(learned, batch, key_actor)
+            learned, alpha_metrics = self._temperature_step(learned, -log_prob.mean())
+            steps = {"actor/steps": jnp.ones(()), "policy/steps": jnp.ones(()), "temperature/steps": jnp.ones(())}
+            return learned, actor_metrics | alpha_metrics | steps
+
+        shapes = jax.eval_shape(actor_and_temperature, learned)[1]
+        nothing = {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in shapes.items()}
+        learned, delayed = jax.lax.cond(due, actor_and_temperature, lambda learned: (learned, nothing), learned)
+        return learned, metrics | delayed
+
+    def _critic_step(self, learned, batch, key):
+        alpha = jnp.exp(learned.log_alpha)
+        next_action, next_log_prob = self.sample(learned.actor, batch.next_observation, key)
+
+        def target(next_values):
+            soft = next_values.min(axis=0) - alpha * next_log_prob
+            return jax.lax.stop_gradient(batch.reward + batch.bootstrap * soft)
+
+        def loss(critic):
+            if isinstance(critic, ActionCritic):
+                values, statistics = critic.values(batch.observation, batch.action), None
+                y = target(learned.target.values(batch.next_observation, next_action))
+            else:
+                both, statistics = critic.train_values(
+                    jax.tree.map(lambda a, b: jnp.concatenate([a, b]), batch.observation, batch.next_observation),
+                    jnp.concatenate([batch.action, next_action]),
+                )
+                values, next_values = jnp.split(both, 2, axis=1)
+                y = target(next_values)
+            return 0.5 * jnp.square(values - y).mean(axis=1).sum(), (values, y, statistics)
+
+        (value, (values, y, statistics)), gradient = eqx.filter_value_and_grad(loss, has_aux=True)(learned.critic)
+        critic, optimizer, health = guarded_step(
+            self.critic_optimizer, gradient, learned.critic_optimizer, learned.critic
+        )
+        if isinstance(critic, RenormCritic):
+            assert statistics is not None
+            # A batch that was refused must not leave its statistics behind.
+            moved = critic.with_statistics(statistics)
+            critic = jax.tree.map(lambda new, old: jnp.where(health.skipped, old, new), moved, critic)
+        tracked = None if learned.target is None else polyak(learned.target, critic, self.config.target_rate)
+        learned = dataclasses.replace(learned, critic=critic, target=tracked, critic_optimizer=optimizer)
+        return learned, {
+            "critic/loss": value,
+            "critic/value_mean": values.mean(),
+            "critic/target_mean": y.mean(),
+            "critic/gradient_norm": health.norm,
+            "critic/skipped": health.skipped.astype(jnp.float32),
+        }
+
+    def _actor_step(self, learned, batch, key):
+        alpha = jnp.exp(learned.log_alpha)
+
+        def loss(actor):
+            action, log_prob = self.sample(actor, batch.observation, key)
+            value = learned.critic.values(batch.observation, action).min(axis=0)
+            return (alpha * log_prob - value).mean(), (log_prob, action)
+
+        (value, (log_prob, action)), gradient = eqx.filter_value_and_grad(loss, has_aux=True)(learned.actor)
+        actor, optimizer, health = guarded_step(self.actor_optimizer, gradient, learned.actor_optimizer, learned.actor)
+        learned = dataclasses.replace(learned, actor=actor, actor_optimizer=optimizer)
+        return (
+            learned,
+            log_prob,
+            {
+                "actor/loss": value,
+                "actor/gradient_norm": health.norm,
+                "actor/skipped": health.skipped.astype(jnp.float32),
+                "policy/entropy": -log_prob.mean(),
+                "policy/saturation": (jnp.abs(action) > 0.99).mean(),
+            },
+        )
+
+    def _temperature_step(self, learned, entropy):
+        gap = jax.lax.stop_gradient(entropy - self.entropy_target)
+        alpha = jnp.exp(learned.log_alpha)
+        if self.config.learn_temperature:
+            gradient = jax.grad(lambda log_alpha: jnp.exp(log_alpha) * gap)(learned.log_alpha)
+            log_alpha, optimizer, health = guarded_step(
+                self.alpha_optimizer, gradient, learned.alpha_optimizer, learned.log_alpha
+            )
+            learned = dataclasses.replace(learned, log_alpha=log_alpha, alpha_optimizer=optimizer)
+            skipped = health.skipped.astype(jnp.float32)
+        else:
+            skipped = jnp.zeros(())
+        return learned, {"policy/temperature": alpha, "temperature/skipped": skipped}

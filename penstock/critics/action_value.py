@@ -1,0 +1,151 @@
+"""Action-value networks Q(s, a)."""
+
+from typing import Protocol
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from penstock._types import Key
+from penstock.networks import MLP, Encoder, Trunk, make_encoder
+from penstock.networks.batch_renorm import BatchRenorm
+from penstock.networks.mlp import ACTIVATIONS, HiddenLayer, make_linear
+from penstock.worlds.observation import Observation, ObservationSpec
+
+
+class Head(Protocol):
+    """Anything that maps one input vector to one number."""
+
+    def __call__(self, x: Float[Array, "inputs"]) -> Float[Array, "1"]:
+        """Returns the value."""
+        ...
+
+
+class ActionCritic(eqx.Module):
+    """An ensemble of E independently initialised networks ``Q(s, a)``, or ``V(s)``, over one encoder."""
+
+    encoder: Encoder
+    networks: Head
+    size: int = eqx.field(static=True)
+
+    def __init__(self, key: Key, encoder: Encoder, make_head, size: int):
+        """Builds the ensemble. ``make_head(key)`` builds one member."""
+        self.encoder = encoder
+        self.networks = eqx.filter_vmap(make_head)(jax.random.split(key, size))
+        self.size = size
+
+    def values(self, observation: Observation, action: Float[Array, "B d"] | None = None) -> Float[Array, "E B"]:
+        """Value estimates of B pairs by each member; of B states where no action is given."""
+        inputs = jax.vmap(self.encoder)(observation)
+        if action is not None:
+            inputs = jnp.concatenate([inputs, action], axis=-1)
+        return eqx.filter_vmap(lambda network: jax.vmap(network)(inputs)[:, 0])(self.networks)
+
+
+def make_action_critic(key: Key, spec: ObservationSpec, action_size: int, trunk: Trunk, size: int) -> ActionCritic:
+    """An ensemble of MLPs on features and action. ``action_size`` 0 gives state values."""
+    key_encoder, key_networks = jax.random.split(key)
+    encoder = make_encoder(key_encoder, spec, trunk)
+    return ActionCritic(key_networks, encoder, lambda k: MLP(k, encoder.size + action_size, 1, trunk), size)
+
+
+class NormedHead(eqx.Module):
+    """FlowRL's value network: Linear, LN, [Linear, LN, activation] ..., Linear, LN, Linear.
+
+    No activation after the first layer, and LayerNorm directly before the last. Source: released code of arXiv
+    2506.12811.
+    """
+
+    layers: tuple[HiddenLayer, ...]
+    output: eqx.nn.Linear
+
+    def __init__(self, key: Key, inputs: int, widths: tuple[int, ...], activation: str, layer_norm: bool = True):
+        keys = jax.random.split(key, len(widths) + 1)
+        sizes = (inputs, *widths)
+        kinds = ("identity", *(activation,) * (len(widths) - 2), "identity")[: len(widths)]
+        self.layers = tuple(
+            HiddenLayer(keys[i], sizes[i], sizes[i + 1], Trunk(widths, kind, layer_norm, initializer="xavier"))
+            for i, kind in enumerate(kinds)
+        )
+        self.output = make_linear(keys[-1], widths[-1], 1, Trunk(widths, initializer="xavier"), 1.0)
+
+    def __call__(self, x: Float[Array, "inputs"]) -> Float[Array, "1"]:
+        """Applies the network."""
+        for layer in self.layers:
+            x = layer(x)
+        return self.output(x)
+
+
+class RenormCritic(eqx.Module):
+    """CrossQ's ensemble: BatchRenorm on the input and after every activation, no target network.
+
+    Source: CrossQ (Bhatt et al., ICLR 2024).
+    """
+
+    encoder: Encoder
+    linears: tuple[eqx.nn.Linear, ...]
+    norms: tuple[BatchRenorm, ...]
+    output: eqx.nn.Linear
+    activation: str = eqx.field(static=True)
+    size: int = eqx.field(static=True)
+
+    def __init__(
+        self, key: Key, spec: ObservationSpec, action_size: int, trunk: Trunk, size: int, *, warmup: int = 100_000
+    ):
+        key_encoder, key_networks = jax.random.split(key)
+        self.encoder = make_encoder(key_encoder, spec, trunk)
+        widths = (self.encoder.size + action_size, *trunk.hidden)
+
+        def member(key):
+            keys = jax.random.split(key, len(widths))
+            linears = tuple(
+                make_linear(keys[i], widths[i], widths[i + 1], trunk, trunk.gain) for i in range(len(widths) - 1)
+            )
+            norms = tuple(BatchRenorm(width, warmup=warmup) for width in widths)
+            return linears, norms, make_linear(keys[-1], widths[-1], 1, trunk, 1.0)
+
+        self.linears, self.norms, self.output = eqx.filter_vmap(member)(jax.random.split(key_networks, size))
+        self.activation = trunk.activation
+        self.size = size
+
+    def _inputs(self, observation, action):
+        return jnp.concatenate([jax.vmap(self.encoder)(observation), action], axis=-1)
+
+    def values(self, observation: Observation, action: Float[Array, "B d"]) -> Float[Array, "E B"]:
+        """Value estimates with running statistics."""
+        inputs = self._inputs(observation, action)
+
+        def member(part):
+            linears, norms, output = part
+            h = norms[0](inputs)
+            for linear, norm in zip(linears, norms[1:], strict=True):
+                h = norm(ACTIVATIONS[self.activation](jax.vmap(linear)(h)))
+            return jax.vmap(output)(h)[:, 0]
+
+        return eqx.filter_vmap(member)((self.linears, self.norms, self.output))
+
+    def train_values(
+        self, observation: Observation, action: Float[Array, "B d"]
+    ) -> tuple[Float[Array, "E B"], tuple[BatchRenorm, ...]]:
+        """Value estimates with the statistics of this batch, and the layers with their statistics moved on."""
+        inputs = self._inputs(observation, action)
+
+        def member(part):
+            linears, norms, output = part
+            h, first = norms[0].train(inputs)
+            moved = [first]
+            for linear, norm in zip(linears, norms[1:], strict=True):
+                h, after = norm.train(ACTIVATIONS[self.activation](jax.vmap(linear)(h)))
+                moved.append(after)
+            return jax.vmap(output)(h)[:, 0], tuple(moved)
+
+        return eqx.filter_vmap(member)((self.linears, self.norms, self.output))
+
+    def with_statistics(self, moved: tuple[BatchRenorm, ...]) -> "RenormCritic":
+        """The critic with the running statistics of other layers, and its own learned parameters."""
+
+        def statistics(norms):
+            return [leaf for norm in norms for leaf in (norm.mean, norm.variance, norm.calls)]
+
+        return eqx.tree_at(lambda critic: statistics(critic.norms), self, statistics(moved))

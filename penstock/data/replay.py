@@ -1,0 +1,198 @@
+"""Replay memory: a ring of control steps, with uniform, recency-mixed and n-step sampling.
+
+The same ring serves functional worlds (JAX arrays, inside `jax.jit`) and hosted ones (NumPy arrays in host memory,
+written in place): `Replay` holds either. A control step of N environments is one slot; what is sampled is a slot and an
+environment.
+"""
+
+import math
+from types import ModuleType
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from penstock._errors import require
+from penstock._types import Key
+from penstock.worlds.observation import Observation
+
+ArrayLike = Any
+"""A JAX or a NumPy array."""
+
+
+class Experience(eqx.Module):
+    """One control step of N environments, or a ring of them with a leading axis of slots.
+
+    Attributes:
+        observation: what the policy acted on, raw.
+        action: inside the box [-1, 1].
+        reward: of the step.
+        terminated: the episode ended inside the task: nothing to bootstrap from.
+        truncated: the episode met its time limit: bootstrap from ``next_observation``.
+        next_observation: the observation before any reset.
+    """
+
+    observation: Observation
+    action: Float[ArrayLike, "*slots N d"]
+    reward: Float[ArrayLike, "*slots N"]
+    terminated: Bool[ArrayLike, "*slots N"]
+    truncated: Bool[ArrayLike, "*slots N"]
+    next_observation: Observation
+
+
+class Batch(eqx.Module):
+    """Samples for one update.
+
+    Attributes:
+        observation: raw.
+        action: inside the box.
+        reward: discounted sum over the 1 to n steps that the sample spans.
+        bootstrap: weight of the value at ``next_observation``: ``gamma^k``, 0 after a termination.
+        next_observation: where the sample ends.
+    """
+
+    observation: Observation
+    action: Float[ArrayLike, "B d"]
+    reward: Float[ArrayLike, "B"]
+    bootstrap: Float[ArrayLike, "B"]
+    next_observation: Observation
+
+
+class Replay(eqx.Module):
+    """A preallocated ring of slots.
+
+    Attributes:
+        ring: leaves ``(S, N, ...)``.
+        position: the slot that is written next.
+        filled: number of slots that hold data.
+    """
+
+    ring: Experience
+    position: Int[ArrayLike, ""]
+    filled: Int[ArrayLike, ""]
+
+    @property
+    def slots(self) -> int:
+        """S."""
+        return self.ring.reward.shape[0]
+
+    @property
+    def num_envs(self) -> int:
+        """N."""
+        return self.ring.reward.shape[1]
+
+    @classmethod
+    def create(cls, example: Experience, capacity: int) -> "Replay":
+        """An empty ring of JAX arrays.
+
+        Args:
+            example: one control step (shapes and dtypes are read, not values).
+            capacity: transitions, all environments together. Rounded down to whole control steps.
+
+        Raises:
+            ConfigurationError: the capacity is smaller than one control step.
+        """
+        return cls(_allocate(example, capacity, jnp), jnp.asarray(0, jnp.int32), jnp.asarray(0, jnp.int32))
+
+    @classmethod
+    def create_on_host(cls, example: Experience, capacity: int) -> "Replay":
+        """An empty ring of NumPy arrays, written in place by `write`. See `create`."""
+        return cls(_allocate(example, capacity, np), np.zeros((), np.int32), np.zeros((), np.int32))
+
+    def add(self, step: Experience) -> "Replay":
+        """The ring with one more control step, which replaces the oldest when the ring is full. Pure."""
+        ring = jax.tree.map(
+            lambda slots, new: jax.lax.dynamic_update_index_in_dim(slots, new.astype(slots.dtype), self.position, 0),
+            self.ring,
+            step,
+        )
+        return Replay(ring, (self.position + 1) % self.slots, jnp.minimum(self.filled + 1, self.slots))
+
+    def write(self, step: Experience) -> None:
+        """Adds one control step in place (host ring)."""
+        for slots, new in zip(jax.tree.leaves(self.ring), jax.tree.leaves(step), strict=True):
+            slots[self.position] = new
+        self.position[...] = (self.position + 1) % self.slots
+        self.filled[...] = min(self.filled + 1, self.slots)
+
+    def sample(
+        self, key: Key, batch_size: int, discount: float, *, n_step: int = 1, recent: int = 0, newest: int = 2048
+    ) -> Batch:
+        """Draws a batch.
+
+        ``batch_size - recent`` samples come uniformly from the whole ring, ``recent`` from the ``newest`` transitions;
+        without repetition within each part as long as the part of the ring is large enough (one from each of as many
+        equal stretches).
+
+        Args:
+            key: random key.
+            batch_size: B.
+            discount: gamma.
+            n_step: longest span of a sample. It ends early at the end of an episode, and at the newest data.
+            recent: how many of the batch come from the newest data.
+            newest: how many transitions count as newest.
+        """
+        uniform = jax.random.uniform(key, (batch_size,))
+        return self.gather(uniform, discount, n_step=n_step, recent=recent, newest=newest)
+
+    def gather(
+        self, uniform: ArrayLike, discount: float, *, n_step: int = 1, recent: int = 0, newest: int = 2048
+    ) -> Batch:
+        """The batch that belongs to B uniform numbers in [0, 1). See `sample`."""
+        xp = np if isinstance(self.ring.reward, np.ndarray) else jnp
+        count = self.filled * self.num_envs
+        whole = _stratified(xp, uniform[recent:], count)
+        late = xp.minimum(count, newest)
+        fresh = count - late + _stratified(xp, uniform[:recent], late)
+        rank = xp.concatenate([fresh, whole])  # 0 is the oldest transition
+        age, env = rank // self.num_envs, rank % self.num_envs
+        oldest = self.position - self.filled
+
+        def at(leaf, age):
+            return leaf[(oldest + age) % self.slots, env]
+
+        total, weight = xp.zeros_like(uniform), xp.ones_like(uniform)
+        end, going = age, xp.ones(age.shape, bool)
+        for k in range(n_step):
+            here = age + k
+            going = going & (here < self.filled)
+            total = total + xp.where(going, weight * at(self.ring.reward, here), 0.0)
+            end = xp.where(going, here, end)
+            weight = xp.where(going, weight * discount, weight)
+            going = going & ~(at(self.ring.terminated, here) | at(self.ring.truncated, here))
+        return Batch(
+            observation=jax.tree.map(lambda leaf: at(leaf, age), self.ring.observation),
+            action=at(self.ring.action, age),
+            reward=total,
+            bootstrap=xp.where(at(self.ring.terminated, end), 0.0, weight).astype(uniform.dtype),
+            next_observation=jax.tree.map(lambda leaf: at(leaf, end), self.ring.next_observation),
+        )
+
+
+def memory_bytes(example: Experience, capacity: int) -> int:
+    """Bytes that a ring of this capacity takes."""
+    slots = capacity // example.reward.shape[-1]
+    return slots * sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(example))
+
+
+def _allocate(example: Experience, capacity: int, xp: ModuleType) -> Experience:
+    num_envs = example.reward.shape[-1]
+    require(capacity >= num_envs, "replay_capacity", capacity, f"must hold one step of all {num_envs} environments")
+    return jax.tree.map(lambda leaf: xp.zeros((capacity // num_envs, *leaf.shape), leaf.dtype), example)
+
+
+def _stratified(xp: ModuleType, uniform: ArrayLike, count: ArrayLike) -> ArrayLike:
+    """One whole number below ``count`` from each of B stretches of [0, count). ``uniform``: B numbers in [0, 1)."""
+    size = uniform.shape[0]
+    index = xp.arange(size)
+    # Float32 cannot count to more than 16 million: the stretch is found with whole numbers.
+    width, rest = count // max(size, 1), count % max(size, 1)
+    low = index * width + xp.minimum(index, rest)
+    span = xp.where(index < rest, width + 1, width)
+    inside = (uniform * span).astype(xp.int32)
+    drawn = low + xp.minimum(inside, xp.maximum(span - 1, 0))
+    # Fewer transitions than samples: stretches are shorter than one, and repetition cannot be avoided.
+    return xp.where(count >= size, drawn, (uniform * count).astype(xp.int32))

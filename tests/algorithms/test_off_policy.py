@@ -1,0 +1,257 @@
+"""Off-policy learners: one step by hand where it can be, what may not move, and resume."""
+
+import dataclasses
+import functools
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_worlds import differ, same, world
+
+from penstock._errors import CapabilityError, ConfigurationError
+from penstock.algorithms import flowrl
+from penstock.algorithms.off_policy import polyak
+from penstock.algorithms.registry import ALGORITHMS, family
+from penstock.data import Batch
+from penstock.worlds import Observation
+
+OFF_POLICY = tuple(family("off-policy"))
+TINY = {"batch_size": 8, "warmup_steps": 8, "collect_steps": 4, "actor_hidden": (8,), "replay_capacity": 64}
+SMALL_CRITIC = {"flowrl": {"critic_hidden": (8, 8, 8)}}
+
+
+@functools.cache
+def initial(algorithm):
+    """What a learner begins with; compiled, as un-compiled operations take seconds."""
+    return jax.jit(algorithm.init_learned)(jax.random.key(1))
+
+
+def learner(name, planned=10, **settings):
+    config = {**TINY, "critic_hidden": (8,), **SMALL_CRITIC.get(name, {}), **settings}
+    return ALGORITHMS[name].learner(ALGORITHMS[name].config(**config), world(), planned)
+
+
+def batch(size=8, bootstrap=0.9, seed=0):
+    keys = jax.random.split(jax.random.key(seed), 4)
+    spec = world().observation_spec.vector
+
+    def vector(key):
+        return Observation(jax.random.normal(key, (size, spec)))
+
+    return Batch(
+        vector(keys[0]),
+        jnp.tanh(jax.random.normal(keys[1], (size, world().action_size))),
+        jax.random.normal(keys[2], (size,)),
+        jnp.full((size,), bootstrap),
+        vector(keys[3]),
+    )
+
+
+@pytest.fixture(scope="module", params=OFF_POLICY)
+def trained(request):
+    """A learner, its first state, the states after each of three iterations, and the metrics."""
+    algorithm = learner(request.param)
+    step = jax.jit(algorithm.step)
+    states, rows = [algorithm.init(jax.random.key(0))], []
+    for _ in range(5):
+        state, metrics = step(states[-1])
+        states.append(state)
+        rows.append({name: float(value) for name, value in metrics.items()})
+    return algorithm, states, rows, step
+
+
+def test_iterations_count_collect_and_learn(trained):
+    algorithm, states, rows, step = trained
+    num_envs = algorithm.world.num_envs
+    for index, state in enumerate(states):
+        assert int(state.update) == index and int(state.env_steps) == 4 * num_envs * index
+        assert int(state.replay.filled) == min(4 * index, 64 // num_envs)
+    assert rows[0]["train/gradient_steps"] == 3.0  # 4 environments: ready after the second control step
+    assert rows[1]["train/gradient_steps"] == 4.0
+    assert all(np.isfinite(list(row.values())).all() for row in rows)
+    assert differ(states[1].learned, states[-1].learned)
+    assert rows[-1]["critic/skipped"] == rows[-1]["actor/skipped"] == rows[-1]["world/diverged"] == 0.0
+    assert step._cache_size() == 1, "one trace"
+
+
+def test_the_same_key_gives_the_same_run(trained):
+    algorithm, states, _, step = trained
+    state = algorithm.init(jax.random.key(0))
+    for _ in range(2):
+        state, _ = step(state)
+    same(state, states[2])
+    other, _ = step(algorithm.init(jax.random.key(1)))
+    assert differ(other.learned, states[1].learned)
+
+
+def test_stored_actions_are_inside_the_box_and_warm_up_is_uniform(trained):
+    _, states, _, _ = trained
+    actions = np.asarray(states[-1].replay.ring.action)
+    assert np.abs(actions).max() <= 1.0
+    algorithm = learner("sac", warmup_steps=100_000 - 1, planned=100_000)
+    state = algorithm.init(jax.random.key(0))
+    step = jax.jit(algorithm.step)
+    for _ in range(4):
+        state, metrics = step(state)
+    assert float(metrics["train/gradient_steps"]) == 0.0
+    same(state.learned, algorithm.init(jax.random.key(0)).learned)
+    filled = np.asarray(state.replay.ring.action).ravel()
+    assert filled.min() < -0.8 and filled.max() > 0.8 and abs(filled.mean()) < 0.2
+
+
+@pytest.mark.parametrize("name", OFF_POLICY)
+def test_terminations_do_not_bootstrap(name):
+    """F23: with bootstrap 0 the next observation changes nothing; with more it does. (BatchRenorm sees it anyway.)"""
+    algorithm = learner(name, **({"critic": "target"} if name in ("crossq", "sac-flow") else {}))
+    learned = initial(algorithm)
+    step = jax.jit(lambda b: algorithm.gradient_step(learned, b, jax.random.key(2), jnp.asarray(1))[0])
+
+    def after(bootstrap, seed):
+        other = batch(seed=seed).next_observation
+        return step(dataclasses.replace(batch(bootstrap=bootstrap), next_observation=other)).critic
+
+    same(after(0.0, 3), after(0.0, 4))
+    assert differ(after(0.9, 3), after(0.9, 4))
+
+
+@pytest.mark.parametrize("name", OFF_POLICY)
+def test_actor_waits_and_critics_do_not_move_with_it(name):
+    algorithm = learner(name, policy_delay=2)
+    learned = initial(algorithm)
+    step = jax.jit(algorithm.gradient_step)
+    even, _ = step(learned, batch(), jax.random.key(2), jnp.asarray(0))
+    odd, metrics = step(learned, batch(), jax.random.key(2), jnp.asarray(1))
+    same(odd.actor, learned.actor)
+    assert float(metrics["actor/steps"]) == 0.0
+    assert differ(even.actor, learned.actor)
+    same(even.critic, odd.critic)  # the actor's step leaves the critics alone
+    same(even.critic_optimizer, odd.critic_optimizer)
+
+
+def test_target_update_weighs_old_and_new():
+    old, new = {"w": jnp.array([1.0, 2.0])}, {"w": jnp.array([3.0, 6.0])}
+    np.testing.assert_allclose(polyak(old, new, 0.25)["w"], [1.5, 3.0])
+    same(polyak(old, new, 1.0), new)
+    same(polyak(old, new, 0.0), old)
+
+
+@pytest.mark.parametrize(("gap", "alpha"), [(-1.0, 0.2030), (1.0, 0.1970)])
+def test_temperature_moves_the_right_way(gap, alpha):
+    """Fifty steps of Adam at 3e-4 from 0.2: up while the entropy is below the target, down above."""
+    algorithm = learner("sac", initial_temperature=0.2, temperature_learning_rate=3e-4)
+    learned = algorithm.init_learned(jax.random.key(0))
+    for _ in range(50):
+        learned, _ = algorithm._temperature_step(learned, jnp.asarray(algorithm.entropy_target + gap))
+    np.testing.assert_allclose(jnp.exp(learned.log_alpha), alpha, atol=1e-4)
+
+
+def test_target_entropy_of_paths_follows_steps_and_noise():
+    c = 0.5 * math.log(2 * math.pi * math.e)
+    for steps in (1, 4, 10):
+        algorithm = learner("sac-flow", flow_steps=steps, target_step_std=0.2)
+        assert abs(algorithm.entropy_target - 2 * (c * (steps + 1) + steps * math.log(0.2))) < 1e-5
+    assert abs(learner("sac-flow").entropy_target) < 2e-3
+    with pytest.raises(ConfigurationError, match=r"learn_noise = False.*--learn-noise"):
+        learner("sac-flow", learn_noise=False)
+    learner("sac-flow", learn_noise=False, target_entropy=-20.0)
+    learner("sac-flow", learn_noise=False, learn_temperature=False)
+
+
+def test_crossq_has_no_target_and_no_gradient_through_it():
+    algorithm = learner("crossq")
+    learned = algorithm.init_learned(jax.random.key(0))
+    assert learned.target is None
+
+    def loss(reward):
+        after, _ = algorithm.gradient_step(
+            learned, dataclasses.replace(batch(), reward=reward), jax.random.key(1), jnp.asarray(1)
+        )
+        return after.critic.norms[0].mean.sum()
+
+    assert float(jnp.abs(jax.grad(loss)(jnp.zeros(8))).max()) == 0.0
+
+
+# ------------------------------------------------------------------------------------------------- FlowRL
+
+
+def test_weights_of_the_paper_by_hand():
+    config = flowrl.Config(constraint_coefficient=0.1)
+    difference = jnp.array([1.0, -2.0, 0.0, 4.0])  # mean 0.75
+    weight = flowrl.flow_matching_weight(config, difference)
+    np.testing.assert_allclose(weight, [0.1 * math.exp(0.25), 0.0, 0.0, 1.0], rtol=1e-6)  # 0.1 e^3.25 = 2.58 is capped
+
+
+def test_weight_of_the_released_code_by_hand():
+    config = flowrl.released(constraint_coefficient=0.1)
+    positive = np.array([1.0, 0.0, 0.0, 4.0])
+    expected = np.clip(0.1 * np.exp(positive - 1.25), 1e-3, 1.0).mean()
+    weight = flowrl.flow_matching_weight(config, jnp.array([1.0, -2.0, 0.0, 4.0]))
+    np.testing.assert_allclose(weight, np.full(4, expected), rtol=1e-6)
+
+
+@pytest.mark.parametrize("weighting", ["paper", "code"])
+def test_removed_constraint_and_huge_differences(weighting):
+    config = flowrl.Config(weighting=weighting, constraint_coefficient=0.0)
+    assert not np.any(flowrl.flow_matching_weight(config, jnp.array([1.0, -1.0])))
+    wild = flowrl.flow_matching_weight(flowrl.Config(weighting=weighting), jnp.array([1e6, -1e6, 0.0]))
+    assert np.all(np.isfinite(wild)) and np.all(np.asarray(wild) <= 1.0)
+
+
+def test_where_the_policy_is_better_flow_matching_teaches_nothing():
+    """paper: samples with D <= 0 contribute no flow-matching gradient: the actor step ignores the stored action."""
+    algorithm = learner("flowrl", policy_delay=1)
+    learned = algorithm.init_learned(jax.random.key(0))
+
+    step = jax.jit(lambda data, stored: algorithm._actor_step(learned, data, stored, jax.random.key(1))[0].actor)
+
+    def moved(stored, seed):
+        return step(dataclasses.replace(batch(), action=batch(seed=seed).action), jnp.full((8,), stored))
+
+    same(moved(-1e3, 5), moved(-1e3, 6))
+    assert differ(moved(1e3, 5), moved(1e3, 6))
+
+
+def test_released_policy_has_the_published_size_and_clips_its_noise():
+    config = flowrl.released()
+    assert config.flow_steps == 1 and config.stepper == "midpoint"
+    algorithm = learner("flowrl", **{f.name: getattr(config, f.name) for f in dataclasses.fields(config)} | TINY)
+    policy = algorithm.init_learned(jax.random.key(0)).actor.policy
+    assert policy.network_evaluations == 2
+    noise = policy.base_noise(jax.random.normal(jax.random.key(0), (10_000,)))
+    assert float(jnp.abs(noise).max()) == 1.0 and 0.29 < float((jnp.abs(noise) == 1.0).mean()) < 0.35
+
+
+def test_recent_share_is_52_of_256():
+    algorithm = learner("flowrl", batch_size=256, replay_capacity=4096, planned=300)
+    replay = algorithm.init(jax.random.key(0)).replay
+    slots = replay.slots  # full; the reward counts control steps
+    reward = jnp.broadcast_to(jnp.arange(slots, dtype=jnp.float32)[:, None], replay.ring.reward.shape)
+    replay = dataclasses.replace(
+        replay, ring=dataclasses.replace(replay.ring, reward=reward), filled=jnp.asarray(slots, jnp.int32)
+    )
+    age = np.asarray(algorithm.sample_batch(replay, jax.random.key(0)).reward)
+    assert age.size == 256 and (age[:52] >= slots - 2048 // 4).all() and age[52:].min() < slots / 8
+
+
+# ------------------------------------------------------------------------------------------------- refusals
+
+
+def test_refusals():
+    with pytest.raises(ConfigurationError, match=r"warmup_steps = 5000: the whole run has 160 environment steps"):
+        learner("sac", warmup_steps=5000)
+    with pytest.raises(ConfigurationError, match=r"batch_size = 128: must not exceed replay_capacity = 64"):
+        learner("sac", batch_size=128)
+    with pytest.raises(ConfigurationError, match=r"cannot be learned from 0"):
+        learner("sac", initial_temperature=0.0)
+    with pytest.raises(ConfigurationError, match=r"expectile = 1\.0"):
+        learner("flowrl", expectile=1.0)
+    for name in OFF_POLICY:
+        with pytest.raises(ConfigurationError, match="discount"):
+            learner(name, discount=1.5)
+    algorithm = learner("sac")
+    object.__setattr__(algorithm, "world", eqx.Module())
+    with pytest.raises((CapabilityError, AttributeError)):
+        algorithm.init(jax.random.key(0))

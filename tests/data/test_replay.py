@@ -1,0 +1,136 @@
+"""The ring: wrap-around, n-step returns by hand, recency, no repetition; host and device alike."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from penstock._errors import ConfigurationError
+from penstock.data import Experience, Replay
+from penstock.data.replay import memory_bytes
+from penstock.worlds import Observation
+
+N = 2
+
+
+def step(t, terminated=(False, False), truncated=(False, False)):
+    """Observations count 10 t + environment; the reward is t + 1 and t + 2."""
+    env = jnp.arange(N, dtype=jnp.float32)
+    return Experience(
+        observation=Observation((10.0 * t + env)[:, None]),
+        action=(0.01 * t + 0.001 * env)[:, None],
+        reward=t + 1.0 + env,
+        terminated=jnp.asarray(terminated),
+        truncated=jnp.asarray(truncated),
+        next_observation=Observation((10.0 * t + env + 5.0)[:, None]),
+    )
+
+
+def filled(steps, capacity=8, **flags):
+    replay = Replay.create(step(0), capacity)
+    for t in range(steps):
+        replay = replay.add(step(t, **{name: value[t] for name, value in flags.items() if t in value}))
+    return replay
+
+
+def everything(replay, discount=0.5, **settings):
+    """One sample of every transition, by age and environment."""
+    count = int(replay.filled) * N
+    return replay.gather(jnp.full((count,), 0.5), discount, **settings)
+
+
+def test_newest_steps_survive_and_come_in_order():
+    replay = filled(6)  # four slots
+    assert replay.slots == 4 and int(replay.filled) == 4 and int(replay.position) == 2
+    batch = everything(replay)
+    np.testing.assert_array_equal(batch.observation.vector[:, 0], [20, 21, 30, 31, 40, 41, 50, 51])
+    np.testing.assert_array_equal(batch.reward, [3, 4, 4, 5, 5, 6, 6, 7])
+    np.testing.assert_array_equal(batch.next_observation.vector[:, 0], [25, 26, 35, 36, 45, 46, 55, 56])
+    np.testing.assert_array_equal(batch.bootstrap, [0.5] * 8)
+
+
+def test_capacity_is_rounded_down_to_whole_steps_and_too_little_is_refused():
+    assert Replay.create(step(0), 7).slots == 3
+    with pytest.raises(ConfigurationError, match=r"replay_capacity = 1: must hold one step of all 2 environments"):
+        Replay.create(step(0), 1)
+    assert memory_bytes(step(0), 7) == 3 * N * (4 + 4 + 4 + 1 + 1 + 4)
+
+
+def test_truncation_bootstraps_and_termination_does_not():
+    """The 2 x 2 table: nothing, terminated, truncated, both."""
+    cases = [(False, False), (True, False), (False, True), (True, True)]
+    for terminated, truncated in cases:
+        replay = Replay.create(step(0), 2).add(step(3, (terminated, False), (truncated, False)))
+        batch = everything(replay)
+        np.testing.assert_array_equal(batch.bootstrap, [0.0 if terminated else 0.5, 0.5])
+        np.testing.assert_array_equal(batch.reward, [4.0, 5.0])
+
+
+def test_three_step_returns_by_hand():
+    """Environment 0 is truncated at t = 1, environment 1 terminates at t = 2; g = 1/2."""
+    replay = filled(4, terminated={2: (False, True)}, truncated={1: (True, False)})
+    batch = everything(replay, n_step=3)
+    ages = {(t, e): 2 * t + e for t in range(4) for e in range(N)}
+    expected = {
+        (0, 0): (1 + 2 / 2, 0.25, 15),  # two steps, then the value behind the time limit
+        (1, 0): (2, 0.5, 15),
+        (2, 0): (3 + 4 / 2, 0.25, 35),  # the newest data ends it
+        (3, 0): (4, 0.5, 35),
+        (0, 1): (2 + 3 / 2 + 4 / 4, 0.0, 26),
+        (1, 1): (3 + 4 / 2, 0.0, 26),
+        (2, 1): (4, 0.0, 26),
+        (3, 1): (5, 0.5, 36),
+    }
+    for place, (reward, bootstrap, end) in expected.items():
+        row = ages[place]
+        got = (batch.reward[row], batch.bootstrap[row], batch.next_observation.vector[row, 0])
+        np.testing.assert_allclose(got, (reward, bootstrap, end), err_msg=str(place))
+
+
+def test_n_step_does_not_run_from_the_newest_into_the_oldest():
+    batch = everything(filled(6), n_step=3)  # wrapped: slot 1 holds t = 5, slot 2 the oldest, t = 2
+    np.testing.assert_array_equal(batch.reward[-2:], [6.0, 7.0])
+    np.testing.assert_array_equal(batch.bootstrap[-2:], [0.5, 0.5])
+
+
+@pytest.mark.parametrize("steps", [40, 130])
+def test_recent_part_comes_from_the_newest_without_repetition(steps):
+    replay = Replay.create(step(0), 200)
+    replay = jax.lax.fori_loop(0, steps, lambda t, replay: replay.add(step(t)), replay)
+    count = int(replay.filled) * N
+    seen = set()
+    for seed in range(30):
+        batch = replay.sample(jax.random.key(seed), 50, 0.9, recent=10, newest=20)
+        rank = np.asarray(batch.observation.vector[:, 0])
+        recent, uniform = rank[:10], rank[10:]
+        assert len(set(recent)) == 10 and len(set(uniform)) == 40
+        assert recent.min() >= 10 * (steps - 10)  # the newest 20 transitions are 10 control steps
+        seen |= set(uniform)
+    assert len(seen) == count or len(seen) > 0.95 * count
+
+
+def test_sampling_is_uniform():
+    replay = Replay.create(step(0), 60)
+    replay = jax.lax.fori_loop(0, 30, lambda t, replay: replay.add(step(t)), replay)
+    draws = [np.asarray(replay.sample(jax.random.key(s), 17, 0.9).observation.vector[:, 0]) for s in range(600)]
+    values, counts = np.unique(np.concatenate(draws), return_counts=True)
+    assert values.size == 60
+    assert counts.min() > 0.6 * counts.mean() and counts.max() < 1.4 * counts.mean()
+
+
+def test_more_samples_than_data_repeats_but_stays_inside():
+    batch = filled(2).sample(jax.random.key(0), 64, 0.9)
+    assert set(np.asarray(batch.observation.vector[:, 0]).tolist()) <= {0.0, 1.0, 10.0, 11.0}
+
+
+def test_host_ring_gives_the_same_batches():
+    host = Replay.create_on_host(jax.tree.map(np.asarray, step(0)), 8)
+    for t in range(7):
+        host.write(step(t, truncated=(t == 4, False)))
+    device = filled(7, truncated={4: (True, False)})
+    uniform = np.linspace(0.0, 0.999, 13, dtype=np.float32)
+    for settings in ({}, {"n_step": 3}, {"recent": 4, "newest": 3}):
+        ours, theirs = host.gather(uniform, 0.9, **settings), device.gather(jnp.asarray(uniform), 0.9, **settings)
+        for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+            assert isinstance(a, np.ndarray)
+            np.testing.assert_allclose(a, b, rtol=1e-6)

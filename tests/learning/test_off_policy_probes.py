@@ -1,0 +1,76 @@
+"""Every off-policy learner finds the known right answer of tiny worlds (F41)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from penstock.algorithms.registry import ALGORITHMS, family
+from penstock.worlds import Observation
+from tests.learning import probe_worlds as probes
+
+DISCOUNT = 0.9
+OFF_POLICY = tuple(family("off-policy"))
+OWN = {
+    "sac": {"learn_temperature": False, "initial_temperature": 1e-3, "target_rate": 0.05},
+    "td3": {"target_rate": 0.05},
+    "crossq": {"learn_temperature": False, "initial_temperature": 1e-3},
+    "flowrl": {"critic_hidden": (32, 32, 32), "constraint_coefficient": 0.02},
+    "sac-flow": {"learn_temperature": False, "initial_temperature": 1e-3, "velocity": "gated"},
+}
+
+
+def learn(algorithm, task, iterations, *, num_envs=16, seed=0, **settings):
+    """Trains on a probe and returns the learner and its last state."""
+    entry = ALGORITHMS[algorithm]
+    defaults = {
+        "discount": DISCOUNT,
+        "batch_size": 64,
+        "warmup_steps": 64,
+        "collect_steps": 4,
+        "replay_capacity": 4096,
+        "actor_hidden": (32,),
+        "critic_hidden": (32, 32),
+        "actor_learning_rate": 3e-3,
+        "critic_learning_rate": 3e-3,
+    }
+    config = entry.config(**{**defaults, **OWN[algorithm], **settings})
+    learner = entry.learner(config, probes.probe(task, num_envs), iterations)
+
+    @jax.jit
+    def run(key):
+        return jax.lax.fori_loop(0, iterations, lambda _, state: learner.step(state)[0], learner.init(key))
+
+    return learner, run(jax.random.key(seed))
+
+
+def values(learner, state, observations):
+    """Q of the deterministic action, mean over the ensemble."""
+    observation = Observation(jnp.asarray(observations, jnp.float32)[:, None])
+    action = learner.agent(state).mode(observation).action
+    return np.asarray(state.learned.critic.values(observation, action).mean(axis=0))
+
+
+@pytest.mark.parametrize("algorithm", OFF_POLICY)
+def test_terminations_do_not_bootstrap_and_rewards_are_discounted(algorithm):
+    """Q(0) = g, Q(1) = 1: a learner that bootstraps over the end reports up to 10."""
+    learner, state = learn(algorithm, probes.TwoStepDiscount(), 150)
+    np.testing.assert_allclose(values(learner, state, [0.0, 1.0]), [DISCOUNT, 1.0], atol=0.1)
+
+
+@pytest.mark.parametrize("algorithm", ["sac", "crossq", "flowrl"])
+def test_time_limits_bootstrap(algorithm):
+    """Q = 1 / (1 - g) = 10: a learner that takes the time limit for an end reports at most 5.7."""
+    task = probes.ConstantRewardTruncated()
+    learner, state = learn(algorithm, task, 400, critic_learning_rate=1e-2)
+    np.testing.assert_allclose(values(learner, state, [0.0]), task.right_value(DISCOUNT), rtol=0.1)
+
+
+@pytest.mark.parametrize("algorithm", OFF_POLICY)
+def test_actions_answer_the_observation(algorithm):
+    """a = o / 2."""
+    task = probes.ObservationActionReward()
+    learner, state = learn(algorithm, task, 400)
+    observations = jnp.linspace(-0.9, 0.9, 7)
+    actions = learner.agent(state).mode(Observation(observations[:, None])).action[:, 0]
+    np.testing.assert_allclose(actions, task.right_action(observations), atol=0.2)
