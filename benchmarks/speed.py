@@ -23,7 +23,7 @@ set_up_jax()
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 
-from penstock.algorithms.registry import ALGORITHMS  # noqa: E402
+from penstock.algorithms.registry import family  # noqa: E402
 from penstock.reports.tables import markdown_table  # noqa: E402
 from penstock.training.plan import make_plan  # noqa: E402
 from penstock.training.program import Program, seed_keys  # noqa: E402
@@ -51,7 +51,7 @@ def prepare(algorithm: str, world: str, overrides: dict) -> dict:
         "state": state,
         "compile_seconds": seconds,
         "traces": program.traces["train"],
-        "steps": plan.num_envs * plan.settings.window,
+        "steps": plan.num_envs * plan.settings.iteration_steps,
         "times": [],
     }
 
@@ -70,7 +70,7 @@ def time_in_turns(arms: list[dict], turns: int, iterations: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--worlds", nargs="*", default=[entry.name for entry in world_entries()])
-    parser.add_argument("--algorithms", nargs="*", default=list(ALGORITHMS))
+    parser.add_argument("--algorithms", nargs="*", default=list(family("pathwise")))
     parser.add_argument("--turns", type=int, default=7)
     arguments = parser.parse_args()
     results = json.loads(OUTPUT.read_text()) if OUTPUT.is_file() else {}

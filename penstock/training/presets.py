@@ -30,9 +30,9 @@ _CLASSIC_OFF_POLICY = {
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # Source: the configuration that learned in our prototype of the body; networks, critic and learning rates shared by
-    # all arms. Tuned with equal effort for RFO, SHAC, SHAC2 and SAPO (benchmarks/tuning.py; docs/results.md). SHAC keeps
-    # its fast target (0.2): its slow one (0.995) belongs to budgets of thousands of iterations.
+    # Source: the configuration that learned in our prototype of the body; networks, critic and learning rates shared
+    # by all arms. Tuned with equal effort for RFO, SHAC, SHAC2 and SAPO (benchmarks/tuning.py; docs/results.md). SHAC
+    # keeps its fast target (0.2): its slow one (0.995) belongs to budgets of thousands of iterations.
     "soft/jumper-mini": {
         "run": {"num_envs": 16, "steps": 200_000, "evaluate_every": 15_360, "log_every": 10},
         "pathwise": {

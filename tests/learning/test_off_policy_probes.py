@@ -11,6 +11,7 @@ from tests.learning import probe_worlds as probes
 
 DISCOUNT = 0.9
 OFF_POLICY = tuple(family("off-policy"))
+QUICKLY = [pytest.param(n, marks=[] if n == "sac" else pytest.mark.slow) for n in OFF_POLICY]
 OWN = {
     "sac": {"learn_temperature": False, "initial_temperature": 1e-3, "target_rate": 0.05},
     "td3": {"target_rate": 0.05},
@@ -51,13 +52,14 @@ def values(learner, state, observations):
     return np.asarray(state.learned.critic.values(observation, action).mean(axis=0))
 
 
-@pytest.mark.parametrize("algorithm", OFF_POLICY)
+@pytest.mark.parametrize("algorithm", QUICKLY)
 def test_terminations_do_not_bootstrap_and_rewards_are_discounted(algorithm):
     """Q(0) = g, Q(1) = 1: a learner that bootstraps over the end reports up to 10."""
     learner, state = learn(algorithm, probes.TwoStepDiscount(), 150)
     np.testing.assert_allclose(values(learner, state, [0.0, 1.0]), [DISCOUNT, 1.0], atol=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["sac", "crossq", "flowrl"])
 def test_time_limits_bootstrap(algorithm):
     """Q = 1 / (1 - g) = 10: a learner that takes the time limit for an end reports at most 5.7."""
@@ -66,7 +68,9 @@ def test_time_limits_bootstrap(algorithm):
     np.testing.assert_allclose(values(learner, state, [0.0]), task.right_value(DISCOUNT), rtol=0.1)
 
 
-@pytest.mark.parametrize("algorithm", OFF_POLICY)
+@pytest.mark.parametrize(
+    "algorithm", [pytest.param(n, marks=pytest.mark.slow if n == "crossq" else []) for n in OFF_POLICY]
+)
 def test_actions_answer_the_observation(algorithm):
     """a = o / 2."""
     task = probes.ObservationActionReward()
