@@ -22,6 +22,10 @@ from arms import ARMS
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
 
+KEPT = {"env_steps", "update", "seed", "wall_seconds", "cpu_seconds", "eval/return_mean", "eval/return_deterministic"}
+KEPT |= {"policy/saturation", "actor/return_gradient_norm"}
+"""What is kept of the many runs of a side study; of the comparison itself, everything."""
+
 
 def slug(world: str) -> str:
     return world.replace("/", "-")
@@ -59,7 +63,8 @@ def train_arm(arguments: argparse.Namespace) -> None:
         for line in source:
             row = json.loads(line)
             if "eval/return_mean" in row:
-                short = {k: round(v, 5) if isinstance(v, float) else v for k, v in row.items()}
+                kept_names = KEPT if arguments.suite != "learning" else row
+                short = {k: round(v, 5) if isinstance(v, float) else v for k, v in row.items() if k in kept_names}
                 kept.write(json.dumps(short) + "\n")
 
 
