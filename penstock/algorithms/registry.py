@@ -17,6 +17,7 @@ class AlgorithmEntry:
         config: its configuration class.
         learner: its learner class.
         family: pathwise (differentiates through the world) or off-policy (learns from a replay memory).
+        policy: default policy class, in words.
     """
 
     name: str
@@ -24,6 +25,7 @@ class AlgorithmEntry:
     config: type[Any]
     learner: type[Any]
     family: Literal["pathwise", "off-policy"] = "pathwise"
+    policy: str = "gaussian"
 
 
 ALGORITHMS = {
@@ -33,12 +35,25 @@ ALGORITHMS = {
         AlgorithmEntry("shac", "window return plus terminal value, target critic", shac.Config, shac.Learner),
         AlgorithmEntry("shac2", "SHAC with two critics and SAPO's design choices", shac2.Config, shac2.Learner),
         AlgorithmEntry("sapo", "SHAC2 with entropy in the return", sapo.Config, sapo.Learner),
-        AlgorithmEntry("rfo", "flow policy, with regularizers for stability and exploration", rfo.Config, rfo.Learner),
+        AlgorithmEntry(
+            "rfo",
+            "flow policy, with regularizers for stability and exploration",
+            rfo.Config,
+            rfo.Learner,
+            "pathwise",
+            "flow",
+        ),
         AlgorithmEntry("sac", "maximum entropy with a Gaussian", sac.Config, sac.Learner, "off-policy"),
-        AlgorithmEntry("td3", "deterministic policy, smoothed targets", td3.Config, td3.Learner, "off-policy"),
+        AlgorithmEntry(
+            "td3", "deterministic policy, smoothed targets", td3.Config, td3.Learner, "off-policy", "deterministic"
+        ),
         AlgorithmEntry("crossq", "SAC with BatchRenorm, no targets", crossq.Config, crossq.Learner, "off-policy"),
-        AlgorithmEntry("flowrl", "flow near the best stored behaviour", flowrl.Config, flowrl.Learner, "off-policy"),
-        AlgorithmEntry("sac-flow", "SAC with a noisy flow", sac_flow.Config, sac_flow.Learner, "off-policy"),
+        AlgorithmEntry(
+            "flowrl", "flow near the best stored behaviour", flowrl.Config, flowrl.Learner, "off-policy", "flow"
+        ),
+        AlgorithmEntry(
+            "sac-flow", "SAC with a noisy flow", sac_flow.Config, sac_flow.Learner, "off-policy", "noisy flow"
+        ),
     )
 }
 

@@ -21,7 +21,8 @@ def run(arguments: list[str]) -> int:
     rows = [
         {
             "algorithm": name,
-            "policy": entry.config().policy,
+            "family": entry.family,
+            "policy": entry.policy,
             "needs": ", ".join(c.name.lower() for c in entry.learner.needs),
             "what it is": entry.summary,
         }

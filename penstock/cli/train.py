@@ -61,7 +61,7 @@ def run(arguments: list[str]) -> int:
         lines = [
             "usage: penstock train ALGORITHM --world WORLD [options]",
             "",
-            *(f"  {name:<6}  {entry.summary}" for name, entry in ALGORITHMS.items()),
+            *(f"  {name:<8}  {entry.summary}" for name, entry in ALGORITHMS.items()),
             "",
             "Example: penstock train rfo --world soft/jumper-mini --run-dir runs/first",
             "`penstock worlds` lists the worlds.",

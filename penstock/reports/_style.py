@@ -9,7 +9,7 @@ from penstock.reports._extras import extra
 from penstock.reports._files import replacing
 from penstock.reports.tables import quantity
 
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#AA4499", "#B8860B", "#56B4E9", "#332288", "#666666")
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#AA4499", "#B8860B", "#56B4E9", "#332288", "#666666", "#882255", "#44AA99")
 """Line colours: the Okabe-Ito set with its light yellow and orange replaced by tones that carry text on white."""
 
 INK, SOFT, FAINT = "#22262b", "#6b7280", "#e3e6ea"

@@ -88,7 +88,7 @@ def _strong(states: PyTree) -> PyTree:
 
 def is_counter(name: str) -> bool:
     """Whether a metric counts events, so that it is summed over a block rather than averaged."""
-    return name.startswith("world/") or name.endswith("/skipped")
+    return name.startswith("world/") or name.endswith(("/skipped", "/steps", "/gradient_steps"))
 
 
 def seed_keys(seed: int, seeds: int) -> Key[Array, "K"]:

@@ -128,9 +128,12 @@ def load_world(spec: str, num_envs: int, **options: Any) -> World:
 
 
 def resolved_spec(spec: str) -> str:
-    """The same world, named so that it is found from any working directory: the path of a file is made absolute."""
+    """The same world, named so that it is found from any working directory: the path of a file is made absolute. (A missing file is
+    refused later, under the name that was given.)
+    """
     place, colon, attribute = spec.rpartition(":")
-    return f"{pathlib.Path(place).resolve()}:{attribute}" if colon and place.endswith(".py") else spec
+    is_file = colon and place.endswith(".py") and pathlib.Path(place).is_file()
+    return f"{pathlib.Path(place).resolve()}:{attribute}" if is_file else spec
 
 
 def _call(spec: str, factory: Any, num_envs: int, options: dict[str, Any]) -> Any:
