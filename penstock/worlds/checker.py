@@ -128,8 +128,9 @@ def load_world(spec: str, num_envs: int, **options: Any) -> World:
 
 
 def resolved_spec(spec: str) -> str:
-    """The same world, named so that it is found from any working directory: the path of a file is made absolute. (A missing file is
-    refused later, under the name that was given.)
+    """The same world, named so that it is found from any directory: with the absolute path of its file.
+
+    A file that is missing is refused later, under the name that was given.
     """
     place, colon, attribute = spec.rpartition(":")
     is_file = colon and place.endswith(".py") and pathlib.Path(place).is_file()
