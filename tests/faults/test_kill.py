@@ -86,3 +86,22 @@ def test_killed_soft_body(commands, tmp_path):
         assert commands("train", "rfo", *options, "--run-dir", tmp_path / name).returncode == 0
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
     assert len(final_arrays(tmp_path / "whole")) > 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["sac", "td3", "crossq", "flowrl", "sac-flow"])
+def test_killed_off_policy(commands, tmp_path, algorithm):
+    """Replay memory, optimisers, targets, temperature, world and random keys all come back."""
+    options = ("--world", "classic/double-integrator", "--world-option", "episode_length=10", "--num-envs", "4")
+    options += ("--collect-steps", "4", "--batch-size", "8", "--warmup-steps", "20", "--replay-capacity", "64")
+    options += ("--actor-hidden", "8", "--critic-hidden", "8", "8", "--steps", "192", "--no-video", "--log-every", "1")
+    options += ("--evaluate-every", "16", "--evaluation-episodes", "1")
+    for name, kills in (("whole", []), ("killed", [("train", 3), ("manifest-written", 2), ("evaluate", 2)])):
+        for kill in kills:
+            script = (__file__.replace("test_kill.py", "killed_run.py"), *kill)
+            killed = commands("train", algorithm, *options, "--run-dir", tmp_path / name, script=script)
+            assert killed.returncode == -signal.SIGKILL, killed.stderr
+        finished = commands("train", algorithm, *options, "--run-dir", tmp_path / name)
+        assert finished.returncode == 0, finished.stderr
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+    assert any("replay" in name for name in final_arrays(tmp_path / "whole"))
