@@ -10,7 +10,7 @@
         code:   w = mean( clip( lambda exp( relu(D) - mean relu(D) ), w_min, w_max ) )      one number per batch
 
 The flow-matching term bounds the squared Wasserstein-2 distance to the best stored behaviour. Paper and released code
-(bytedance/FlowRL at e26279b) differ; ``weighting`` chooses, docs/flowrl.md lists every difference. The name is
+(bytedance/FlowRL at e26279b) differ; ``weighting`` chooses, `released` lists the differences. The name is
 also that of an unrelated package and of an unrelated method for language models.
 """
 

@@ -13,6 +13,7 @@ their own stepping.
 
 import abc
 import dataclasses
+import os
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import equinox as eqx
@@ -25,6 +26,7 @@ from penstock._types import Actions, Key, Scalar
 from penstock.algorithms.keys import purpose_key
 from penstock.algorithms.off_policy_config import OffPolicyConfig
 from penstock.data import Batch, Experience, Replay
+from penstock.data.replay import memory_bytes
 from penstock.networks import Normalizer
 from penstock.policies import Actor, Agent, Capability, require_capabilities
 from penstock.worlds import FunctionalWorld, Observation, World
@@ -85,6 +87,21 @@ class OffPolicyLearner(abc.ABC, Generic[ConfigT]):
             raise ConfigurationError(
                 f"warmup_steps = {config.warmup_steps}: the whole run has "
                 f"{planned_updates * self.steps_per_update} environment steps, so nothing would be learned."
+            )
+
+        if isinstance(world, FunctionalWorld):
+            self._refuse_too_much_memory(world)
+
+    def _refuse_too_much_memory(self, world: FunctionalWorld) -> None:
+        observation = jax.eval_shape(world.reset, jax.random.key(0)).observation
+        needed = memory_bytes(jax.eval_shape(self.example, observation), self.capacity)
+        available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        # A step holds the memory before and after it, and a checkpoint a copy.
+        if jax.default_backend() == "cpu" and 3 * needed > available:
+            raise ConfigurationError(
+                f"replay_capacity = {self.config.replay_capacity}: {self.capacity:,} transitions of this world take "
+                f"{needed / 2**30:.1f} GiB, and training holds them up to three times; this machine has "
+                f"{available / 2**30:.1f} GiB. Choose a smaller --replay-capacity."
             )
 
     # ------------------------------------------------------------------ what an algorithm states

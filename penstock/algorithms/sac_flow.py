@@ -8,7 +8,7 @@ The density in SAC's losses is that of the whole path x_0 .. x_K, which is exact
 
 The rollout is a residual recurrent network, whose gradients explode with a plain MLP velocity; gated (Flow-G) and
 decoded (Flow-T) velocities cure it. Everything else is sac.py, by default on CrossQ's critics (``critic = crossq``).
-Paper and released code differ; docs/sac_flow.md lists how.
+The released code differs from the paper in noise, density and temperature; this file follows the paper.
 """
 
 import dataclasses

@@ -87,7 +87,7 @@ def parse_train_options(entry: Any, arguments: list[str]) -> TrainOptions:
             world = "soft/jumper-mini"
         else:
             raise ConfigurationError(f"--world is missing: penstock train {entry.name} --world soft/jumper-mini")
-    if ":" not in world:  # my_world.py:MyTask is loaded when the plan is made
+    if ":" not in world and not world.endswith(".py"):  # my_world.py:MyTask is loaded when the plan is made
         world_entry(world)
     run_fields, settings = preset(entry.name, world)
     default = TrainOptions(settings=entry.config(**settings), world=world, algorithm=entry.name, **run_fields)
@@ -108,7 +108,9 @@ def train_and_report(options: TrainOptions) -> int:
     from penstock.cli._run import plan_from_options, train_run
 
     plan = plan_from_options(options)
-    run_dir = options.run_dir or Path("runs") / f"{plan.algorithm}-{plan.world.replace('/', '-')}-{plan.seed}"
+    place, _, attribute = plan.world.rpartition(":")
+    name = f"{Path(place).stem}-{attribute}" if place else plan.world.replace("/", "-")
+    run_dir = options.run_dir or Path("runs") / f"{plan.algorithm}-{name}-{plan.seed}"
     return train_run(
         plan,
         run_dir,

@@ -5,6 +5,7 @@ killed and continued is, bit for bit, the run that was not.
 """
 
 import dataclasses
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from jaxtyping import PyTree
 from penstock._errors import PenstockError, require
 from penstock.training.lock import RunLock
 from penstock.training.metrics_log import MetricsLog, Mirror
-from penstock.training.plan import SAFE_TO_CHANGE, RunPlan
+from penstock.training.plan import SAFE_TO_CHANGE, RunPlan, source_of
 from penstock.training.post_mortem import FAULTS, explain_fault
 from penstock.training.program import Program, seed_keys
 from penstock.training.run_folder import RunFolder, compare_configs, config_hash, refuse_unsafe_changes
@@ -26,6 +27,7 @@ from penstock.training.signals import EXIT_INTERRUPTED, GracefulStop
 from penstock.training.store import (
     CheckpointNotWrittenError,
     NonFiniteStateError,
+    best_checkpoint,
     clean_leftovers,
     keep_best,
     latest_checkpoint,
@@ -167,22 +169,24 @@ def train(
     world = plan.make_world()
     learner = plan.make_learner(world)  # refuses bad settings before anything is written
     folder = RunFolder(Path(run_dir))
-    config = {**plan.to_config(), "world_constants": world.describe()}
+    config = {**plan.to_config(), **source_of(plan.world), "world_constants": world.describe()}
     with RunLock(folder.lock_path), GracefulStop(observer.message) as stop:
         if folder.has_config:
             changes = compare_configs(folder.read_config(), config, SAFE_TO_CHANGE)
             if not allow_config_change:
                 refuse_unsafe_changes(changes, folder.path, "--allow-config-change")
             for change in changes:
-                if change.field in ("steps",) or not change.safe:
+                if change.field not in ("penstock", "label"):
                     observer.message(f"continuing with another setting: {change.sentence()}")
-        folder.write_config(config)
+        else:
+            folder.write_config(config)
         for directory in (folder.checkpoints, folder.checkpoints / "best", folder.crash):
             clean_leftovers(directory)
         program = Program(learner, world.with_num_envs(plan.evaluation_episodes))
         run = _Run(plan, folder, program, config_hash(config, ignore=SAFE_TO_CHANGE), observer, mirrors(folder))
         try:
-            return run.to_the_end(stop)
+            # What cannot be continued with these settings must not replace the settings that it can be continued with.
+            return run.to_the_end(stop, accepted=lambda: folder.write_config(config))
         finally:
             run.log.close()
             observer.close()
@@ -213,10 +217,10 @@ class _Run:
         self.last_rows: list[dict[str, Any]] = []
         self.faults_explained = 0
 
-    def to_the_end(self, stop: GracefulStop) -> Result:
-        """Trains until the budget is used or somebody asks to stop."""
+    def to_the_end(self, stop: GracefulStop, accepted: Callable[[], None]) -> Result:
+        """Trains until the budget is used or somebody asks to stop. Calls ``accepted`` once the run can go on."""
         plan = self.plan
-        state, update = self._begin()
+        state, update = self._begin(accepted)
         begun = update
         saved_at, saved_update = time.monotonic(), update
         if update == 0 and not self.last_rows:
@@ -232,7 +236,7 @@ class _Run:
             self._look_for_faults(before, metrics, iterations)
             evaluation = self._evaluate(state, update) if self._evaluation_due(update, iterations) else {}
             self._write_rows(update, metrics, evaluation)
-            rate = iterations * self.steps_per_update * plan.seeds / max(seconds, 1e-9)
+            rate = iterations * self.steps_per_update / max(seconds, 1e-9)  # per seed, as the steps are counted
             self._show(update, rate, metrics, evaluation)
             if evaluation or time.monotonic() - saved_at > CHECKPOINT_SECONDS or stop.requested:
                 saved_update = update if self._checkpoint(state, update) else saved_update
@@ -250,13 +254,22 @@ class _Run:
 
     # ------------------------------------------------------------------ begin
 
-    def _begin(self) -> tuple[PyTree, int]:
+    def _begin(self, accepted: Callable[[], None]) -> tuple[PyTree, int]:
         """The state to continue from and its update: the newest sound checkpoint, or a fresh start. Compiles."""
         plan = self.plan
         keys = seed_keys(plan.seed, plan.seeds)
-        found = latest_checkpoint(self.folder.checkpoints, self.observer.message)
+        found = latest_checkpoint(self.folder.checkpoints, self.observer.message) or best_checkpoint(
+            self.folder.checkpoints, self.observer.message
+        )
         state, update = None, 0
         if found is None:
+            if any(self.folder.checkpoints.glob(".bad-*")):
+                kept = self.folder.path / "metrics.bad.jsonl"
+                shutil.copyfile(self.folder.metrics_path, kept)
+                self.observer.message(
+                    f"No checkpoint of this run can be used any more: it starts anew from step 0. Its metrics so far "
+                    f"are kept in {kept}."
+                )
             self.log.truncate(0)
         else:
             state, manifest = load_checkpoint(found, jax.eval_shape(self.program.init, keys))
@@ -273,6 +286,7 @@ class _Run:
                 plan.steps,
                 f"the run is already at {update * self.steps_per_update:,} environment steps; ask for at least as many",
             )
+        accepted()
         seeds = f"seed {plan.seed}" if plan.seeds == 1 else f"seeds {self.seeds[0]} to {self.seeds[-1]}"
         title = f"{plan.algorithm.upper()} · {plan.world} · {seeds}"
         self.observer.start(plan.updates * self.steps_per_update, title, update * self.steps_per_update)

@@ -1,8 +1,10 @@
 """What a run is: algorithm, world, seeds, budget. Everything in ``config.json`` comes from here."""
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import penstock
@@ -18,6 +20,10 @@ SAFE_TO_CHANGE = frozenset(
     {"steps", "label", "log_every", "evaluate_every", "evaluation_episodes", "penstock", "world_constants"}
 )
 """Fields in which a continued run may differ from the run so far. ``world_constants`` follow from the others."""
+
+
+NOT_OF_THE_PLAN = ("penstock", "world_constants", "world_source")
+"""What ``config.json`` records beside the plan."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +86,8 @@ class RunPlan:
 
     def _refuse_bad_options(self) -> None:
         """Says more precisely why a world did not take its options, where names or types are the reason."""
+        if ":" in self.world:
+            return  # what a user's own factory takes, its own signature says
         try:
             world = load_world(self.world, 1)
         except ConfigurationError:
@@ -114,7 +122,7 @@ def from_config(config: Mapping[str, Any]) -> RunPlan:
     Raises:
         ConfigurationError: unknown or missing fields; names the nearest valid one.
     """
-    content = {name: value for name, value in config.items() if name not in ("penstock", "world_constants")}
+    content = {name: value for name, value in config.items() if name not in NOT_OF_THE_PLAN}
     _refuse_unknown(content, RunPlan, "config.json")
     if "algorithm" not in content or "world" not in content:
         raise ConfigurationError("config.json: 'algorithm' and 'world' must be given.")
@@ -124,6 +132,14 @@ def from_config(config: Mapping[str, Any]) -> RunPlan:
     config_class = algorithm_entry(content["algorithm"]).config
     _refuse_unknown(settings, config_class, "config.json: settings")
     return RunPlan(settings=config_class(**convert_fields(settings, config_class, "config.json: settings.")), **content)
+
+
+def source_of(world: str) -> dict[str, str]:
+    """The hash of the file that a world comes from: a run must not go on in another world under the same name."""
+    place = Path(world.rpartition(":")[0])
+    if not world.rpartition(":")[0].endswith(".py") or not place.is_file():
+        return {}
+    return {"world_source": hashlib.sha256(place.read_bytes()).hexdigest()}
 
 
 def make_plan(algorithm: str, world: str, *, settings: Mapping[str, Any] | None = None, **fields: Any) -> RunPlan:

@@ -47,6 +47,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         },
         "sapo": {"initial_temperature": 0.2, "gradient_clip": 1.0},
         "rfo": {**_RFO_MANY_ACTIONS, "stepper": "midpoint", "flow_steps": 2},
+        "off-policy": {"replay_capacity": 50_000},  # 180 MB
     },
     # Source: SAPO's published settings for SoftJumper (arXiv 2412.12089).
     "soft/jumper": {
@@ -54,6 +55,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "pathwise": {"window": 32, "actor_hidden": (512, 256), "critic_hidden": (256, 256)},
         "shac": {"target_mixing": 0.995},
         "rfo": _RFO_MANY_ACTIONS,
+        "off-policy": {"replay_capacity": 20_000},  # 280 MB
     },
     "classic/": {"run": _CLASSIC_RUN, "pathwise": _CLASSIC, "off-policy": _CLASSIC_OFF_POLICY},
     # Episodes of 8 steps.

@@ -9,7 +9,7 @@ from jaxtyping import PyTree
 from penstock._errors import PenstockError
 from penstock.training.plan import RunPlan, from_config
 from penstock.training.program import seed_keys
-from penstock.training.run_folder import CONFIG_NAME, RunFolder
+from penstock.training.run_folder import CONFIG_NAME, read_config
 from penstock.training.store import Manifest, best_checkpoint, latest_checkpoint, load_checkpoint
 
 
@@ -38,7 +38,7 @@ def read_plan(run_dir: Path | str) -> RunPlan:
     run_dir = Path(run_dir)
     if not (run_dir / CONFIG_NAME).is_file():
         raise PenstockError(f"{run_dir} holds no run: it has no {CONFIG_NAME}. Name the folder that a run wrote.")
-    return from_config(RunFolder(run_dir).read_config())
+    return from_config(read_config(run_dir))
 
 
 def restore_run(run_dir: Path | str, which: Literal["best", "last"] = "last") -> RestoredRun:

@@ -86,22 +86,26 @@ class RunFolder:
             raise ConfigurationError(f"{self.config_path}: {_reason(error)}") from error
 
     def read_config(self) -> dict[str, Any]:
-        """Reads ``config.json`` exactly: floats have every bit, tuples have become lists.
+        """Reads ``config.json``. See `read_config`."""
+        return read_config(self.path)
 
-        Raises:
-            ConfigurationError: the file is missing or was damaged.
-        """
-        try:
-            content = strict_json(self.config_path.read_bytes())
-        except FileNotFoundError:
-            raise ConfigurationError(f"{self.config_path} does not exist: {self.path} holds no run.") from None
-        except (ValueError, OSError) as error:
-            raise ConfigurationError(
-                f"{self.config_path} cannot be read: {error}. Restore the file, or start a new run."
-            ) from error
-        if not isinstance(content, dict):
-            raise ConfigurationError(f"{self.config_path} does not hold a JSON object. Restore it, or start a new run.")
-        return content
+
+def read_config(run_dir: Path) -> dict[str, Any]:
+    """Reads ``config.json`` exactly: floats have every bit, tuples have become lists. Changes nothing in the folder.
+
+    Raises:
+        ConfigurationError: the file is missing or was damaged.
+    """
+    path = run_dir / CONFIG_NAME
+    try:
+        content = strict_json(path.read_bytes())
+    except FileNotFoundError:
+        raise ConfigurationError(f"{path} does not exist: {run_dir} holds no run.") from None
+    except (ValueError, OSError) as error:
+        raise ConfigurationError(f"{path} cannot be read: {error}. Restore the file, or start a new run.") from error
+    if not isinstance(content, dict):
+        raise ConfigurationError(f"{path} does not hold a JSON object. Restore it, or start a new run.")
+    return content
 
 
 def _refuse_foreign(path: Path) -> None:

@@ -4,10 +4,12 @@
 `Finding`. `load_world` makes a world from a registered name, a module or a file.
 """
 
+import contextlib
 import importlib
 import importlib.util
 import inspect
 import pathlib
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -155,6 +157,16 @@ def _call(spec: str, factory: Any, num_envs: int, options: dict[str, Any]) -> An
         raise ConfigurationError(f"Making '{spec}' failed: {type(error).__name__}: {error}") from error
 
 
+@contextlib.contextmanager
+def _importable_from(folder: pathlib.Path):
+    """Lets a world's module, and what it imports, be found in a folder, as `python file.py` would."""
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+
+
 def _load_module(place: str) -> Any:
     if place.endswith(".py"):
         path = pathlib.Path(place)
@@ -168,8 +180,10 @@ def _load_module(place: str) -> Any:
         module, loader = None, None
     try:
         if module is None or loader is None:
-            return importlib.import_module(place)
-        loader.exec_module(module)
+            with _importable_from(pathlib.Path.cwd()):
+                return importlib.import_module(place)
+        with _importable_from(pathlib.Path(place).resolve().parent):
+            loader.exec_module(module)
         return module
     except ModuleNotFoundError as error:
         raise ConfigurationError(

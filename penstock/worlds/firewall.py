@@ -52,13 +52,16 @@ def _forward(leaves, action, probe, env_axis, limit):
 def _backward(env_axis, limit, _, cotangents):
     leaves, action = cotangents
     parts = [(leaf, env_axis) for leaf in leaves] + [(action, 0)]
-    squared = [
-        jnp.sum(jnp.square(leaf), axis=tuple(a for a in range(leaf.ndim) if a != axis % leaf.ndim))
-        for leaf, axis in parts
-    ]
-    norm = jnp.sqrt(jnp.stack(squared).sum(0))
+
+    def over_others(reduce, leaf, axis):
+        return reduce(leaf, axis=tuple(a for a in range(leaf.ndim) if a != axis % leaf.ndim))
+
+    # Squares of large entries overflow: the norm is taken relative to each environment's largest entry.
+    largest = jnp.stack([over_others(jnp.max, jnp.abs(leaf), axis) for leaf, axis in parts]).max(0)
+    unit = jnp.where(jnp.isfinite(largest) & (largest > 0), largest, 1.0)
+    squared = [over_others(jnp.sum, jnp.square(leaf / flag_shape(unit, leaf, axis)), axis) for leaf, axis in parts]
+    norm = unit * jnp.sqrt(jnp.stack(squared).sum(0))
     finite = jnp.isfinite(norm)
-    # A norm that overflows to infinity from finite entries is treated as not finite: it cannot be scaled exactly.
     scale = jnp.where(finite, jnp.minimum(1.0, limit / jnp.maximum(norm, 1e-30)), 0.0)
     events = jnp.stack([scale < 1.0, ~finite]).astype(action.dtype)
 

@@ -1,5 +1,6 @@
 """Stopping and continuing within one process: F3, F5, F7, F9, F11, F29, F31."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -202,7 +203,28 @@ def test_settings_that_do_not_fit_the_state_are_refused_with_the_flag_too(tmp_pa
     cut_at(3, tiny_plan(), tmp_path / "run")
     with pytest.raises(Exception, match=r"does not fit this run: .*float32\(.*Start a new run"):
         train(tiny_plan(settings={"actor_hidden": (9,)}), tmp_path / "run", allow_config_change=True)
-    train(tiny_plan(), tmp_path / "run", allow_config_change=True)
+    assert from_config(RunFolder(tmp_path / "run").read_config()) == tiny_plan(), (
+        "the refused command left its settings"
+    )
+    train(tiny_plan(), tmp_path / "run")
+
+
+def test_a_budget_behind_the_run_is_refused_and_changes_nothing(whole, tmp_path):
+    shutil.copytree(whole[0], tmp_path / "run")
+    before = (tmp_path / "run" / "config.json").read_bytes()
+    with pytest.raises(ConfigurationError, match=r"steps = 32: the run is already at 192 environment steps"):
+        train(tiny_plan(steps=32), tmp_path / "run")
+    assert (tmp_path / "run" / "config.json").read_bytes() == before
+
+
+def test_a_world_file_that_was_edited_is_another_world(tmp_path):
+    source = tmp_path / "mine.py"
+    source.write_text("from penstock.worlds.classic import DoubleIntegrator as Mine\n")
+    plan = tiny_plan(world=f"{source}:Mine", world_options={"episode_length": 10}, steps=2 * STEPS_PER_UPDATE)
+    train(plan, tmp_path / "run")
+    source.write_text("from penstock.worlds.classic import DoubleIntegrator as Mine  # edited\n")
+    with pytest.raises(ConfigurationError, match=r"world_source"):
+        train(dataclasses.replace(plan, steps=3 * STEPS_PER_UPDATE), tmp_path / "run")
 
 
 def test_safe_fields_may_change_and_do_not_change_the_state(whole, tmp_path):
@@ -296,8 +318,10 @@ def test_a_damaged_checkpoint_costs_only_itself(whole, tmp_path, damage):
 def test_all_checkpoints_damaged_starts_again(whole, tmp_path):
     cut_at(3, tiny_plan(), tmp_path / "run")
     for _, path in list_checkpoints(tmp_path / "run" / "checkpoints"):
-        (path / "manifest.json").write_text("{}")
-    train(tiny_plan(), tmp_path / "run")
+        (path / "manifest.json").write_text("{}")  # the best ones are links to the same files
+    watcher = Watcher()
+    train(tiny_plan(), tmp_path / "run", observer=watcher)
+    assert "it starts anew from step 0" in watcher.text and (tmp_path / "run" / "metrics.bad.jsonl").is_file()
     assert rows(tmp_path / "run") == rows(whole[0]) and final_arrays(tmp_path / "run") == final_arrays(whole[0])
 
 
