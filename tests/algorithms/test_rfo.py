@@ -128,7 +128,7 @@ def test_visual_observations():
     assert state.normalizer.mean.shape == (1,)
     points = jax.random.normal(jax.random.key(1), (4, 4, 3, 3))
     data = PlayedWindow(Observation(jnp.ones((4, 4, 1)), points), jnp.ones((4, 4, 2)), jnp.ones((4, 4), bool))
-    actor = eqx.tree_at(lambda a: a.policy.field.output.weight, state.actor, jnp.ones((2, 4)))
+    actor = eqx.tree_at(lambda a: a.policy.field.network.output.weight, state.actor, jnp.ones((2, 4)))
     keys = jax.random.split(jax.random.key(2))
     gradient = jax.jit(jax.grad(mean_flow_matching_loss), static_argnums=5)(actor, state.normalizer, data, *keys, "sum")
     for leaf in jax.tree.leaves(gradient.encoder):

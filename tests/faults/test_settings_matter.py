@@ -13,7 +13,7 @@ from penstock.algorithms.registry import ALGORITHMS, family
 from penstock.worlds import make_world
 
 CRITIC = {"td_lambda", "critic_learning_rate", "critic_hidden", "critic_passes", "critic_minibatches"}
-OF_FLOWS = {"flow_steps", "stepper"}
+OF_FLOWS = {"flow_steps", "stepper", "velocity"}
 OF_GAUSSIANS = {"state_dependent_std", "initial_log_std"}
 
 DOES_NOT_APPLY = {
@@ -25,7 +25,13 @@ DOES_NOT_APPLY = {
 }
 """What each algorithm has only because all arms of a comparison share one configuration."""
 
-OTHER = {"activation": "tanh", "policy": "flow", "stepper": "heun", "flow_matching_reduction": "mean"}
+OTHER = {
+    "activation": "tanh",
+    "policy": "flow",
+    "stepper": "heun",
+    "velocity": "gated",
+    "flow_matching_reduction": "mean",
+}
 
 SHARED = {field.name for field in dataclasses.fields(ALGORITHMS["shac2"].config)}
 

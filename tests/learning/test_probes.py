@@ -94,7 +94,8 @@ def test_credit_through_the_state(algorithm):
     np.testing.assert_allclose(actions, -positions, atol=0.15)
 
 
-@pytest.mark.parametrize("algorithm", [pytest.param("shac2", marks=pytest.mark.slow), "rfo"])
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["shac2", "rfo"])
 def test_gradient_reaches_the_policy_through_points(algorithm):
     """The right action is the mean of the points; the vector part says nothing."""
     learner, state = learn(algorithm, probes.PointCloud(), 150, num_envs=8, actor_learning_rate=3e-3)
@@ -131,7 +132,10 @@ def test_a_flow_opens_both_doors(seed):
     assert expected_return(learner, state) > 0.7
 
 
-@pytest.mark.parametrize("algorithm", ["apg", "shac", "shac2", "sapo"])
+@pytest.mark.parametrize(
+    "algorithm",
+    ["apg", pytest.param("shac", marks=pytest.mark.slow), "shac2", pytest.param("sapo", marks=pytest.mark.slow)],
+)
 def test_a_gaussian_cannot_open_both_doors(algorithm):
     """The bound holds for every Gaussian; the learners come near it, so they do learn."""
     learner, state = learn(algorithm, probes.TwoDoors(), 600, **BIMODAL)

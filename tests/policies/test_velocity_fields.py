@@ -107,9 +107,10 @@ def test_folded_decoder_equals_attention_and_queries_and_keys_have_no_gradient()
     )
     projections = [tuple(jax.random.normal(jax.random.key(10 * i + j), (16, 16)) for j in range(2)) for i in range(3)]
     x, tau = jnp.array([0.7, -0.4]), jnp.asarray(0.25)
-    expected = decoder_oracle(plain, projections, x, tau)
-    np.testing.assert_allclose(plain(plain.condition(FEATURES), x, tau), expected, rtol=2e-5, atol=2e-6)
-    gradient = jax.grad(lambda p: jnp.sum(jnp.square(decoder_oracle(plain, p, x, tau))))(projections)
+    expected = jax.jit(decoder_oracle)(plain, projections, x, tau)
+    folded = jax.jit(lambda field: field(field.condition(FEATURES), x, tau))(plain)
+    np.testing.assert_allclose(folded, expected, rtol=2e-5, atol=2e-6)
+    gradient = jax.jit(jax.grad(lambda p: jnp.sum(jnp.square(decoder_oracle(plain, p, x, tau)))))(projections)
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(gradient))
 
 
