@@ -91,11 +91,17 @@ def keep_best(checkpoint: Path, *, keep: int = 1, report: Report = warn) -> bool
     if manifest.score is None:
         return False
     directory = checkpoint.parent / BEST
-    ranked = [entry for entry in _ranked(directory, report) if entry[1] != manifest.step]
-    ranked = sorted([*ranked, (manifest.score, manifest.step)], reverse=True)
-    winners = {step for _, step in ranked[:keep]}
-    if manifest.step not in winners:
-        return False
+    others = [entry for entry in _ranked(directory, report) if entry[1] != manifest.step]
+    while True:
+        ranked = sorted([*others, (manifest.score, manifest.step)], reverse=True)
+        winners = {step for _, step in ranked[:keep]}
+        if manifest.step in winners:
+            break
+        # Only a sound checkpoint may keep another one out.
+        damaged = {step for step in winners if not _is_sound(directory / checkpoint_name(step), report)}
+        if not damaged:
+            return False
+        others = [entry for entry in others if entry[1] not in damaged]
     try:
         copy = _copy(checkpoint, directory / checkpoint_name(manifest.step))
     except OSError as error:
@@ -140,6 +146,15 @@ def _ranked(directory: Path, report: Report) -> list[tuple[float, int]]:
         if score is not None:
             scores.append((score, step))
     return scores
+
+
+def _is_sound(path: Path, report: Report) -> bool:
+    try:
+        verify_checkpoint(path)
+    except CheckpointError as error:
+        report(f"Checkpoint {path} is damaged: {error}. It is left where it is and not counted.")
+        return False
+    return True
 
 
 def _copy(checkpoint: Path, final: Path) -> Path:

@@ -586,6 +586,17 @@ def test_the_best_is_kept_apart(tmp_path):
     assert best is not None and best.name == "step-000000000006" and len(reports) == 1
 
 
+def test_a_damaged_best_one_keeps_no_other_out(tmp_path):
+    assert store.keep_best(save(tmp_path, 1, score=5.0))
+    flip(tmp_path / "best" / "step-000000000001" / "state.safetensors", 150)
+    reports: list[str] = []
+    assert store.keep_best(save(tmp_path, 2, score=3.0), report=reports.append)
+    assert len(reports) == 1 and "step-000000000001 is damaged" in reports[0]
+    best = store.best_checkpoint(tmp_path, reports.append)
+    assert best is not None and best.name == "step-000000000002"
+    assert not store.keep_best(save(tmp_path, 3, score=2.0), report=reports.append)
+
+
 def test_a_best_copy_works_without_hard_links(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(errno.EPERM, "Operation not permitted")
