@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import meshio
+import pytest
 
 from penstock.physics import voxel_mesh
 from penstock.training.loop import train
@@ -34,6 +35,7 @@ def test_soft_worlds_page(capsys, tmp_path, monkeypatch):
     assert names["world"].num_envs == 4 and names["world"].action_size == len(mesh.tets) // 2
 
 
+@pytest.mark.slow
 def test_readme(capsys, tmp_path, monkeypatch):
     """Reads the run that `make train` writes, here a tiny one."""
     monkeypatch.chdir(tmp_path)

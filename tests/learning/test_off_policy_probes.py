@@ -69,7 +69,8 @@ def test_time_limits_bootstrap(algorithm):
 
 
 @pytest.mark.parametrize(
-    "algorithm", [pytest.param(n, marks=pytest.mark.slow if n in ("crossq", "sac-flow") else []) for n in OFF_POLICY]
+    "algorithm",
+    [pytest.param(n, marks=pytest.mark.slow if n in ("crossq", "flowrl", "sac-flow") else []) for n in OFF_POLICY],
 )
 def test_actions_answer_the_observation(algorithm):
     """a = o / 2."""

@@ -18,6 +18,11 @@ WITH_CRITIC = ["shac", "shac2", "sapo", "rfo"]
 ALL = ["apg", *WITH_CRITIC]
 
 
+def quickly(names, fast):
+    """Those that differ little from others run in `make test-slow`."""
+    return [pytest.param(name, marks=[] if name in fast else pytest.mark.slow) for name in names]
+
+
 def learn(algorithm, task, updates, *, num_envs=16, seed=0, **settings):
     """Trains on a probe and returns the learner and its last state."""
     entry = algorithm_entry(algorithm)
@@ -52,7 +57,7 @@ def values(state, observations):
     return np.asarray(state.critic.values(observation, state.normalizer).mean(axis=0))
 
 
-@pytest.mark.parametrize("algorithm", WITH_CRITIC)
+@pytest.mark.parametrize("algorithm", quickly(WITH_CRITIC, ["shac2", "rfo"]))
 def test_time_limits_bootstrap(algorithm):
     """V = 1 / (1 - g): a learner that takes the time limit for an end reports at most 5.7 of 10."""
     task = probes.ConstantRewardTruncated()
@@ -60,7 +65,7 @@ def test_time_limits_bootstrap(algorithm):
     np.testing.assert_allclose(values(state, [0.0]), task.right_value(DISCOUNT), rtol=0.05)
 
 
-@pytest.mark.parametrize("algorithm", WITH_CRITIC)
+@pytest.mark.parametrize("algorithm", quickly(WITH_CRITIC, ["shac2", "rfo"]))
 def test_terminations_do_not_bootstrap_and_rewards_are_discounted(algorithm):
     """V(0) = g, V(1) = 1: a learner that bootstraps over the end reports up to 10."""
     task = probes.TwoStepDiscount()
@@ -85,7 +90,7 @@ def test_actions_answer_the_observation(algorithm):
     np.testing.assert_allclose(actions, task.right_action(observations), atol=0.12)
 
 
-@pytest.mark.parametrize("algorithm", ALL)
+@pytest.mark.parametrize("algorithm", quickly(ALL, ["apg", "shac2", "rfo"]))
 def test_credit_through_the_state(algorithm):
     """a = -x brings the state to rest in one step; the reward reaches the action through the next state only."""
     learner, state = learn(algorithm, probes.Regulator(), 400)
