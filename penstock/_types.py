@@ -3,24 +3,33 @@
 ``N`` environments, ``H`` window length, ``d`` action dimension. Environment time is ``t``, flow time ``tau``.
 """
 
+from typing import TYPE_CHECKING
+
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+if TYPE_CHECKING:
+    AnyArray = Array  # the static checker is told of JAX only: nearly all code runs on functional worlds
+else:
+    AnyArray = Array | np.ndarray
+"""An array of JAX (functional worlds) or of NumPy (hosted worlds, which live outside `jax.jit`)."""
 
 Key = PRNGKeyArray
 """One random key. One key serves one purpose and is never used twice."""
 
-Actions = Float[Array, "N d"]
+Actions = Float[AnyArray, "N d"]
 """One action per environment, inside the box [-1, 1]^d."""
 
-PerEnv = Float[Array, "N"]
+PerEnv = Float[AnyArray, "N"]
 """One number per environment."""
 
 GradientProbe = Float[Array, "2 N"]
 """Zeros whose gradient tells, per environment, what a gradient firewall did: cut at all, and lost (not finite)."""
 
-PerEnvFlag = Bool[Array, "N"]
+PerEnvFlag = Bool[AnyArray, "N"]
 """One flag per environment."""
 
-PerEnvCount = Int[Array, "N"]
+PerEnvCount = Int[AnyArray, "N"]
 """One counter per environment."""
 
 Scalar = Float[Array, ""]

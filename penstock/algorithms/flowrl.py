@@ -29,7 +29,7 @@ from penstock.algorithms.off_policy import OffPolicyLearner, polyak
 from penstock.algorithms.off_policy_config import OffPolicyConfig
 from penstock.critics.action_value import ActionCritic, NormedHead
 from penstock.critics.expectile import expectile_loss
-from penstock.data import Batch, Replay
+from penstock.data import Batch
 from penstock.networks import Trunk, make_encoder
 from penstock.networks.optimization import guarded_step, make_constant_optimizer
 from penstock.policies import Actor, Agent, Capability, VelocityFlow
@@ -184,18 +184,15 @@ class Learner(OffPolicyLearner[Config]):
         """See `OffPolicyLearner.actor`."""
         return learned.actor
 
-    def sample_batch(self, replay: Replay, key: Key) -> Batch:
+    def sampling(self) -> dict[str, int]:
         """Uniform samples, and a share of the newest."""
         config = self.config
         recent = round(config.recent_fraction * config.batch_size + 0.3)  # 52 of 256, as released
-        return replay.sample(
-            key,
-            config.batch_size,
-            config.discount,
-            n_step=config.n_step,
-            recent=min(recent, config.batch_size) if config.recent_fraction else 0,
-            newest=config.newest,
-        )
+        return {
+            "n_step": config.n_step,
+            "recent": min(recent, config.batch_size) if config.recent_fraction else 0,
+            "newest": config.newest,
+        }
 
     def gradient_step(
         self, learned: Learned, batch: Batch, key: Key, count: Int[Array, ""]

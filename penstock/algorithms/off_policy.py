@@ -7,8 +7,8 @@ step on a batch (`gradient_step`). The iteration itself is `OffPolicyLearner.ste
         1. act in N environments (uniformly at random during warm-up), remember the transitions
         2. updates_per_step gradient steps, each on a fresh batch from the replay memory
 
-For functional worlds all of it is one compiled program. Hosted worlds run the same `explore` and `gradient_step` around
-their own stepping.
+For functional worlds all of it is one compiled program. For hosted worlds, the training program runs the same `explore`
+and `gradient_step` around the host's stepping.
 """
 
 import abc
@@ -30,16 +30,17 @@ from penstock.data.replay import memory_bytes
 from penstock.networks import Normalizer
 from penstock.policies import Actor, Agent, Capability, require_capabilities
 from penstock.worlds import FunctionalWorld, Observation, World
+from penstock.worlds.hosted.hosted_world import HostedState
 from penstock.worlds.world import WorldState
 
 
 class OffPolicyState(eqx.Module):
-    """Everything that evolves in an off-policy run on a functional world: one pytree of arrays.
+    """Everything that evolves in an off-policy run: one pytree of arrays.
 
     Attributes:
         learned: what the algorithm trains: actor, critics, targets, optimisers, temperature.
-        replay: the replay memory.
-        world: state of the N environments.
+        replay: the replay memory; in host memory for hosted worlds.
+        world: state of the N environments; for hosted worlds, what is known of it.
         key: base random key; never consumed, only folded with purpose and count.
         update: number of finished iterations.
         env_steps: environment steps so far, all environments together.
@@ -48,7 +49,7 @@ class OffPolicyState(eqx.Module):
 
     learned: Any
     replay: Replay
-    world: WorldState
+    world: WorldState | HostedState
     key: Key
     update: Int[Array, ""]
     env_steps: Int[Array, ""]
@@ -89,20 +90,28 @@ class OffPolicyLearner(abc.ABC, Generic[ConfigT]):
                 f"{planned_updates * self.steps_per_update} environment steps, so nothing would be learned."
             )
 
-        if isinstance(world, FunctionalWorld):
-            self._refuse_too_much_memory(world)
+        self._refuse_too_much_memory()
 
-    def _refuse_too_much_memory(self, world: FunctionalWorld) -> None:
-        observation = jax.eval_shape(world.reset, jax.random.key(0)).observation
-        needed = memory_bytes(jax.eval_shape(self.example, observation), self.capacity)
+    def _refuse_too_much_memory(self) -> None:
         available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        # A step holds the memory before and after it, and a checkpoint a copy.
-        if jax.default_backend() == "cpu" and 3 * needed > available:
+        # On functional worlds, a step holds the memory before and after it, and a checkpoint a copy.
+        copies = 3 if self.world.functional else 1
+        if self.world.functional and jax.default_backend() != "cpu":
+            return
+        if copies * self.replay_bytes > 0.8 * available:
+            times = "training holds them up to three times; " if copies == 3 else ""
             raise ConfigurationError(
                 f"replay_capacity = {self.config.replay_capacity}: {self.capacity:,} transitions of this world take "
-                f"{needed / 2**30:.1f} GiB, and training holds them up to three times; this machine has "
-                f"{available / 2**30:.1f} GiB. Choose a smaller --replay-capacity."
+                f"{self.replay_bytes / 2**30:.1f} GiB, and {times}this machine has {available / 2**30:.1f} GiB. Choose a "
+                "smaller --replay-capacity."
             )
+
+    def notices(self) -> list[str]:
+        """What a user should know before the first step, in sentences."""
+        size = self.replay_bytes
+        text = f"{size / 2**30:.2f} GiB" if size > 2**28 else f"{size / 2**20:.0f} MiB"
+        where = "on the device" if self.world.functional else "in host memory"
+        return [f"replay memory: {self.capacity:,} transitions, {text} {where}"]
 
     # ------------------------------------------------------------------ what an algorithm states
 
@@ -135,9 +144,9 @@ class OffPolicyLearner(abc.ABC, Generic[ConfigT]):
         """Actions for collecting data, inside [-1, 1]."""
         return Agent(self.actor(learned), self.normalizer()).sample(observation, key).action
 
-    def sample_batch(self, replay: Replay, key: Key) -> Batch:
-        """Draws the batch of one gradient step."""
-        return replay.sample(key, self.config.batch_size, self.config.discount, n_step=self.config.n_step)
+    def sampling(self) -> dict[str, int]:
+        """How batches are drawn: keyword arguments of `Replay.gather`."""
+        return {"n_step": self.config.n_step}
 
     # ------------------------------------------------------------------ the iteration
 
@@ -160,11 +169,21 @@ class OffPolicyLearner(abc.ABC, Generic[ConfigT]):
         """The acting part of a state, for evaluation and export."""
         return Agent(self.actor(state.learned), self.normalizer())
 
-    def example(self, observation: Observation) -> Experience:
+    def example(self) -> Experience:
         """Shapes of one control step's experience."""
         num_envs, action_size = self.world.num_envs, self.world.action_size
-        zeros, flags = jnp.zeros((num_envs,)), jnp.zeros((num_envs,), bool)
-        return Experience(observation, jnp.zeros((num_envs, action_size)), zeros, flags, flags, observation)
+
+        def zeros():
+            observation = self.world.observation_spec.zeros(num_envs)
+            numbers, flags = jnp.zeros((num_envs,)), jnp.zeros((num_envs,), bool)
+            return Experience(observation, jnp.zeros((num_envs, action_size)), numbers, flags, flags, observation)
+
+        return jax.eval_shape(zeros)
+
+    @property
+    def replay_bytes(self) -> int:
+        """Bytes of the replay memory."""
+        return memory_bytes(self.example(), self.capacity)
 
     def init(self, key: Key) -> OffPolicyState:
         """Draws the state before the first iteration, on a functional world."""
@@ -173,7 +192,7 @@ class OffPolicyLearner(abc.ABC, Generic[ConfigT]):
         count = jnp.asarray(0, jnp.int32)
         return OffPolicyState(
             learned=self.init_learned(key_learned),
-            replay=Replay.create(self.example(world.observation), self.capacity),
+            replay=Replay.create(self.example(), self.capacity),
             world=world,
             key=key_base,
             update=count,
@@ -243,7 +262,8 @@ class OffPolicyLearner(abc.ABC, Generic[ConfigT]):
 
         def one(carry, _):
             learned, count = carry
-            batch = self.sample_batch(state.replay, purpose_key(state.key, count, "batch"))
+            key = purpose_key(state.key, count, "batch")
+            batch = state.replay.sample(key, self.config.batch_size, self.config.discount, **self.sampling())
             learned, metrics = self.gradient_step(learned, batch, purpose_key(state.key, count, "gradient step"), count)
             return (learned, count + 1), metrics | {"train/gradient_steps": jnp.ones(())}
 

@@ -79,7 +79,7 @@ def run(arguments: list[str]) -> int:
 def parse_train_options(entry: Any, arguments: list[str]) -> TrainOptions:
     """Reads the options; their defaults are the preset of the world that they name."""
     from penstock.training.presets import preset
-    from penstock.worlds.registry import world_entry
+    from penstock.worlds.registry import refuse_unknown
 
     world = _peek(arguments, "--world")
     if world is None:
@@ -88,7 +88,7 @@ def parse_train_options(entry: Any, arguments: list[str]) -> TrainOptions:
         else:
             raise ConfigurationError(f"--world is missing: penstock train {entry.name} --world soft/jumper-mini")
     if ":" not in world and not world.endswith(".py"):  # my_world.py:MyTask is loaded when the plan is made
-        world_entry(world)
+        refuse_unknown(world)
     run_fields, settings = preset(entry.name, world)
     default = TrainOptions(settings=entry.config(**settings), world=world, algorithm=entry.name, **run_fields)
     return parse(TrainOptions[entry.config], arguments, f"penstock train {entry.name}", default)

@@ -16,11 +16,11 @@ def run(arguments: list[str]) -> int:
     parse(WorldsOptions, arguments, "penstock worlds")
     set_up_jax()
     from penstock.reports.tables import text_table
-    from penstock.worlds import make_world, world_entries
+    from penstock.worlds import make_functional_world, world_entries, world_families
 
     rows = []
     for entry in world_entries():
-        world = make_world(entry.name, 1)
+        world = make_functional_world(entry.name, 1)
         spec = world.observation_spec
         rows.append(
             {
@@ -33,4 +33,11 @@ def run(arguments: list[str]) -> int:
             }
         )
     print(text_table(rows))
+    print("\nHosted worlds, for off-policy algorithms (docs/hosted_worlds.md):")
+    families = [{"world": family.pattern, "what it is": family.summary} for family in world_families()]
+    own = {
+        "world": "path/to/file.py:make",
+        "what it is": "your own gymnasium.Env: a class, or a function that makes one",
+    }
+    print(text_table([*families, own]))
     return 0

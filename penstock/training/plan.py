@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import penstock
-from penstock._errors import CapabilityError, ConfigurationError, require, suggest
+from penstock._errors import ConfigurationError, require, suggest
 from penstock._field_types import convert, convert_fields
 from penstock.algorithms.registry import algorithm_entry
 from penstock.training.presets import preset
-from penstock.worlds import FunctionalWorld
+from penstock.worlds import FunctionalWorld, World
 from penstock.worlds.checker import load_world, resolved_spec
 from penstock.worlds.registry import option_types
 
@@ -67,21 +67,20 @@ class RunPlan:
         require(0 <= self.seed < 2**31 - self.seeds, "seed", self.seed, "must lie in [0, 2^31)")
         require(self.steps < 2**31, "steps", self.steps, "must be smaller than 2^31")
 
-    def make_world(self) -> FunctionalWorld:
+    def make_world(self) -> World:
         """Builds the world.
 
         Raises:
             ConfigurationError: unknown world, or an option that it does not take or that has the wrong type.
-            CapabilityError: the world does not live inside `jax.jit`.
+            MissingPackageError: a hosted world needs a package that is not installed.
         """
         try:
             world = load_world(self.world, self.num_envs, **self.world_options)
         except ConfigurationError:
             self._refuse_bad_options()
             raise
-        if not isinstance(world, FunctionalWorld):
-            raise CapabilityError(f"Training needs a functional world; '{self.world}' is a {type(world).__name__}.")
-        self._refuse_bad_option_types(option_types(world.task))
+        if isinstance(world, FunctionalWorld):
+            self._refuse_bad_option_types(option_types(world.task))
         return world
 
     def _refuse_bad_options(self) -> None:
@@ -102,7 +101,7 @@ class RunPlan:
         for name, value in self.world_options.items():
             convert(value, types.get(name, Any), f"world_options.{name}")
 
-    def make_learner(self, world: FunctionalWorld) -> Any:
+    def make_learner(self, world: World) -> Any:
         """Builds the learner, bound to the world and to this plan's number of iterations."""
         return algorithm_entry(self.algorithm).learner(self.settings, world, self.updates)
 

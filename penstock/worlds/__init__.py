@@ -1,8 +1,17 @@
 """What policies act in. `make_world` builds one by name."""
 
-from penstock.worlds import classic, soft  # noqa: F401  (registers the built-in worlds)
+from penstock.worlds import classic, hosted, soft  # noqa: F401  (registers the built-in worlds)
 from penstock.worlds.observation import Observation, ObservationSpec
-from penstock.worlds.registry import WorldEntry, make_world, register_world, world_entries
+from penstock.worlds.registry import (
+    WorldEntry,
+    WorldFamily,
+    make_functional_world,
+    make_world,
+    register_family,
+    register_world,
+    world_entries,
+    world_families,
+)
 from penstock.worlds.scene import Ball, Scene, Segment, Surface
 from penstock.worlds.task import Outcome, SingleTask, Task, Vmapped
 from penstock.worlds.world import FunctionalWorld, Transition, World, WorldState
@@ -22,8 +31,12 @@ __all__ = [
     "Vmapped",
     "World",
     "WorldEntry",
+    "WorldFamily",
     "WorldState",
+    "make_functional_world",
     "make_world",
+    "register_family",
     "register_world",
     "world_entries",
+    "world_families",
 ]

@@ -21,6 +21,7 @@ from penstock.worlds._findings import Finding, Stop, failure, ok, warning
 from penstock.worlds._gradient_checks import gradient_findings
 from penstock.worlds._step_checks import Played, step_findings
 from penstock.worlds._task_checks import declaration_findings, task_findings
+from penstock.worlds.hosted.own import is_environment, own_world, split_options
 from penstock.worlds.registry import make_world
 from penstock.worlds.task import SingleTask, Task, Vmapped
 from penstock.worlds.world import FunctionalWorld, World
@@ -113,9 +114,14 @@ def load_world(spec: str, num_envs: int, **options: Any) -> World:
     if not hasattr(module, attribute):
         known = [name for name in vars(module) if not name.startswith("_")]
         raise ConfigurationError(f"'{place}' has no attribute '{attribute}'.{suggest(attribute, known)}")
-    made = getattr(module, attribute)
-    if callable(made) and not isinstance(made, World | Task | SingleTask):
-        made = _call(spec, made, num_envs, options)
+    factory = getattr(module, attribute)
+    ours, theirs = split_options(factory, options)
+    made = factory
+    if callable(factory) and not isinstance(factory, World | Task | SingleTask):
+        made = _call(spec, factory, num_envs, theirs)
+        if is_environment(made):
+            return own_world(spec, factory, made, num_envs, _arguments(factory, num_envs, theirs), ours)
+        made = made if not ours else _call(spec, factory, num_envs, options)
     elif options:
         raise ConfigurationError(f"'{spec}' is already made and takes no options, but got {sorted(options)}.")
     if isinstance(made, SingleTask):
@@ -125,7 +131,8 @@ def load_world(spec: str, num_envs: int, **options: Any) -> World:
     if isinstance(made, World):
         return made if made.num_envs == num_envs else made.with_num_envs(num_envs)
     raise ConfigurationError(
-        f"'{spec}' is a {type(made).__name__}, not a world. It must be, or make, a World, Task or SingleTask."
+        f"'{spec}' is a {type(made).__name__}, not a world. It must be, or make, a World, Task or SingleTask, or make a "
+        "gymnasium.Env."
     )
 
 
@@ -140,13 +147,13 @@ def resolved_spec(spec: str) -> str:
 
 
 def _call(spec: str, factory: Any, num_envs: int, options: dict[str, Any]) -> Any:
-    if inspect.isclass(factory) and not issubclass(factory, World | Task | SingleTask):
-        raise ConfigurationError(f"'{spec}' is the class {factory.__name__}, which is no World, Task or SingleTask.")
+    if inspect.isclass(factory) and not (issubclass(factory, World | Task | SingleTask) or is_environment(factory)):
+        raise ConfigurationError(
+            f"'{spec}' is the class {factory.__name__}, which is no World, Task, SingleTask or gymnasium.Env."
+        )
     try:
-        signature = inspect.signature(factory)
-        if "num_envs" in signature.parameters:
-            options = {"num_envs": num_envs, **options}
-        signature.bind(**options)
+        options = _arguments(factory, num_envs, options)
+        inspect.signature(factory).bind(**options)
     except TypeError as error:
         raise ConfigurationError(f"'{spec}' cannot be called with the options {sorted(options)}: {error}.") from error
     try:
@@ -155,6 +162,12 @@ def _call(spec: str, factory: Any, num_envs: int, options: dict[str, Any]) -> An
         raise
     except Exception as error:
         raise ConfigurationError(f"Making '{spec}' failed: {type(error).__name__}: {error}") from error
+
+
+def _arguments(factory: Any, num_envs: int, options: dict[str, Any]) -> dict[str, Any]:
+    """The options, with ``num_envs`` where the factory takes it."""
+    takes = "num_envs" in inspect.signature(factory).parameters
+    return {"num_envs": num_envs, **options} if takes else options
 
 
 @contextlib.contextmanager

@@ -3,7 +3,9 @@
 import dataclasses
 
 import equinox as eqx
-from jaxtyping import Array, Float
+from jaxtyping import Float
+
+from penstock._types import AnyArray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,5 +29,5 @@ class Observation(eqx.Module):
         points: ``(..., P, 3)`` positions, or None. Never normalised.
     """
 
-    vector: Float[Array, "*batch n"]
-    points: Float[Array, "*batch P 3"] | None = None
+    vector: Float[AnyArray, "*batch n"]
+    points: Float[AnyArray, "*batch P 3"] | None = None

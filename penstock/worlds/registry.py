@@ -1,4 +1,7 @@
-"""Worlds by name: ``soft/jumper-mini``, ``classic/pendulum``, ... One line registers a new one."""
+"""Worlds by name: ``soft/jumper-mini``, ``classic/pendulum``, ... One line registers a new one.
+
+Hosted worlds come in families whose members nobody lists here: ``gym/<id>``, ``dmc/<domain>-<task>``.
+"""
 
 import dataclasses
 from collections.abc import Callable
@@ -7,7 +10,7 @@ from typing import Any
 from penstock._errors import ConfigurationError, require, suggest
 from penstock._field_types import convert, parameter_types
 from penstock.worlds.task import Task
-from penstock.worlds.world import FunctionalWorld
+from penstock.worlds.world import FunctionalWorld, World
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,13 +28,48 @@ class WorldEntry:
     make_task: Callable[..., Task]
 
 
+@dataclasses.dataclass(frozen=True)
+class WorldFamily:
+    """Worlds that somebody else names.
+
+    Attributes:
+        prefix: what stands before the slash.
+        pattern: how the names look, for messages.
+        summary: one line for ``penstock worlds``.
+        make: builds a world from what stands behind the slash, the number of environments, and options.
+    """
+
+    prefix: str
+    pattern: str
+    summary: str
+    make: Callable[..., World]
+
+
 _entries: dict[str, WorldEntry] = {}
+_families: dict[str, WorldFamily] = {}
 
 
 def register_world(name: str, summary: str, make_task: Callable[..., Task]) -> None:
     """Makes a world known under ``name``. A name can be taken once."""
     require(name not in _entries, "world name", name, "is taken; choose another name")
     _entries[name] = WorldEntry(name, summary, make_task)
+
+
+def register_family(prefix: str, pattern: str, summary: str, make: Callable[..., World]) -> None:
+    """Makes a family of worlds known under ``prefix/``. A prefix can be taken once."""
+    require(prefix not in _families, "world family", prefix, "is taken; choose another prefix")
+    _families[prefix] = WorldFamily(prefix, pattern, summary, make)
+
+
+def world_families() -> list[WorldFamily]:
+    """All families, by prefix."""
+    return [_families[prefix] for prefix in sorted(_families)]
+
+
+def refuse_unknown(name: str) -> None:
+    """Raises `ConfigurationError` unless the name is registered, or belongs to a family."""
+    if name.partition("/")[0] not in _families:
+        world_entry(name)
 
 
 def world_entries() -> list[WorldEntry]:
@@ -46,21 +84,32 @@ def world_entry(name: str) -> WorldEntry:
         ConfigurationError: unknown name.
     """
     if name not in _entries:
-        raise ConfigurationError(f"Unknown world '{name}'.{suggest(name, _entries)} See `penstock worlds`.")
+        known = [*_entries, *(family.pattern for family in _families.values())]
+        raise ConfigurationError(f"Unknown world '{name}'.{suggest(name, known)} See `penstock worlds`.")
     return _entries[name]
 
 
-def make_world(name: str, num_envs: int, **options: Any) -> FunctionalWorld:
+def make_world(name: str, num_envs: int, **options: Any) -> World:
     """Builds a world.
 
     Args:
-        name: a registered name.
+        name: a registered name, or that of a family's member.
         num_envs: N, at least 1.
         **options: passed to the task's constructor.
 
     Raises:
         ConfigurationError: unknown name, unknown option, or a value out of range.
     """
+    prefix, slash, member = name.partition("/")
+    if prefix in _families:
+        require(num_envs >= 1, "num_envs", num_envs, "must be at least 1")
+        require(bool(slash and member), "world", name, f"write {_families[prefix].pattern}")
+        return _families[prefix].make(member, num_envs, **options)
+    return make_functional_world(name, num_envs, **options)
+
+
+def make_functional_world(name: str, num_envs: int, **options: Any) -> FunctionalWorld:
+    """Builds a world that lives inside `jax.jit`. See `make_world`."""
     entry = world_entry(name)
     require(num_envs >= 1, "num_envs", num_envs, "must be at least 1")
     try:

@@ -35,6 +35,8 @@ class Transition(eqx.Module):
             where the environment diverged.
         diverged: the environment produced a non-finite or absurdly large number and was reset.
         diagnostics: named numbers for people, one per environment.
+        valid: False where no step happened, because the environment only reset itself (hosted worlds with next-step
+            automatic reset): not to be remembered. None where every step happened.
     """
 
     observation: Observation
@@ -44,6 +46,7 @@ class Transition(eqx.Module):
     final_observation: Observation
     diverged: PerEnvFlag
     diagnostics: dict[str, PerEnv]
+    valid: PerEnvFlag | None = None
 
     @property
     def done(self) -> Bool[Array, "*window N"]:

@@ -1,0 +1,208 @@
+"""Where single environments come from: a Gymnasium id, a DMControl task, a HumanoidBench id, or a user's factory."""
+
+import contextlib
+import dataclasses
+import functools
+import importlib
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from penstock._errors import ConfigurationError, PenstockError, require, suggest
+
+
+@dataclasses.dataclass(frozen=True)
+class EnvironmentSource:
+    """Makes environments of one kind.
+
+    Attributes:
+        name: of the world.
+        make: makes one `gymnasium.Env`; can be sent to another process if environments shall live there.
+        max_episode_steps: time limit in control steps; None where the environment states its own.
+        make_vector: makes N environments at once, where somebody else steps them; takes N and a seed.
+    """
+
+    name: str
+    make: Callable[[], Any]
+    max_episode_steps: int | None = None
+    make_vector: Callable[[int, int], Any] | None = None
+
+
+class MissingPackageError(PenstockError, ImportError):
+    """A package that a world needs is not installed, or is there in a version that cannot work."""
+
+
+def package(module: str, world: str, extra: str) -> Any:
+    """Imports what a world needs.
+
+    Raises:
+        MissingPackageError: says what to install.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        if error.name is not None and error.name.partition(".")[0] != module.partition(".")[0]:
+            raise MissingPackageError(f"'{world}': importing {module} failed: {error}.") from error
+        raise MissingPackageError(
+            f"'{world}' needs the package {module.partition('.')[0]}, which is not installed: "
+            f"pip install 'penstock[{extra}]'"
+        ) from error
+
+
+@contextlib.contextmanager
+def quiet_construction() -> Iterator[None]:
+    """Keeps MuJoCo's remarks on old model files off the terminal: there would be one per environment."""
+    import sys
+
+    mujoco = sys.modules.get("mujoco")
+    if mujoco is None or not hasattr(mujoco, "set_mju_user_warning"):
+        yield
+        return
+    before = mujoco.get_mju_user_warning()
+    mujoco.set_mju_user_warning(lambda text: None)
+    try:
+        yield
+    finally:
+        mujoco.set_mju_user_warning(before)
+
+
+# ---------------------------------------------------------------------- Gymnasium
+
+
+def gymnasium_source(ident: str, *, max_episode_steps: int | None = None, **options: Any) -> EnvironmentSource:
+    """``gym/<id>``: any registered id. Options go to `gymnasium.make`.
+
+    Raises:
+        ConfigurationError: unknown id.
+    """
+    gymnasium = package("gymnasium", f"gym/{ident}", "gymnasium")
+    module, colon, plain = ident.rpartition(":")
+    if colon:
+        importlib.import_module(module)
+    if plain not in gymnasium.registry:
+        raise ConfigurationError(
+            f"gym/{ident}: Gymnasium knows no '{plain}'.{suggest_few(plain, gymnasium.registry)} An id of another package "
+            "is written gym/package:Id-v0; a class or function of yours path/to/file.py:name."
+        )
+    make = functools.partial(make_gymnasium, ident, max_episode_steps, tuple(sorted(options.items())))
+    return EnvironmentSource(f"gym/{ident}", make, max_episode_steps)
+
+
+def make_gymnasium(ident: str, max_episode_steps: int | None, options: tuple[tuple[str, Any], ...]) -> Any:
+    """One environment of a registered id."""
+    import gymnasium
+
+    limit = {} if max_episode_steps is None else {"max_episode_steps": max_episode_steps}
+    try:
+        return gymnasium.make(ident, disable_env_checker=True, **limit, **dict(options))
+    except TypeError as error:
+        raise ConfigurationError(
+            f"gym/{ident} cannot be made with the options {sorted(dict(options))}: {error}"
+        ) from error
+    except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
+        extra = " or, for MuJoCo's, pip install 'penstock[gymnasium]'" if "mujoco" in str(error).lower() else ""
+        raise MissingPackageError(f"gym/{ident} needs a package that is not installed: {error}{extra}") from error
+
+
+def envpool_source(ident: str, **options: Any) -> EnvironmentSource:
+    """``gym/<id>`` in EnvPool: one thread pool in C++ steps all environments."""
+    from penstock.worlds.hosted.envpool import EnvPoolVector
+
+    envpool = package("envpool", f"gym/{ident}", "envpool")
+    known = envpool.list_all_envs()
+    if ident not in known:
+        raise ConfigurationError(f"gym/{ident}: EnvPool does not offer it.{suggest_few(ident, known)}")
+    single = gymnasium_source(ident)
+
+    def make_vector(num_envs: int, seed: int) -> Any:
+        return EnvPoolVector(envpool, ident, num_envs, seed, options)
+
+    return EnvironmentSource(f"gym/{ident}", single.make, None, make_vector)
+
+
+# ---------------------------------------------------------------------- DMControl
+
+
+def dm_control_source(task: str, **options: Any) -> EnvironmentSource:
+    """``dmc/<domain>-<task>``, for example ``dmc/walker-run``. See `DMControlEnvironment` for the options.
+
+    Raises:
+        ConfigurationError: unknown domain or task.
+        MissingPackageError: dm_control is missing, or MuJoCo is too new for it.
+    """
+    from penstock.worlds.hosted.dm_control import DMControlEnvironment, split_name
+
+    name = f"dmc/{task}"
+    domain, behaviour = split_name(task, name)
+    make = functools.partial(DMControlEnvironment, domain, behaviour, **options)
+    try:
+        inspect.signature(DMControlEnvironment).bind(domain, behaviour, **options)
+    except TypeError as error:
+        known = [p for p in inspect.signature(DMControlEnvironment).parameters if p not in ("domain", "task")]
+        raise ConfigurationError(f"{name}: {error}. Options: {', '.join(known)}.") from error
+    return EnvironmentSource(name, make)
+
+
+# ---------------------------------------------------------------------- HumanoidBench
+
+
+def humanoid_bench_source(ident: str, **options: Any) -> EnvironmentSource:
+    """``humanoidbench/<id>``, for example ``humanoidbench/h1-walk-v0``, from an installed or checked-out package."""
+    from penstock.worlds.hosted.humanoid_bench import make_humanoid_bench, refuse_unusable
+
+    refuse_unusable(ident)
+    return EnvironmentSource(
+        f"humanoidbench/{ident}", functools.partial(make_humanoid_bench, ident, tuple(sorted(options.items())))
+    )
+
+
+# ---------------------------------------------------------------------- your own
+
+
+def own_source(name: str, make: Callable[[], Any], max_episode_steps: int | None = None) -> EnvironmentSource:
+    """A user's factory, or class, of a `gymnasium.Env`."""
+    limited = make if max_episode_steps is None else functools.partial(_with_limit, make, max_episode_steps)
+    return EnvironmentSource(name, limited, max_episode_steps)
+
+
+def _with_limit(make: Callable[[], Any], max_episode_steps: int) -> Any:
+    import gymnasium
+
+    return gymnasium.wrappers.TimeLimit(make(), max_episode_steps)
+
+
+def suggest_few(name: str, known: Any) -> str:
+    """The nearest known name; not the list of all, which may be hundreds."""
+    text = suggest(name, known)
+    return text if "Did you mean" in text else ""
+
+
+def stated_limit(env: Any, name: str) -> int:
+    """The time limit of an environment in control steps, from its spec or its wrappers.
+
+    Raises:
+        ConfigurationError: none is stated.
+    """
+    spec = getattr(env, "spec", None)
+    limit = getattr(spec, "max_episode_steps", None)
+    layer = env
+    while limit is None and layer is not None:
+        limit = getattr(layer, "_max_episode_steps", None) or getattr(layer, "max_episode_steps", None)
+        layer = getattr(layer, "env", None)
+    if not isinstance(limit, int):
+        raise ConfigurationError(
+            f"'{name}' states no time limit, so an episode that never ends could not be evaluated. Pass --world-option "
+            "max_episode_steps=1000, or another number of control steps."
+        )
+    require(limit >= 1, "max_episode_steps", limit, "must be at least 1")
+    return limit
+
+
+def stated_timestep(env: Any) -> float:
+    """Seconds of simulated time per control step; from ``dt``, or the pictures per second; 0.05 where neither is."""
+    base = env.unwrapped
+    step = getattr(base, "control_timestep", None) or getattr(base, "dt", None)
+    if isinstance(step, int | float) and step > 0:
+        return float(step)
+    frames = (getattr(env, "metadata", None) or {}).get("render_fps")
+    return 1.0 / frames if isinstance(frames, int | float) and frames > 0 else 0.05

@@ -1,0 +1,72 @@
+"""What goes wrong inside environments, as sentences that keep the original traceback."""
+
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from penstock._errors import PenstockError
+
+
+class WorldFaultError(PenstockError, RuntimeError):
+    """An environment raised, died, hung or returned something else than it declared. The run stops where it is."""
+
+
+class EnvironmentRaisedError(RuntimeError):
+    """An exception inside an environment, as text: it must cross the border between processes."""
+
+
+def guarded(env: Any) -> Any:
+    """Wraps an environment so that what it raises, and what it returns wrongly, is told in full.
+
+    Args:
+        env: a `gymnasium.Env`.
+    """
+    import gymnasium
+
+    class Guarded(gymnasium.Wrapper):
+        """See `guarded`."""
+
+        def reset(self, *, seed=None, options=None):
+            observation, info = _called("reset()", lambda: self.env.reset(seed=seed, options=options))
+            _refuse_other_shapes(self.env.observation_space, observation, "reset()")
+            return observation, info
+
+        def step(self, action):
+            observation, reward, terminated, truncated, info = _called("step()", lambda: self.env.step(action))
+            _refuse_other_shapes(self.env.observation_space, observation, "step()")
+            if np.ndim(reward) != 0:
+                raise EnvironmentRaisedError(
+                    f"step() returned a reward of shape {np.shape(reward)}; return one number."
+                )
+            return observation, float(reward), bool(terminated), bool(truncated), info
+
+    return Guarded(env)
+
+
+def _called(what: str, call: Callable[[], Any]) -> Any:
+    try:
+        return call()
+    except Exception as error:
+        first = f"{what} raised {type(error).__name__}: {error}"
+        raise EnvironmentRaisedError(f"{first}\n\n{traceback.format_exc().rstrip()}\n") from error
+
+
+def _refuse_other_shapes(space: Any, observation: Any, what: str, where: str = "") -> None:
+    import gymnasium.spaces as spaces
+
+    if isinstance(space, spaces.Dict):
+        if not isinstance(observation, dict) or set(observation) != set(space.spaces):
+            got = sorted(observation) if isinstance(observation, dict) else type(observation).__name__
+            raise EnvironmentRaisedError(
+                f"{what} returned an observation with {got}; observation_space declares {sorted(space.spaces)}. Return "
+                "what the space declares, or declare what is returned."
+            )
+        for name, part in space.spaces.items():
+            _refuse_other_shapes(part, observation[name], what, f" '{name}'")
+    elif isinstance(space, spaces.Box) and np.shape(observation) != space.shape:
+        raise EnvironmentRaisedError(
+            f"{what} returned an observation{where} of shape {np.shape(observation)}; observation_space declares "
+            f"{space.shape}. Return what the space declares, or declare what is returned."
+        )

@@ -1,0 +1,346 @@
+"""`HostedWorld`: N environments of somebody else behind the `World` contract, stepped by the host.
+
+What differs from a functional world: there is one present. `step` takes the state that `reset`, `restart` or `step`
+returned last, and no other; arrays are NumPy's; nothing can be differentiated. What is the same: actions in [-1, 1]^d,
+terminated and truncated apart, the final observation before any reset, and the guards against divergence.
+
+Every episode begins with a seed that follows from the world's key, the environment and the number of the episode, so
+that a run does not depend on what was played before. The simulator's own state is not saved: a run that continues
+begins new episodes (`restart`), and the episodes that were cut count as truncated.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+from jaxtyping import Int, UInt32
+
+from penstock._errors import CapabilityError, PenstockError, require
+from penstock._types import Actions, GradientProbe, Key
+from penstock.worlds.hosted.environments import EnvironmentSource, quiet_construction, stated_limit, stated_timestep
+from penstock.worlds.hosted.spaces import ActionBox, ObservationReader, action_box, observation_reader
+from penstock.worlds.hosted.vectorization import GymnasiumVector, VectorEnvironment, Vectorization, vectorize
+from penstock.worlds.observation import Observation, ObservationSpec
+from penstock.worlds.scene import Scene
+from penstock.worlds.world import MAGNITUDE_LIMIT, Transition, World
+
+FAULTS_KEPT = 8
+"""Sentences about diverged environments that are kept until somebody takes them."""
+
+
+class HostedState(eqx.Module):
+    """What is known of N hosted environments. The simulators' own state is not part of it.
+
+    Attributes:
+        observation: what the policy acts on next.
+        age: ``(N,)`` control steps since the episode began.
+        episode: ``(N,)`` number of the episode, from 0.
+        words: ``(2,)`` random words from which the seeds of all episodes follow.
+    """
+
+    observation: Observation
+    age: Int[np.ndarray, "N"]
+    episode: Int[np.ndarray, "N"]
+    words: UInt32[np.ndarray, "2"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Declared:
+    """What the environments say of themselves.
+
+    Attributes:
+        actions: the box of actions.
+        reader: how observations are read.
+        episode_length: time limit in control steps.
+        control_timestep: seconds of simulated time per control step.
+        constants: for ``config.json``.
+    """
+
+    actions: ActionBox
+    reader: ObservationReader
+    episode_length: int
+    control_timestep: float
+    constants: dict[str, Any]
+
+
+class _Present:
+    """The environments themselves, and where they stand: the one part of a hosted world that changes."""
+
+    def __init__(self):
+        self.vector: VectorEnvironment | None = None
+        self.state: HostedState | None = None
+        self.faults: list[str] = []
+
+
+class HostedWorld(World):
+    """N environments of one source. They are made when they are first reset.
+
+    Attributes:
+        source: makes environments.
+        vectorization: where they live: ``serial`` (this process), ``processes`` or ``envpool``.
+        timeout: seconds to wait for a step of environments in processes of their own.
+        declared: what the environments say of themselves.
+    """
+
+    name: str
+    num_envs: int
+    action_size: int
+    observation_spec: ObservationSpec
+    episode_length: int
+    control_timestep: float
+    differentiable: bool
+    functional: bool
+    source: EnvironmentSource
+    vectorization: Vectorization
+    timeout: float
+    declared: Declared
+    _present: _Present
+
+    def __init__(
+        self,
+        source: EnvironmentSource,
+        num_envs: int,
+        vectorization: Vectorization = "serial",
+        timeout: float = 60.0,
+        declared: Declared | None = None,
+    ):
+        require(num_envs >= 1, "num_envs", num_envs, "must be at least 1")
+        choices = ("serial", "processes", "envpool")
+        require(vectorization in choices, "vectorization", vectorization, f"must be one of {', '.join(choices)}")
+        require(
+            isinstance(timeout, int | float) and timeout > 0, "timeout", timeout, "must be a number of seconds above 0"
+        )
+        declared = declared or declare(source)
+        self.name = source.name
+        self.num_envs = num_envs
+        self.action_size = len(declared.actions.low)
+        self.observation_spec = declared.reader.spec
+        self.episode_length = declared.episode_length
+        self.control_timestep = declared.control_timestep
+        self.differentiable = False
+        self.functional = False
+        self.source = source
+        self.vectorization = vectorization
+        self.timeout = float(timeout)
+        self.declared = declared
+        self._present = _Present()
+
+    def with_num_envs(self, num_envs: int) -> "HostedWorld":
+        """The same world with environments of its own, ``num_envs`` of them."""
+        return HostedWorld(self.source, num_envs, self.vectorization, self.timeout, self.declared)
+
+    def describe(self) -> dict[str, Any]:
+        """See `World.describe`."""
+        return dict(self.declared.constants)
+
+    # ------------------------------------------------------------------ play
+
+    def reset(self, key: Key, *, stagger: bool = False) -> HostedState:
+        """See `World.reset`.
+
+        Raises:
+            CapabilityError: ``stagger`` is asked for; an environment begins at its beginning.
+            WorldFaultError: an environment failed.
+        """
+        if stagger:
+            raise CapabilityError(
+                f"'{self.name}' is hosted: its episodes begin at their beginning, not at a random age."
+            )
+        words = np.asarray(jax.random.key_data(key)).astype(np.uint32).reshape(-1)[-2:]
+        return self._begin(words, np.zeros((self.num_envs,), np.int32))
+
+    def restart(self, state: HostedState) -> HostedState:
+        """Begins the next episode in every environment, after a state that was saved."""
+        return self._begin(np.array(state.words), np.asarray(state.episode) + 1)
+
+    def _begin(self, words: np.ndarray, episode: np.ndarray) -> HostedState:
+        present = self._present
+        if present.vector is None:
+            present.vector = self._make_vector(int(np.random.SeedSequence(words.tolist()).generate_state(1)[0]))
+        batch = present.vector.reset(self._seeds(words, episode))
+        age = np.zeros((self.num_envs,), np.int32)
+        present.state = HostedState(self.declared.reader.read(batch), age, episode.astype(np.int32), words)
+        return present.state
+
+    def step(
+        self, state: HostedState, action: Actions, probe: GradientProbe | None = None
+    ) -> tuple[HostedState, Transition]:
+        """See `World.step`.
+
+        Raises:
+            PenstockError: ``state`` is not the present one.
+            WorldFaultError: an environment raised, died, hung, or returned something else than it declared.
+        """
+        del probe
+        present = self._present
+        if present.vector is None or state is not present.state:
+            raise PenstockError(
+                f"'{self.name}' is hosted and has one present: step from the state that reset() or step() returned last."
+            )
+        action = np.asarray(action)
+        possible = np.isfinite(action).all(axis=1)
+        played = present.vector.step(self.declared.actions.from_unit(np.where(possible[:, None], action, 0.0)))
+        final = self.declared.reader.read(played.final)  # a copy: environments write the next one into the same memory
+        reward = np.asarray(played.reward, np.float32)
+        diverged = self._diverged(state, action, reward, final)
+
+        ended = played.terminated | played.truncated
+        valid = np.ones((self.num_envs,), bool) if played.valid is None else played.valid
+        age = np.where(valid, state.age + 1, 0).astype(np.int32)
+        terminated = played.terminated | diverged
+        truncated = played.truncated | (age >= self.episode_length)
+        over = terminated | truncated
+        if over.any():
+            fresh = present.vector.renew(over, ended, self._seeds(state.words, state.episode + 1))
+            batch = played.observation if fresh is None else fresh
+            observation = self.declared.reader.read(batch)
+        else:
+            observation = final if played.final is played.observation else self.declared.reader.read(played.observation)
+        if diverged.any():
+            reward = np.where(diverged, 0.0, reward).astype(np.float32)
+            final = jax.tree.map(lambda leaf: _cleared(leaf, diverged), final)
+        present.state = HostedState(
+            observation, np.where(over, 0, age).astype(np.int32), (state.episode + over).astype(np.int32), state.words
+        )
+        return present.state, Transition(
+            observation=observation,
+            reward=reward,
+            terminated=terminated,
+            truncated=truncated,
+            final_observation=final,
+            diverged=diverged,
+            diagnostics={},
+            valid=played.valid,
+        )
+
+    def _diverged(self, state: HostedState, action: np.ndarray, reward: np.ndarray, seen: Observation) -> np.ndarray:
+        """``(N,)`` where an action, a reward or an observation is no usable number; keeps a sentence about the first."""
+        diverged = np.zeros((self.num_envs,), bool)
+        suspects = (
+            ("action", action, np.inf),
+            ("observation", seen.vector, MAGNITUDE_LIMIT),
+            ("reward", reward[:, None], MAGNITUDE_LIMIT),
+        )
+        for name, values, limit in suspects:
+            fine = np.abs(values) <= limit  # False for NaN
+            if limit == np.inf:
+                fine &= np.isfinite(values)
+            if fine.all():
+                continue
+            bad = ~fine.all(axis=1)
+            for index in np.flatnonzero(bad & ~diverged)[: FAULTS_KEPT - len(self._present.faults)]:
+                entry = int(np.flatnonzero(~fine[index])[0])
+                which = name if name == "reward" else f"{name}[{entry}]"
+                self._present.faults.append(
+                    f"{which} is {values[index, entry]:g} in environment {index}, episode {int(state.episode[index])}, "
+                    f"step {int(state.age[index])}"
+                )
+            diverged |= bad
+        return diverged
+
+    def take_faults(self) -> list[str]:
+        """What diverged since the last call: array, value, environment, episode and step."""
+        taken, self._present.faults = self._present.faults, []
+        return taken
+
+    def scene(self, caption: str = "") -> Scene | None:
+        """A picture of the first environment, where it is one of MuJoCo's and lives in this process."""
+        env = self._present.vector.scene_source() if self._present.vector is not None else None
+        if env is None:
+            return None
+        from penstock.worlds.hosted.pictures import scene_of
+
+        return scene_of(env, caption)
+
+    def close(self) -> None:
+        """Ends the environments. The next `reset` makes new ones."""
+        present = self._present
+        if present.vector is not None:
+            present.vector.close()
+        present.vector = present.state = None
+
+    # ------------------------------------------------------------------ environments
+
+    def _make_vector(self, seed: int) -> VectorEnvironment:
+        if self.source.make_vector is not None:
+            made = self.source.make_vector(self.num_envs, seed)
+            return GymnasiumVector(made, self.name, self.timeout) if hasattr(made, "single_action_space") else made
+        return vectorize(self.source.make, self.num_envs, self.vectorization, self.name, self.timeout)
+
+    def _seeds(self, words: np.ndarray, episode: np.ndarray) -> list[int]:
+        """The seed of each environment's episode."""
+        entropy = [int(word) for word in words]
+        return [
+            int(np.random.SeedSequence(entropy, spawn_key=(env, int(number))).generate_state(1)[0])
+            for env, number in enumerate(episode)
+        ]
+
+
+def _cleared(leaf: np.ndarray, diverged: np.ndarray) -> np.ndarray:
+    leaf = leaf.copy()
+    leaf[diverged] = 0
+    return leaf
+
+
+def declare(source: EnvironmentSource) -> Declared:
+    """Makes one environment and reads what it says of itself.
+
+    Raises:
+        ConfigurationError: spaces or time limit that cannot be used.
+        CapabilityError: actions or observations of another kind.
+        MissingPackageError: something is not installed.
+    """
+    with quiet_construction():
+        env = _made(source.make, source.name)
+    try:
+        return _declared(source, env, env.action_space, env.observation_space)
+    finally:
+        env.close()
+
+
+def declare_vector(source: EnvironmentSource, envs: Any) -> Declared:
+    """Reads what a `gymnasium.vector.VectorEnv` says of its environments. See `declare`."""
+    return _declared(source, envs, envs.single_action_space, envs.single_observation_space)
+
+
+def _declared(source: EnvironmentSource, env: Any, actions: Any, observations: Any) -> Declared:
+    return Declared(
+        actions=action_box(actions, source.name),
+        reader=observation_reader(observations, source.name),
+        episode_length=source.max_episode_steps or stated_limit(env, source.name),
+        control_timestep=stated_timestep(env),
+        constants=_constants(env),
+    )
+
+
+def _made(make: Callable[[], Any], name: str) -> Any:
+    import gymnasium
+
+    try:
+        env = make()
+    except PenstockError:
+        raise
+    except Exception as error:
+        raise PenstockError(f"Making '{name}' failed: {type(error).__name__}: {error}") from error
+    if not isinstance(env, gymnasium.Env):
+        raise PenstockError(
+            f"'{name}' made a {type(env).__module__}.{type(env).__name__}, which is no gymnasium.Env. Environments of the "
+            "old gym package are wrapped with shimmy.GymV26CompatibilityV0."
+        )
+    return env
+
+
+def _constants(env: Any) -> dict[str, Any]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    base = type(env.unwrapped)
+    constants: dict[str, Any] = {"environment": f"{base.__module__}.{base.__qualname__}"}
+    for package in ("gymnasium", "mujoco", "dm_control"):
+        try:
+            constants[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return constants

@@ -1,0 +1,73 @@
+"""Environments that a user brings: a class or function that makes a `gymnasium.Env`, or a `gymnasium.vector.VectorEnv`."""
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from penstock._errors import ConfigurationError, require
+from penstock.worlds.world import World
+
+OUR_OPTIONS = ("vectorization", "timeout", "max_episode_steps")
+"""Options of every hosted world; others go to the factory."""
+
+
+def is_environment(made: Any) -> bool:
+    """Whether something is a Gymnasium environment, single or vectorised (or a class of single ones)."""
+    gymnasium = sys.modules.get("gymnasium")
+    if gymnasium is None:
+        return False
+    if isinstance(made, type):
+        return issubclass(made, gymnasium.Env)
+    return isinstance(made, gymnasium.Env | gymnasium.vector.VectorEnv)
+
+
+def split_options(factory: Any, options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options of the hosted world, and those of the factory, which has those that it names itself."""
+    taken = inspect.signature(factory).parameters if callable(factory) else {}
+    ours = {name: value for name, value in options.items() if name in OUR_OPTIONS and name not in taken}
+    return ours, {name: value for name, value in options.items() if name not in OUR_OPTIONS}
+
+
+def own_world(
+    spec: str, make: Callable[..., Any], made: Any, num_envs: int, factory: dict[str, Any], ours: dict[str, Any]
+) -> World:
+    """The world of a user's environments.
+
+    Args:
+        spec: its name.
+        make: the factory.
+        made: what it made at the first call; closed here.
+        num_envs: N.
+        factory: keyword arguments of the factory.
+        ours: options of the hosted world.
+
+    Raises:
+        ConfigurationError: a vector environment that cannot be used as it is.
+    """
+    import gymnasium
+
+    from penstock.worlds.hosted.environments import EnvironmentSource, own_source
+    from penstock.worlds.hosted.hosted_world import HostedWorld, declare, declare_vector
+
+    limit = ours.pop("max_episode_steps", None)
+    if limit is not None:
+        require(isinstance(limit, int) and limit >= 1, "max_episode_steps", limit, "must be a whole number, at least 1")
+    made.close()
+    if isinstance(made, gymnasium.Env):
+        source = own_source(spec, functools.partial(make, **factory), limit)
+        return HostedWorld(source, num_envs, **ours, declared=declare(source))
+    if "num_envs" not in factory:
+        raise ConfigurationError(
+            f"'{spec}' makes a vector environment but takes no num_envs; write it as a function of num_envs, so that "
+            "evaluation can have another number of environments than training."
+        )
+    require("vectorization" not in ours, "vectorization", ours.get("vectorization"), "a vector environment has its own")
+
+    def make_vector(count: int, seed: int) -> Any:
+        del seed
+        return make(**{**factory, "num_envs": count})
+
+    source = EnvironmentSource(spec, make, limit, make_vector)
+    return HostedWorld(source, num_envs, **ours, declared=declare_vector(source, made))

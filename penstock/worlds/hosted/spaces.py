@@ -1,0 +1,132 @@
+"""From Gymnasium's spaces to ours: actions in [-1, 1]^d, and an `Observation` of a vector, pixels, or both."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from penstock._errors import CapabilityError, ConfigurationError
+from penstock.worlds.observation import Observation, ObservationSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class ActionBox:
+    """The box of an environment's actions; ours is [-1, 1]^d.
+
+    Attributes:
+        low: ``(d,)`` flattened.
+        high: ``(d,)``.
+        shape: as the environment wants it.
+        dtype: likewise.
+    """
+
+    low: np.ndarray
+    high: np.ndarray
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    def from_unit(self, action: np.ndarray) -> np.ndarray:
+        """``(N, d)`` in [-1, 1] to ``(N, *shape)`` in the box."""
+        scaled = self.low + 0.5 * (np.clip(action, -1.0, 1.0) + 1.0) * (self.high - self.low)
+        return scaled.astype(self.dtype).reshape(-1, *self.shape)
+
+
+def action_box(space: Any, name: str) -> ActionBox:
+    """Reads an action space.
+
+    Raises:
+        CapabilityError: the actions are not continuous.
+        ConfigurationError: a bound is infinite, or reversed.
+    """
+    import gymnasium.spaces as spaces
+
+    if not isinstance(space, spaces.Box):
+        raise CapabilityError(
+            f"'{name}' has the action space {space}; Penstock's policies make continuous actions and need a Box. Choose "
+            "another environment, or wrap it so that its actions are continuous."
+        )
+    low, high = space.low.reshape(-1).astype(np.float64), space.high.reshape(-1).astype(np.float64)
+    # Numbers near the largest float32 stand for infinity in many environments.
+    endless = np.flatnonzero(~(np.abs(low) < 1e30) | ~(np.abs(high) < 1e30))
+    if len(endless):
+        raise ConfigurationError(
+            f"'{name}': action {endless[0]} has the bounds [{low[endless[0]]:g}, {high[endless[0]]:g}]; every bound must "
+            "be finite, because policies act in a box. Wrap the environment in gymnasium.wrappers.RescaleAction or "
+            "declare the range that its actuators have."
+        )
+    wrong = np.flatnonzero(low >= high)
+    if len(wrong):
+        raise ConfigurationError(
+            f"'{name}': action {wrong[0]} has the bounds [{low[wrong[0]]:g}, {high[wrong[0]]:g}]; the lower must be "
+            "smaller. Correct the action_space of the environment."
+        )
+    return ActionBox(low, high, space.shape, space.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class ObservationReader:
+    """Reads batched observations of one space.
+
+    Attributes:
+        spec: sizes.
+        vectors: names of the parts that form the vector; ("",) where the space is one box.
+        image: name of the part that is an image; None where there is none.
+        stacked: whether the image has a leading axis of stacked frames.
+    """
+
+    spec: ObservationSpec
+    vectors: tuple[str, ...]
+    image: str | None = None
+    stacked: bool = False
+
+    def read(self, batch: Any) -> Observation:
+        """Observations of N environments, as their vector environment batches them."""
+        parts = batch if isinstance(batch, dict) else {"": batch}
+        flat = [np.asarray(parts[name], np.float32) for name in self.vectors]
+        flat = [part.reshape(part.shape[0], -1) for part in flat]
+        if self.image is None:
+            return Observation(flat[0].copy() if len(flat) == 1 else np.concatenate(flat, axis=1))
+        pixels = np.asarray(parts[self.image])
+        if self.stacked:  # (N, frames, H, W, C) to (N, H, W, frames * C)
+            pixels = np.moveaxis(pixels, 1, -2).reshape(pixels.shape[0], *pixels.shape[2:4], -1)
+        vector = np.concatenate(flat, axis=1) if flat else np.zeros((pixels.shape[0], 0), np.float32)
+        return Observation(vector, pixels=pixels.copy())
+
+
+def observation_reader(space: Any, name: str) -> ObservationReader:
+    """Reads an observation space: a box, or a dictionary of boxes (flattened in the order of its names).
+
+    Bytes of three axes (height, width, channels), or four with stacked frames first, are an image.
+
+    Raises:
+        CapabilityError: the space holds something else than boxes, or several images.
+    """
+    import gymnasium.spaces as spaces
+
+    parts = dict(sorted(space.spaces.items())) if isinstance(space, spaces.Dict) else {"": space}
+    for part, box in parts.items():
+        if not isinstance(box, spaces.Box):
+            where = f" has the part '{part}'" if part else ""
+            raise CapabilityError(
+                f"'{name}': the observation space{where} {box} is no Box. Wrap the environment in "
+                "gymnasium.wrappers.FlattenObservation."
+            )
+    images = [part for part, box in parts.items() if box.dtype == np.uint8 and len(box.shape) >= 3]
+    vectors = tuple(part for part in parts if part not in images)
+    size = sum(int(np.prod(parts[part].shape)) for part in vectors)
+    if not images:
+        return ObservationReader(ObservationSpec(vector=size), vectors)
+    if len(images) > 1:
+        raise CapabilityError(
+            f"'{name}': the observation space has {len(images)} images ({', '.join(images)}); one is possible. Stack them "
+            "along their channels in a wrapper."
+        )
+    shape = parts[images[0]].shape
+    stacked = len(shape) == 4
+    height, width, channels = shape[-3:]
+    return ObservationReader(
+        ObservationSpec(vector=size, pixels=(height, width, channels * (shape[0] if stacked else 1))),
+        vectors,
+        images[0],
+        stacked,
+    )
