@@ -31,6 +31,7 @@ from penstock.networks import Normalizer
 from penstock.policies import Actor, Agent, Capability, require_capabilities
 from penstock.worlds import FunctionalWorld, Observation, World
 from penstock.worlds.hosted.hosted_world import HostedState
+from penstock.worlds.observation import blank
 from penstock.worlds.world import WorldState
 
 
@@ -174,7 +175,7 @@ class OffPolicyLearner(abc.ABC, Generic[ConfigT]):
         num_envs, action_size = self.world.num_envs, self.world.action_size
 
         def zeros():
-            observation = self.world.observation_spec.zeros(num_envs)
+            observation = blank(self.world.observation_spec, num_envs)
             numbers, flags = jnp.zeros((num_envs,)), jnp.zeros((num_envs,), bool)
             return Experience(observation, jnp.zeros((num_envs, action_size)), numbers, flags, flags, observation)
 

@@ -104,6 +104,7 @@ class Replay(eqx.Module):
 
     def add(self, step: Experience) -> "Replay":
         """The ring with one more control step, which replaces the oldest when the ring is full. Pure."""
+        _refuse_other_bytes(self.ring, step)
         ring = jax.tree.map(
             lambda slots, new: jax.lax.dynamic_update_index_in_dim(slots, new.astype(slots.dtype), self.position, 0),
             self.ring,
@@ -113,6 +114,7 @@ class Replay(eqx.Module):
 
     def write(self, step: Experience) -> None:
         """Adds one control step in place (host ring)."""
+        _refuse_other_bytes(self.ring, step)
         for slots, new in zip(jax.tree.leaves(self.ring), jax.tree.leaves(step), strict=True):
             slots[self.position] = new
         self.position[...] = (self.position + 1) % self.slots
@@ -173,9 +175,17 @@ class Replay(eqx.Module):
 
 
 def memory_bytes(example: Experience, capacity: int) -> int:
-    """Bytes that a ring of this capacity takes."""
+    """Bytes that a ring of this capacity takes. Pictures count one byte a value, twice: before and after the step."""
     slots = capacity // example.reward.shape[-1]
     return slots * sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(example))
+
+
+def _refuse_other_bytes(ring: Experience, step: Experience) -> None:
+    """Pictures of another type (say, in [0, 1]) would turn into bytes without a word, and lose what they show."""
+    for held, new in ((ring.observation, step.observation), (ring.next_observation, step.next_observation)):
+        if held.pixels is not None and new.pixels is not None:
+            kinds = held.pixels.dtype, new.pixels.dtype
+            require(kinds[0] == kinds[1], "pixels", str(kinds[1]), f"the replay memory holds {kinds[0]}; convert first")
 
 
 def _allocate(example: Experience, capacity: int, xp: ModuleType) -> Experience:

@@ -1,6 +1,6 @@
-"""Building blocks of policies and critics: MLP, point-cloud encoder, running normalisation."""
+"""Building blocks of policies and critics: MLP, encoders of points and pixels, running normalisation."""
 
-from penstock.networks.encoders import Encoder, PointCloudEncoder, VectorEncoder, make_encoder
+from penstock.networks.encoders import Encoder, PixelEncoder, PointCloudEncoder, VectorEncoder, make_encoder
 from penstock.networks.mlp import ACTIVATIONS, MLP, Trunk
 from penstock.networks.normalizer import Normalizer
 
@@ -9,6 +9,7 @@ __all__ = [
     "MLP",
     "Encoder",
     "Normalizer",
+    "PixelEncoder",
     "PointCloudEncoder",
     "Trunk",
     "VectorEncoder",

@@ -1,6 +1,7 @@
 """From an observation to a feature vector, for one environment."""
 
 import abc
+import dataclasses
 
 import equinox as eqx
 import jax
@@ -9,6 +10,7 @@ from jaxtyping import Array, Float
 
 from penstock._types import Key
 from penstock.networks.mlp import HiddenLayer, Trunk
+from penstock.networks.pixel_encoder import PixelNetwork
 from penstock.worlds.observation import Observation, ObservationSpec
 
 
@@ -63,8 +65,39 @@ class PointCloudEncoder(Encoder):
         return jnp.concatenate([pooled, self.vector_layer(observation.vector)])
 
 
+class PixelEncoder(Encoder):
+    """Features of the picture (`PixelNetwork`), followed by those of the rest of the observation.
+
+    The rest is the vector itself, of length 0 where there is nothing but pixels.
+    """
+
+    network: PixelNetwork
+    rest: Encoder
+    size: int = eqx.field(static=True)
+
+    def __init__(self, key: Key, pixels: tuple[int, int, int], rest: Encoder):
+        self.network = PixelNetwork(key, pixels)
+        self.rest = rest
+        self.size = self.network.size + rest.size
+
+    def __call__(self, observation: Observation) -> Float[Array, "features"]:
+        """See `Encoder`."""
+        assert observation.pixels is not None
+        return jnp.concatenate([self.network(observation.pixels), self.rest(observation)])
+
+
 def make_encoder(key: Key, spec: ObservationSpec, trunk: Trunk) -> Encoder:
-    """The encoder that fits an observation: a `PointCloudEncoder` where there are points, else the vector itself."""
+    """The encoder that fits an observation.
+
+    A `PixelEncoder` where there are pixels, a `PointCloudEncoder` where there are points, else the vector itself.
+
+    Raises:
+        ConfigurationError: the picture has a size that the pixel encoder is not made for.
+    """
+    if spec.pixels is not None:
+        key_pixels, key_rest = jax.random.split(key)
+        rest = make_encoder(key_rest, dataclasses.replace(spec, pixels=None), trunk)
+        return PixelEncoder(key_pixels, spec.pixels, rest)
     if spec.points:
         return PointCloudEncoder(key, spec, trunk)
     return VectorEncoder(spec.vector)

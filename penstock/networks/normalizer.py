@@ -1,5 +1,8 @@
 """Running normalisation of observation vectors."""
 
+import dataclasses
+import math
+
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -15,7 +18,7 @@ exponential average over the last million observations, which also follows a pol
 
 
 class Normalizer(eqx.Module):
-    """Running mean and population variance of the vector part. Point clouds pass unchanged.
+    """Running mean and population variance of the vector part. Point clouds and pixels pass unchanged.
 
     Attributes:
         mean: ``(n,)``.
@@ -39,14 +42,15 @@ class Normalizer(eqx.Module):
         if not self.enabled:
             return observation
         vector = (observation.vector - self.mean) / jnp.sqrt(self.variance + EPSILON)
-        return Observation(vector, observation.points)
+        return dataclasses.replace(observation, vector=vector)
 
     def merge(self, observation: Observation) -> "Normalizer":
         """Absorbs a batch of any leading axes (Chan et al. 1979, parallel variance)."""
         if not self.enabled:
             return self
-        batch = observation.vector.reshape(-1, observation.vector.shape[-1])
-        size = batch.shape[0]
+        *leading, length = observation.vector.shape
+        size = math.prod(leading)
+        batch = observation.vector.reshape(size, length)
         batch_mean = batch.mean(0)
         batch_variance = batch.var(0)
         total = self.count + size

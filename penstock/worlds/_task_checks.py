@@ -25,11 +25,13 @@ def declaration_findings(world: World | Task) -> Iterator[Finding]:
     for field, value, least in (
         ("action_size", world.action_size, 1),
         ("episode_length", world.episode_length, 1),
-        ("observation_spec.vector", spec.vector, 1),
+        ("observation_spec.vector", spec.vector, 0 if spec.pixels is not None and not spec.points else 1),
         ("observation_spec.points", spec.points, 0),
     ):
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             wrong.append(f"{field} = {value!r} must be a whole number of at least {least}")
+    if spec.pixels is not None and not _is_picture_size(spec.pixels):
+        wrong.append(f"observation_spec.pixels = {spec.pixels!r} must be None or (height, width, channels)")
     step = world.control_timestep
     if not isinstance(step, int | float) or not (math.isfinite(step) and step > 0):
         wrong.append(f"control_timestep = {step!r} must be a positive number of seconds")
@@ -38,9 +40,15 @@ def declaration_findings(world: World | Task) -> Iterator[Finding]:
         raise Stop
     yield ok(
         "Declaration",
-        f"{world.action_size} actions, {spec.vector} observed numbers, {spec.points} points, episodes of "
-        f"{world.episode_length} steps of {step} s.",
+        f"{world.action_size} actions, {spec.vector} observed numbers, {spec.points} points, "
+        + (f"{' x '.join(map(str, spec.pixels))} pixels, " if spec.pixels else "")
+        + f"episodes of {world.episode_length} steps of {step} s.",
     )
+
+
+def _is_picture_size(pixels: Any) -> bool:
+    whole = isinstance(pixels, tuple) and all(isinstance(n, int) and not isinstance(n, bool) for n in pixels)
+    return whole and len(pixels) == 3 and min(pixels) >= 1
 
 
 def task_findings(task: Task) -> Iterator[Finding]:
@@ -144,6 +152,23 @@ def observation_problems(seen: Observation, spec: Any, num_envs: int) -> list[st
             )
         if seen.points.dtype != number:
             problems.append(f"observation.points is {seen.points.dtype} and must be {number}")
+    return problems + _pixel_problems(seen.pixels, spec.pixels, num_envs)
+
+
+def _pixel_problems(pixels: Any, size: tuple[int, int, int] | None, num_envs: int) -> list[str]:
+    if (pixels is None) != (size is None):
+        have = "no pixels" if pixels is None else f"pixels of shape {pixels.shape}"
+        return [f"the observation has {have}, but observation_spec.pixels = {size}"]
+    if pixels is None or size is None:
+        return []
+    problems = []
+    if pixels.shape != (num_envs, *size):
+        problems.append(
+            f"observation.pixels has shape {pixels.shape}, but observation_spec.pixels = {size} promises "
+            f"{(num_envs, *size)}"
+        )
+    if pixels.dtype != jnp.uint8:
+        problems.append(f"observation.pixels is {pixels.dtype} and must be uint8")
     return problems
 
 

@@ -1,5 +1,8 @@
 """The ring: wrap-around, n-step returns by hand, recency, no repetition; host and device alike."""
 
+import dataclasses
+
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -134,3 +137,49 @@ def test_host_ring_gives_the_same_batches():
         for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
             assert isinstance(a, np.ndarray)
             np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+def pictures(t):
+    """A control step of pictures without a vector part: every byte of environment e is 100 t + e modulo 256."""
+    byte = (100 * t + np.arange(N)) % 256
+
+    def seen(offset):
+        pixels = np.broadcast_to((byte + offset)[:, None, None, None] % 256, (N, 4, 5, 3)).astype(np.uint8)
+        return Observation(jnp.zeros((N, 0)), pixels=jnp.asarray(pixels))
+
+    return dataclasses.replace(step(t), observation=seen(0), next_observation=seen(7))
+
+
+def test_pictures_stay_bytes_through_both_rings_and_the_wrap_around():
+    device, host = Replay.create(pictures(0), 8), Replay.create_on_host(jax.tree.map(np.asarray, pictures(0)), 8)
+    for t in range(6):  # four slots
+        device = jax.jit(Replay.add)(device, pictures(t))
+        host.write(pictures(t))
+    count = 4 * N
+    expected = (100 * np.repeat(np.arange(2, 6), N) + np.tile(np.arange(N), 4)) % 256
+    for replay, uniform in ((device, jnp.full(count, 0.5)), (host, np.full(count, 0.5, np.float32))):
+        batch = replay.gather(uniform, 0.9)
+        for seen, offset in ((batch.observation, 0), (batch.next_observation, 7)):
+            assert seen.vector.shape == (count, 0)
+            assert seen.pixels.dtype == np.uint8 and seen.pixels.shape == (count, 4, 5, 3)
+            np.testing.assert_array_equal(
+                seen.pixels, np.broadcast_to(((expected + offset) % 256)[:, None, None, None], (count, 4, 5, 3))
+            )
+
+
+def test_pictures_are_counted_as_bytes():
+    numbers = 4 + 4 + 1 + 1  # action, reward, flags
+    assert memory_bytes(pictures(0), 7) == 3 * N * (numbers + 2 * 4 * 5 * 3)
+    held = jax.tree.leaves(Replay.create(pictures(0), 7).ring)
+    assert sum(leaf.nbytes for leaf in held) == memory_bytes(pictures(0), 7)
+
+
+@pytest.mark.parametrize("host", [False, True])
+def test_pictures_of_another_type_are_refused(host):
+    wrong = pictures(0)
+    wrong = eqx.tree_at(lambda s: s.next_observation.pixels, wrong, jnp.ones((N, 4, 5, 3)) * 0.5)
+    with pytest.raises(ConfigurationError, match=r"pixels = 'float32': the replay memory holds uint8"):
+        if host:
+            Replay.create_on_host(jax.tree.map(np.asarray, pictures(0)), 8).write(wrong)
+        else:
+            Replay.create(pictures(0), 8).add(wrong)

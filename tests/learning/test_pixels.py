@@ -1,0 +1,99 @@
+"""Off-policy learners on a world that is seen through pictures."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from penstock._errors import ConfigurationError
+from penstock.algorithms.registry import ALGORITHMS, family
+from penstock.networks import PixelEncoder
+from penstock.worlds import FunctionalWorld, Observation, ObservationSpec, Vmapped
+from penstock.worlds.checker import check_world
+from tests.learning.pixel_worlds import MovingDot, dot
+
+OFF_POLICY = [pytest.param(n, marks=[] if n in ("sac", "flowrl") else pytest.mark.slow) for n in family("off-policy")]
+TINY = {"batch_size": 4, "warmup_steps": 4, "collect_steps": 2, "replay_capacity": 16, "actor_hidden": (8,)}
+
+
+def world(num_envs=2, **settings):
+    return FunctionalWorld("tiny/dot", Vmapped(MovingDot(**settings)), num_envs)
+
+
+def learner(name, on, planned, **settings):
+    critic = (8, 8, 8) if name == "flowrl" else (8,)
+    return ALGORITHMS[name].learner(
+        ALGORITHMS[name].config(**{**TINY, "critic_hidden": critic, **settings}), on, planned
+    )
+
+
+@pytest.mark.parametrize("name", OFF_POLICY)
+def test_every_learner_trains_its_encoders(name):
+    algorithm = learner(name, world(moves=True), 4, policy_delay=1)
+    step, start = jax.jit(algorithm.step), algorithm.init(jax.random.key(0))
+    state = start
+    for _ in range(3):
+        state, metrics = step(state)
+    assert all(np.isfinite(float(value)) for value in metrics.values()), metrics
+    assert metrics["train/gradient_steps"] == 2.0 and metrics["critic/skipped"] == metrics["actor/skipped"] == 0.0
+    assert state.replay.ring.observation.pixels.dtype == jnp.uint8
+    assert np.asarray(state.replay.ring.observation.pixels).max() > 200  # the dot is there
+    for part in ("actor", "critic"):
+        before, after = (getattr(s.learned, part).encoder for s in (start, state))
+        assert isinstance(after, PixelEncoder)
+        for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
+            assert np.any(np.asarray(old) != np.asarray(new)), "a layer of the encoder has not moved"
+
+
+def test_a_world_of_pictures_alone_passes_the_checker():
+    findings = check_world(world(num_envs=2, moves=True))
+    assert not [f for f in findings if f.severity == "error"], findings
+    assert any("0 observed numbers, 0 points, 32 x 32 x 1 pixels" in f.explanation for f in findings)
+
+
+def test_a_picture_that_is_not_what_was_declared_is_found():
+    for spec, sentence in (
+        (ObservationSpec(0, pixels=(32, 32, 3)), "observation.pixels has shape"),
+        (ObservationSpec(0), "observation_spec.vector = 0 must be"),
+        (ObservationSpec(0, pixels=(32, 32)), "must be None or (height, width, channels)"),
+    ):
+        found = check_world(world(observation_spec=spec))
+        assert any(sentence in f.explanation for f in found if f.severity == "error"), (spec, found)
+
+
+def test_pictures_that_are_too_small_are_refused():
+    tiny = world(observation_spec=ObservationSpec(0, pixels=(16, 16, 1)))
+    with pytest.raises(ConfigurationError, match=r"pixels = \(16, 16, 1\): height and width must lie between 32"):
+        learner("sac", tiny, 4)
+
+
+@pytest.mark.slow
+@pytest.mark.optimized
+@pytest.mark.parametrize("name", ["sac", "flowrl"])
+def test_actions_answer_what_the_picture_shows(name):
+    """a = x of the dot, whatever its y; a policy that does not see can do no better than a = 0."""
+    own = {
+        "sac": {"learn_temperature": False, "initial_temperature": 1e-3, "target_rate": 0.05},
+        "flowrl": {"constraint_coefficient": 0.02},
+    }
+    settings = {
+        "discount": 0.9,
+        "batch_size": 32,
+        "warmup_steps": 128,
+        "collect_steps": 8,
+        "replay_capacity": 4096,
+        "actor_hidden": (32,),
+        "critic_hidden": (32, 32, 32),
+        "actor_learning_rate": 1e-3,
+        "critic_learning_rate": 1e-3,
+    }
+    iterations = 60
+    algorithm = learner(name, world(16), iterations, **{**settings, **own[name]})
+    state = jax.jit(
+        lambda key: jax.lax.fori_loop(0, iterations, lambda _, s: algorithm.step(s)[0], algorithm.init(key))
+    )(jax.random.key(0))
+    place = np.random.default_rng(0).uniform(-0.8, 0.8, (64, 2)).astype(np.float32)
+    seen = Observation(jnp.zeros((64, 0)), pixels=jax.vmap(dot)(jnp.asarray(place[:, 0]), jnp.asarray(place[:, 1])))
+    action = np.asarray(algorithm.agent(state).mode(seen).action[:, 0])
+    error = np.sqrt(np.mean(np.square(action - place[:, 0])))
+    assert error < 0.15, f"{error:.3f}; without the picture: {place[:, 0].std():.3f}"
