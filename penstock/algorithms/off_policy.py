@@ -143,7 +143,7 @@ class OffPolicyLearner(abc.ABC, Generic[ConfigT]):
 
     def explore(self, learned: Any, observation: Observation, key: Key) -> Actions:
         """Actions for collecting data, inside [-1, 1]."""
-        return Agent(self.actor(learned), self.normalizer()).sample(observation, key).action
+        return self.agent_of(learned).sample(observation, key).action
 
     def sampling(self) -> dict[str, int]:
         """How batches are drawn: keyword arguments of `Replay.gather`."""
@@ -166,9 +166,13 @@ class OffPolicyLearner(abc.ABC, Generic[ConfigT]):
         """Observations are not normalised."""
         return Normalizer.create(self.world.observation_spec.vector, enabled=False)
 
+    def agent_of(self, learned: Any) -> Agent:
+        """The acting part of what is learned."""
+        return Agent(self.actor(learned), self.normalizer())
+
     def agent(self, state: OffPolicyState) -> Agent:
         """The acting part of a state, for evaluation and export."""
-        return Agent(self.actor(state.learned), self.normalizer())
+        return self.agent_of(state.learned)
 
     def example(self) -> Experience:
         """Shapes of one control step's experience."""

@@ -161,6 +161,10 @@ class PathwiseLearner(abc.ABC, Generic[ConfigT]):
     def _make_actor(self, key: Key) -> Actor:
         return make_actor(key, self.config.policy_settings(), self.world.observation_spec, self.world.action_size)
 
+    def notices(self) -> list[str]:
+        """What a user should know before the first step, in sentences."""
+        return []
+
     def init(self, key: Key) -> PathwiseState:
         """Draws the state before the first iteration."""
         key_actor, key_critic, key_world, key_base = jax.random.split(key, 4)

@@ -8,8 +8,11 @@ import jax
 import numpy as np
 
 from penstock._errors import PenstockError
+from penstock._types import Key
 from penstock.reports.video import write_episode
 from penstock.training.evaluation import run_episodes
+from penstock.training.hosted_evaluation import HostedEvaluator
+from penstock.worlds.hosted.hosted_world import HostedWorld
 from penstock.worlds.scene import Scene
 
 FILM_KEY = 0xF11A
@@ -44,15 +47,40 @@ def episode_scenes(learner: Any, state: Any, *, seed: int = 0, deterministic: bo
     """
     world = learner.world.with_num_envs(1)
     first = jax.tree.map(lambda leaf: leaf[0], state)
+    key = jax.random.fold_in(jax.random.key(seed), FILM_KEY)
+    if isinstance(world, HostedWorld):
+        return _hosted_scenes(learner, world, first, key, deterministic)
 
     @jax.jit
     def episode(state, key):
         evaluation, bodies = run_episodes(learner.agent(state), world, key, deterministic=deterministic)
         return evaluation.episode_length, bodies
 
-    length, bodies = jax.device_get(episode(first, jax.random.fold_in(jax.random.key(seed), FILM_KEY)))
+    length, bodies = jax.device_get(episode(first, key))
     steps = range(int(np.asarray(length)[0]))
     scenes = [world.task.scene(jax.tree.map(lambda leaf, t=t: leaf[t], bodies), 0) for t in steps]
     if not scenes or any(scene is None for scene in scenes):
         raise PenstockError(f"'{world.name}' has no pictures: its task does not implement `scene`.")
     return scenes
+
+
+def _hosted_scenes(learner: Any, world: HostedWorld, state: Any, key: Key, deterministic: bool) -> list[Scene]:
+    if world.vectorization != "serial":
+        raise PenstockError(
+            f"'{world.name}' is filmed in this process only; it has vectorization={world.vectorization}."
+        )
+    evaluator = HostedEvaluator(learner, world)
+    scenes: list[Scene | None] = []
+
+    def watch(present: HostedWorld) -> None:
+        if not scenes or scenes[-1] is not None:
+            scenes.append(present.scene(f"t = {len(scenes) * world.control_timestep:.2f} s"))
+
+    try:
+        evaluator.run(jax.tree.leaves(state.learned), key, deterministic=deterministic, watch=watch)
+    finally:
+        evaluator.world.close()
+    drawn = [scene for scene in scenes if scene is not None]
+    if len(drawn) < len(scenes):
+        raise PenstockError(f"'{world.name}' has no pictures: only environments of MuJoCo can be filmed.")
+    return drawn

@@ -38,16 +38,13 @@ def run(arguments: list[str]) -> int:
     import jax
 
     from penstock.reports.tables import text_table
-    from penstock.training.evaluation import evaluation_metrics
+    from penstock.training.programs import make_evaluate
     from penstock.training.restore import restore_run
 
     restored = restore_run(options.run_dir, options.checkpoint)
     learner, world = restored.learner, restored.learner.world.with_num_envs(options.episodes)
 
-    @jax.jit
-    def evaluate(state, key):
-        return evaluation_metrics(learner.agent(state), world, key, replan_every_step=options.replan_every_step)
-
+    evaluate = make_evaluate(learner, world, replan_every_step=options.replan_every_step)
     results = []
     for index in range(restored.plan.seeds):
         state = jax.tree.map(lambda leaf, i=index: leaf[i], restored.state)

@@ -33,6 +33,8 @@ class Experience(eqx.Module):
         terminated: the episode ended inside the task: nothing to bootstrap from.
         truncated: the episode met its time limit: bootstrap from ``next_observation``.
         next_observation: the observation before any reset.
+        valid: False where nothing happened, because the environment only reset itself: never drawn. None where every
+            step counts. Host rings only.
     """
 
     observation: Observation
@@ -41,6 +43,7 @@ class Experience(eqx.Module):
     terminated: Bool[ArrayLike, "*slots N"]
     truncated: Bool[ArrayLike, "*slots N"]
     next_observation: Observation
+    valid: Bool[ArrayLike, "*slots N"] | None = None
 
 
 class Batch(eqx.Module):
@@ -120,6 +123,14 @@ class Replay(eqx.Module):
         self.position[...] = (self.position + 1) % self.slots
         self.filled[...] = min(self.filled + 1, self.slots)
 
+    def cut(self) -> None:
+        """Ends the newest episodes here, in place (host ring): what follows is no longer their continuation.
+
+        Their last step counts as truncated, so that values are bootstrapped behind it and no n-step return goes on.
+        """
+        if self.filled > 0:
+            self.ring.truncated[(self.position - 1) % self.slots] |= True
+
     def sample(
         self, key: Key, batch_size: int, discount: float, *, n_step: int = 1, recent: int = 0, newest: int = 2048
     ) -> Batch:
@@ -150,6 +161,8 @@ class Replay(eqx.Module):
         late = xp.minimum(count, newest)
         fresh = count - late + _stratified(xp, uniform[:recent], late)
         rank = xp.concatenate([fresh, whole])  # 0 is the oldest transition
+        if self.ring.valid is not None:
+            rank = self._only_valid(rank, uniform, count)
         age, env = rank // self.num_envs, rank % self.num_envs
         oldest = self.position - self.filled
 
@@ -172,6 +185,17 @@ class Replay(eqx.Module):
             bootstrap=xp.where(at(self.ring.terminated, end), 0.0, weight).astype(uniform.dtype),
             next_observation=jax.tree.map(lambda leaf: at(leaf, end), self.ring.next_observation),
         )
+
+    def _only_valid(self, rank: np.ndarray, uniform: np.ndarray, count: Any) -> np.ndarray:
+        """Moves what was drawn of steps that did not happen to others, by a random stride until all happened (host)."""
+        stride = 1 + ((uniform * 7919.0) % 1.0 * (count - 1)).astype(np.int64)
+        for _ in range(64):
+            slot, env = (self.position - self.filled + rank // self.num_envs) % self.slots, rank % self.num_envs
+            bad = ~self.ring.valid[slot, env]
+            if not bad.any():
+                break
+            rank = np.where(bad, (rank + stride) % count, rank)
+        return rank
 
 
 def memory_bytes(example: Experience, capacity: int) -> int:

@@ -5,9 +5,9 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
-from penstock._types import Key, Scalar
+from penstock._types import AnyArray, Key, Scalar
 from penstock.policies import Agent
 from penstock.policies.planning import after_step, next_action, no_plan
 from penstock.worlds import FunctionalWorld
@@ -22,9 +22,9 @@ class Evaluation(eqx.Module):
         diagnostics: ``(E,)`` each: the world's diagnostics, averaged over the steps of the episode.
     """
 
-    episode_return: Float[Array, "E"]
-    episode_length: Float[Array, "E"]
-    diagnostics: dict[str, Float[Array, "E"]]
+    episode_return: Float[AnyArray, "E"]
+    episode_length: Float[AnyArray, "E"]
+    diagnostics: dict[str, Float[AnyArray, "E"]]
 
 
 def run_episodes(

@@ -20,8 +20,9 @@ from penstock._errors import PenstockError, require
 from penstock.training.lock import RunLock
 from penstock.training.metrics_log import MetricsLog, Mirror
 from penstock.training.plan import SAFE_TO_CHANGE, RunPlan, source_of
-from penstock.training.post_mortem import FAULTS, explain_fault
-from penstock.training.program import Program, seed_keys
+from penstock.training.post_mortem import FAULTS
+from penstock.training.program import seed_keys
+from penstock.training.programs import RunProgram, make_program
 from penstock.training.run_folder import RunFolder, compare_configs, config_hash, refuse_unsafe_changes
 from penstock.training.signals import EXIT_INTERRUPTED, GracefulStop
 from penstock.training.store import (
@@ -42,6 +43,9 @@ EVALUATION_KEY = 0x5EED
 
 CHECKPOINT_SECONDS = 30.0
 """Longest time between checkpoints where evaluations are further apart."""
+
+CHECKPOINT_SHARE = 20.0
+"""The time between checkpoints is at least this many times the time that the last one took (large replay memories)."""
 
 EXPLAINED_FAULTS = 3
 """Faults per process that are explained and dumped; further ones are counted in the metrics."""
@@ -132,7 +136,7 @@ class Result:
 
     folder: RunFolder
     state: PyTree
-    program: Program
+    program: RunProgram
     finished: bool
     worked: bool
     exit_code: int
@@ -182,12 +186,13 @@ def train(
             folder.write_config(config)
         for directory in (folder.checkpoints, folder.checkpoints / "best", folder.crash):
             clean_leftovers(directory)
-        program = Program(learner, world.with_num_envs(plan.evaluation_episodes))
+        program = make_program(learner, world.with_num_envs(plan.evaluation_episodes))
         run = _Run(plan, folder, program, config_hash(config, ignore=SAFE_TO_CHANGE), observer, mirrors(folder))
         try:
             # What cannot be continued with these settings must not replace the settings that it can be continued with.
             return run.to_the_end(stop, accepted=lambda: folder.write_config(config))
         finally:
+            program.close()
             run.log.close()
             observer.close()
 
@@ -199,7 +204,7 @@ class _Run:
         self,
         plan: RunPlan,
         folder: RunFolder,
-        program: Program,
+        program: RunProgram,
         settings_hash: str,
         observer: Observer,
         mirrors: list[Mirror],
@@ -216,6 +221,7 @@ class _Run:
         self.wall_start, self.cpu_start = time.monotonic(), time.process_time()
         self.last_rows: list[dict[str, Any]] = []
         self.faults_explained = 0
+        self.saving = 0.0
 
     def to_the_end(self, stop: GracefulStop, accepted: Callable[[], None]) -> Result:
         """Trains until the budget is used or somebody asks to stop. Calls ``accepted`` once the run can go on."""
@@ -238,7 +244,8 @@ class _Run:
             self._write_rows(update, metrics, evaluation)
             rate = iterations * self.steps_per_update / max(seconds, 1e-9)  # per seed, as the steps are counted
             self._show(update, rate, metrics, evaluation)
-            if evaluation or time.monotonic() - saved_at > CHECKPOINT_SECONDS or stop.requested:
+            waited = time.monotonic() - saved_at
+            if evaluation or waited > max(CHECKPOINT_SECONDS, CHECKPOINT_SHARE * self.saving) or stop.requested:
                 saved_update = update if self._checkpoint(state, update) else saved_update
                 saved_at = time.monotonic()
         saved = saved_update == update or self._checkpoint(state, update)
@@ -272,7 +279,7 @@ class _Run:
                 )
             self.log.truncate(0)
         else:
-            state, manifest = load_checkpoint(found, jax.eval_shape(self.program.init, keys))
+            state, manifest = load_checkpoint(found, self.program.template(keys))
             # The kill may have come after the checkpoint was saved and before it was compared with the best.
             keep_best(found, report=self.observer.message)
             extra = manifest.extra
@@ -292,9 +299,11 @@ class _Run:
         self.observer.start(plan.updates * self.steps_per_update, title, update * self.steps_per_update)
         if update >= plan.updates and state is not None:
             return state, update
+        for notice in self.program.learner.notices():
+            self.observer.message(notice)
         begin = time.monotonic()
         self.observer.compiling("the training program")
-        state = self.program.init(keys) if state is None else state
+        state = self.program.init(keys) if state is None else self.program.resume(state)
         self.program.compile(state, jnp.asarray(1, jnp.int32), self._evaluation_keys(0))
         self.observer.compiled(time.monotonic() - begin)
         return state, update
@@ -368,6 +377,7 @@ class _Run:
         if self.last_rows and self.last_rows[0].get("update") == update:
             score = float(np.mean([row["eval/return_deterministic"] for row in self.last_rows]))
         step = update * self.steps_per_update
+        begin = time.monotonic()
         try:
             path = save_checkpoint(
                 self.folder.checkpoints, step, state, config_hash=self.hash, extra=extra, score=score
@@ -385,6 +395,7 @@ class _Run:
                 f"{error} {sentence} The same command goes back to the newest checkpoint and meets the fault again; "
                 "try a smaller actor_learning_rate or critic_learning_rate in a new run folder."
             ) from error
+        self.saving = time.monotonic() - begin
         return True
 
     def _look_for_faults(self, before: PyTree, metrics: dict[str, np.ndarray], iterations: int) -> None:
@@ -397,9 +408,7 @@ class _Run:
                 continue
             self.faults_explained += 1
             try:
-                sentence = explain_fault(
-                    self.program, before, iterations, index, counts, seed, self.folder.crash, self.hash
-                )
+                sentence = self.program.explain(before, iterations, index, counts, seed, self.folder.crash, self.hash)
             except CheckpointNotWrittenError as error:
                 sentence = f"{counts} in seed {seed} (handled; training goes on). {error}"
             if self.faults_explained == EXPLAINED_FAULTS:

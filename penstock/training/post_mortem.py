@@ -4,7 +4,7 @@ import copy
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +12,12 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from penstock._types import Actions, GradientProbe
-from penstock.training.program import Program
 from penstock.training.store import find_non_finite, save_crash_dump
 from penstock.worlds import FunctionalWorld
 from penstock.worlds.world import MAGNITUDE_LIMIT, Transition, WorldState
+
+if TYPE_CHECKING:
+    from penstock.training.program import Program
 
 FAULTS = ("actor/skipped", "critic/skipped", "temperature/skipped", "world/diverged", "world/gradients_lost")
 """Counters whose events are explained. Large gradients that a firewall scales down belong to the method."""
@@ -57,7 +59,7 @@ class Witness(FunctionalWorld):
 
 
 def explain_fault(
-    program: Program,
+    program: "Program",
     before: PyTree,
     iterations: int,
     index: int,

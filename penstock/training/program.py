@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ from jaxtyping import Array, Int, Key, PyTree
 
 from penstock._types import Scalar
 from penstock.training.evaluation import evaluation_metrics
+from penstock.training.post_mortem import explain_fault
 from penstock.worlds import FunctionalWorld
 
 
@@ -51,10 +53,34 @@ class Program:
         self.train: Callable[..., Any] = jax.jit(train)
         self.evaluate: Callable[..., Any] = jax.jit(evaluate)
 
+    def template(self, keys: Key[Array, "K"]) -> PyTree:
+        """A state with shapes and dtypes but no values, for loading a checkpoint."""
+        return jax.eval_shape(self.init, keys)
+
+    def resume(self, states: PyTree) -> PyTree:
+        """Goes on from loaded states: nothing is to be done, everything is in them."""
+        return states
+
+    def close(self) -> None:
+        """Nothing is open."""
+
     def compile(self, states: PyTree, iterations: Int[Array, ""], keys: Key[Array, "K"]) -> None:
         """Compiles training and evaluation now, so that no later call does."""
         self.train = jax.jit(self.train).lower(states, iterations).compile()
         self.evaluate = jax.jit(self.evaluate).lower(states, keys).compile()
+
+    def explain(
+        self,
+        before: PyTree,
+        iterations: int,
+        index: int,
+        counts: dict[str, int],
+        seed: int,
+        crash: Path,
+        config_hash: str,
+    ) -> str:
+        """Says what went wrong in a block of iterations. See `explain_fault`."""
+        return explain_fault(self, before, iterations, index, counts, seed, crash, config_hash)
 
 
 def _train_one(learner: Any, iterations: jax.Array, state: PyTree) -> tuple[PyTree, dict[str, Scalar]]:

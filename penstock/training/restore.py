@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import jax
 from jaxtyping import PyTree
 
 from penstock._errors import PenstockError
 from penstock.training.plan import RunPlan, from_config
 from penstock.training.program import seed_keys
+from penstock.training.programs import make_program
 from penstock.training.run_folder import CONFIG_NAME, read_config
 from penstock.training.store import Manifest, best_checkpoint, latest_checkpoint, load_checkpoint
 
@@ -57,7 +57,8 @@ def restore_run(run_dir: Path | str, which: Literal["best", "last"] = "last") ->
     found = best_checkpoint(checkpoints) if which == "best" else latest_checkpoint(checkpoints, set_aside=False)
     if found is None:
         raise PenstockError(f"{run_dir} has no {which} checkpoint that verifies. Let the run reach its first one.")
-    learner = plan.make_learner(plan.make_world())
-    template = jax.eval_shape(jax.vmap(learner.init), seed_keys(plan.seed, plan.seeds))
+    world = plan.make_world()
+    learner = plan.make_learner(world)
+    template = make_program(learner, world).template(seed_keys(plan.seed, plan.seeds))
     state, manifest = load_checkpoint(found, template)
     return RestoredRun(plan, learner, state, manifest)

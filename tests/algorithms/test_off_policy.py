@@ -233,7 +233,7 @@ def test_recent_share_is_52_of_256():
     replay = dataclasses.replace(
         replay, ring=dataclasses.replace(replay.ring, reward=reward), filled=jnp.asarray(slots, jnp.int32)
     )
-    age = np.asarray(replay.sample(jax.random.key(0), 16, 0.99, **algorithm.sampling()).reward)
+    age = np.asarray(replay.sample(jax.random.key(0), 256, 0.99, **algorithm.sampling()).reward)
     assert age.size == 256 and (age[:52] >= slots - 2048 // 4).all() and age[52:].min() < slots / 8
 
 

@@ -74,7 +74,7 @@ def whole(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         from tiny_runs import SharedProgram
 
-        patch.setattr("penstock.training.loop.Program", SharedProgram)
+        patch.setattr("penstock.training.programs.Program", SharedProgram)
         run_dir = tmp_path_factory.mktemp("whole") / "run"
         result = train(tiny_plan(), run_dir)
     assert result.finished and result.worked and result.exit_code == 0

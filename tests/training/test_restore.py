@@ -20,7 +20,7 @@ from tiny_runs import STEPS_PER_UPDATE, SharedProgram, tiny_plan
 def run_dir(tmp_path_factory):
     run_dir = tmp_path_factory.mktemp("restore") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("penstock.training.loop.Program", SharedProgram)
+        patch.setattr("penstock.training.programs.Program", SharedProgram)
         result = train(tiny_plan(), run_dir)
     return run_dir, result
 

@@ -57,6 +57,8 @@ class Declared:
         episode_length: time limit in control steps.
         control_timestep: seconds of simulated time per control step.
         constants: for ``config.json``.
+        idle_steps: whether environments spend a step on resetting themselves (next-step automatic reset), so that
+            transitions carry `Transition.valid`.
     """
 
     actions: ActionBox
@@ -64,6 +66,7 @@ class Declared:
     episode_length: int
     control_timestep: float
     constants: dict[str, Any]
+    idle_steps: bool = False
 
 
 class _Present:
@@ -164,6 +167,16 @@ class HostedWorld(World):
         age = np.zeros((self.num_envs,), np.int32)
         present.state = HostedState(self.declared.reader.read(batch), age, episode.astype(np.int32), words)
         return present.state
+
+    def present(self) -> HostedState:
+        """The present state: the one that the environments are in.
+
+        Raises:
+            PenstockError: they have not been started.
+        """
+        if self._present.state is None:
+            raise PenstockError(f"'{self.name}' has not been started: call reset() first.")
+        return self._present.state
 
     def step(
         self, state: HostedState, action: Actions, probe: GradientProbe | None = None
@@ -303,7 +316,9 @@ def declare(source: EnvironmentSource) -> Declared:
 
 def declare_vector(source: EnvironmentSource, envs: Any) -> Declared:
     """Reads what a `gymnasium.vector.VectorEnv` says of its environments. See `declare`."""
-    return _declared(source, envs, envs.single_action_space, envs.single_observation_space)
+    declared = _declared(source, envs, envs.single_action_space, envs.single_observation_space)
+    vector = GymnasiumVector(envs, source.name)
+    return dataclasses.replace(declared, idle_steps=vector.mode == vector.modes.NEXT_STEP)
 
 
 def _declared(source: EnvironmentSource, env: Any, actions: Any, observations: Any) -> Declared:

@@ -1,0 +1,104 @@
+"""Evaluation on a hosted world: whole episodes with a frozen agent, in environments of their own."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from penstock._types import Key
+from penstock.training.evaluation import Evaluation
+from penstock.worlds import Observation
+from penstock.worlds.hosted.hosted_world import HostedWorld
+
+PROCESSES_AT_ONCE = 4
+"""Environments in processes of their own that evaluation starts at most; further episodes follow in further rounds."""
+
+
+class HostedEvaluator:
+    """Runs episodes of a learner's agent on a hosted world.
+
+    Args:
+        learner: an off-policy learner.
+        world: one environment per episode.
+    """
+
+    def __init__(self, learner: Any, world: HostedWorld):
+        self.learner = learner
+        self.episodes = world.num_envs
+        at_once = min(self.episodes, PROCESSES_AT_ONCE) if world.vectorization == "processes" else self.episodes
+        self.world = world.with_num_envs(at_once)
+        structure = jax.tree.structure(jax.eval_shape(learner.init_learned, jax.random.key(0)))
+        self.traces = 0
+
+        def act(leaves, observation, key, t, deterministic):
+            self.traces += 1
+            agent = learner.agent_of(jax.tree.unflatten(structure, leaves))
+            sample = agent.mode(observation) if deterministic else agent.sample(observation, jax.random.fold_in(key, t))
+            return sample.action
+
+        self._act = jax.jit(act, static_argnums=4)
+
+    def compile(self, leaves: list[jax.Array]) -> None:
+        """Compiles both ways of acting."""
+        spec, num_envs = self.world.observation_spec, self.world.num_envs
+        observation = Observation(
+            np.zeros((num_envs, spec.vector), np.float32),
+            pixels=None if spec.pixels is None else np.zeros((num_envs, *spec.pixels), np.uint8),
+        )
+        for deterministic in (False, True):
+            self._act(leaves, observation, jax.random.key(0), np.int32(0), deterministic)
+
+    def run(
+        self,
+        leaves: list[jax.Array],
+        key: Key,
+        *,
+        deterministic: bool,
+        watch: Callable[[HostedWorld], None] | None = None,
+    ) -> Evaluation:
+        """Runs one episode in each environment, as often as it takes.
+
+        Args:
+            leaves: what is learned, flattened.
+            key: key of resets and policy noise.
+            deterministic: act with zero base noise.
+            watch: called before every step of the first environment's episode, for pictures.
+        """
+        key_world, key_policy = jax.random.split(key)
+        world, returns, lengths = self.world, [], []
+        for done_before in range(0, self.episodes, world.num_envs):
+            state = world.reset(jax.random.fold_in(key_world, done_before))
+            key_round = jax.random.fold_in(key_policy, done_before)
+            alive = np.ones((world.num_envs,), bool)
+            total, length = np.zeros((world.num_envs,)), np.zeros((world.num_envs,))
+            for t in range(world.episode_length):
+                if watch is not None and alive[0]:
+                    watch(world)
+                action = np.asarray(self._act(leaves, state.observation, key_round, np.int32(t), deterministic))
+                state, transition = world.step(state, action)
+                total += np.where(alive, transition.reward, 0.0)
+                length += alive
+                alive &= ~transition.done
+                if not alive.any():
+                    break
+            returns.append(total)
+            lengths.append(length)
+        world.take_faults()  # training tells of its own
+        return Evaluation(
+            episode_return=np.concatenate(returns)[: self.episodes].astype(np.float32),
+            episode_length=np.concatenate(lengths)[: self.episodes].astype(np.float32),
+            diagnostics={},
+        )
+
+    def metrics(self, leaves: list[jax.Array], key: Key) -> dict[str, float]:
+        """Stochastic and deterministic evaluation, as they are logged."""
+        key_stochastic, key_deterministic = jax.random.split(key)
+        stochastic = self.run(leaves, key_stochastic, deterministic=False)
+        deterministic = self.run(leaves, key_deterministic, deterministic=True)
+        return {
+            "eval/return_mean": float(stochastic.episode_return.mean()),
+            "eval/return_std": float(stochastic.episode_return.std()),
+            "eval/return_deterministic": float(deterministic.episode_return.mean()),
+            "eval/episode_length": float(deterministic.episode_length.mean()),
+        }
