@@ -4,6 +4,9 @@ All arms of a world share environment count, window, network sizes, critic fit, 
 SHAC2, SAPO and the RFO arms also share optimiser, clipping, activation and the pair of critics (SAPO's published ones).
 APG and SHAC keep their own published choices for these: Adam, clip 1, ELU, gain sqrt 2, global standard deviation; SHAC
 has one critic and a target network.
+
+Off-policy arms share environment count, widths, batches, learning rates, gradient steps per control step and budget
+(``--preset light``).
 """
 
 from typing import Any
@@ -18,5 +21,13 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "RFO-naive": ("rfo", {"past_coefficient": 0.0, "uniform_coefficient": 0.0}),
     "past-only": ("rfo", {"uniform_coefficient": 0.0}),
     "uniform-only": ("rfo", {"past_coefficient": 0.0}),
+    "SAC": ("sac", {}),
+    "TD3": ("td3", {}),
+    "CrossQ": ("crossq", {}),
+    "FlowRL-paper": ("flowrl", {"weighting": "paper"}),
+    "FlowRL-code": ("flowrl", {"weighting": "code"}),
+    "SAC-Flow-MLP": ("sac-flow", {"velocity": "mlp"}),
+    "SAC-Flow-G": ("sac-flow", {"velocity": "gated"}),
+    "SAC-Flow-T": ("sac-flow", {"velocity": "decoded"}),
 }
 """Name to (algorithm, settings beside the preset)."""

@@ -2,6 +2,7 @@
 
     python benchmarks/learning.py run soft/jumper-mini --arms RFO SAPO --seeds 5 --steps 250000
     python benchmarks/learning.py report soft/jumper-mini
+    python benchmarks/learning.py run dmc/cartpole-swingup --preset light --arms SAC SAC-Flow-G --seeds 3 --steps 50000
 
 ``run`` trains into ``runs/learning/WORLD/ARM`` (an interrupted arm continues) and copies evaluation lines to
 ``benchmarks/results/learning/WORLD/ARM``. ``report`` prints the table and draws the figure from those small files.
@@ -46,6 +47,7 @@ def train_arm(arguments: argparse.Namespace) -> None:
     plan = make_plan(
         algorithm,
         arguments.world,
+        preset=arguments.preset,
         settings=settings,
         label=arguments.label or arguments.arm,
         steps=arguments.steps,
@@ -73,7 +75,7 @@ def run_arms(arguments: argparse.Namespace) -> None:
     for arm in arguments.arms:
         begin = time.monotonic()
         command = [sys.executable, __file__, "arm", arguments.world, "--arm", arm]
-        for name in ("seed", "seeds", "steps", "suite", "label", "evaluate_every", "num_envs"):
+        for name in ("seed", "seeds", "steps", "suite", "label", "evaluate_every", "num_envs", "preset"):
             command += [f"--{name.replace('_', '-')}", str(getattr(arguments, name))]
         command += ["--set", *arguments.set] if arguments.set else []
         command += ["--world-option", *arguments.world_option] if arguments.world_option else []
@@ -105,6 +107,7 @@ def main() -> None:
     parser.add_argument("--arm", default="")
     parser.add_argument("--label", default="")
     parser.add_argument("--suite", default="learning", help="folder of runs and results")
+    parser.add_argument("--preset", default="", help="settings by name, for example light")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=250_000)

@@ -110,7 +110,7 @@ class OffPolicyLearner(abc.ABC, Generic[ConfigT]):
     def notices(self) -> list[str]:
         """What a user should know before the first step, in sentences."""
         size = self.replay_bytes
-        text = f"{size / 2**30:.2f} GiB" if size > 2**28 else f"{size / 2**20:.0f} MiB"
+        text = f"{size / 2**30:.2f} GiB" if size > 2**28 else f"{size / 2**20:.1f} MiB"
         where = "on the device" if self.world.functional else "in host memory"
         return [f"replay memory: {self.capacity:,} transitions, {text} {where}"]
 

@@ -24,6 +24,8 @@ class TrainOptions(Generic[ConfigT]):
     """Name of the world (see `penstock worlds`), or your own: path/to/file.py:Task or package.module:Task."""
     world_option: tuple[str, ...] = ()
     """Options of the world, as name=value, for example observation=points."""
+    preset: str = ""
+    """Settings by name in place of the world's: light (small and fast, for a CPU), or one of the algorithm's own."""
     seed: int = 0
     """First seed."""
     seeds: int = 1
@@ -89,8 +91,9 @@ def parse_train_options(entry: Any, arguments: list[str]) -> TrainOptions:
             raise ConfigurationError(f"--world is missing: penstock train {entry.name} --world soft/jumper-mini")
     if ":" not in world and not world.endswith(".py"):  # my_world.py:MyTask is loaded when the plan is made
         refuse_unknown(world)
-    run_fields, settings = preset(entry.name, world)
-    default = TrainOptions(settings=entry.config(**settings), world=world, algorithm=entry.name, **run_fields)
+    name = _peek(arguments, "--preset") or ""
+    run_fields, settings = preset(entry.name, world, name)
+    default = TrainOptions(settings=entry.config(**settings), world=world, preset=name, algorithm=entry.name, **run_fields)
     return parse(TrainOptions[entry.config], arguments, f"penstock train {entry.name}", default)
 
 

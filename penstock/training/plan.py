@@ -11,7 +11,7 @@ import penstock
 from penstock._errors import ConfigurationError, require, suggest
 from penstock._field_types import convert, convert_fields
 from penstock.algorithms.registry import algorithm_entry
-from penstock.training.presets import preset
+from penstock.training.presets import preset as preset_of
 from penstock.worlds import FunctionalWorld, World
 from penstock.worlds.checker import load_world, resolved_spec
 from penstock.worlds.registry import option_types
@@ -141,12 +141,15 @@ def source_of(world: str) -> dict[str, str]:
     return {"world_source": hashlib.sha256(place.read_bytes()).hexdigest()}
 
 
-def make_plan(algorithm: str, world: str, *, settings: Mapping[str, Any] | None = None, **fields: Any) -> RunPlan:
+def make_plan(
+    algorithm: str, world: str, *, preset: str = "", settings: Mapping[str, Any] | None = None, **fields: Any
+) -> RunPlan:
     """A plan from the preset of (algorithm, world), with some values replaced.
 
     Args:
         algorithm: name of the algorithm.
         world: name of the world.
+        preset: name of a preset in place of the world's, for example ``light``.
         settings: fields of the algorithm's configuration.
         **fields: fields of `RunPlan`.
 
@@ -154,7 +157,7 @@ def make_plan(algorithm: str, world: str, *, settings: Mapping[str, Any] | None 
         ConfigurationError: an unknown name (the nearest is suggested), a value of the wrong type or out of range.
     """
     convert_fields({"algorithm": algorithm, "world": world}, RunPlan)
-    run_fields, preset_settings = preset(algorithm, world)
+    run_fields, preset_settings = preset_of(algorithm, world, preset)
     config_class = algorithm_entry(algorithm).config
     merged = {**preset_settings, **(settings or {})}
     _refuse_unknown(merged, config_class, f"settings of {algorithm}")
