@@ -3,13 +3,13 @@
 ``N`` environments, ``H`` window length, ``d`` action dimension. Environment time is ``t``, flow time ``tau``.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 if TYPE_CHECKING:
-    AnyArray = Array  # the static checker is told of JAX only: nearly all code runs on functional worlds
+    AnyArray = Any  # to a static checker, the two have little in common
 else:
     AnyArray = Array | np.ndarray
 """An array of JAX (functional worlds) or of NumPy (hosted worlds, which live outside `jax.jit`)."""

@@ -103,8 +103,8 @@ class OffPolicyLearner(abc.ABC, Generic[ConfigT]):
             times = "training holds them up to three times; " if copies == 3 else ""
             raise ConfigurationError(
                 f"replay_capacity = {self.config.replay_capacity}: {self.capacity:,} transitions of this world take "
-                f"{self.replay_bytes / 2**30:.1f} GiB, and {times}this machine has {available / 2**30:.1f} GiB. Choose a "
-                "smaller --replay-capacity."
+                f"{self.replay_bytes / 2**30:.1f} GiB, and {times}this machine has {available / 2**30:.1f} "
+                "GiB. Choose a smaller --replay-capacity."
             )
 
     def notices(self) -> list[str]:

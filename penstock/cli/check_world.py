@@ -15,6 +15,8 @@ class CheckWorldOptions:
 
     world: Annotated[Positional[str], arg(metavar="WORLD")]
     """A registered name, package.module:factory, or path/to/file.py:factory."""
+    world_option: tuple[str, ...] = ()
+    """Options of the world, as name=value, for example max_episode_steps=200."""
     num_envs: int = 4
     """Environments to check with."""
 
@@ -23,9 +25,10 @@ def run(arguments: list[str]) -> int:
     """Runs the subcommand. Exit code 1 if the world has errors."""
     options = parse(CheckWorldOptions, arguments, "penstock check-world")
     set_up_jax()
+    from penstock.training.plan import parse_world_options
     from penstock.worlds.checker import check_world, load_world
 
-    findings = check_world(load_world(options.world, options.num_envs))
+    findings = check_world(load_world(options.world, options.num_envs, **parse_world_options(options.world_option)))
     for finding in findings:
         mark = {"ok": "ok", "warning": "warning", "error": "ERROR"}[finding.severity]
         print(f"{mark:<7}  {finding.title}: {finding.explanation}")

@@ -93,7 +93,9 @@ def parse_train_options(entry: Any, arguments: list[str]) -> TrainOptions:
         refuse_unknown(world)
     name = _peek(arguments, "--preset") or ""
     run_fields, settings = preset(entry.name, world, name)
-    default = TrainOptions(settings=entry.config(**settings), world=world, preset=name, algorithm=entry.name, **run_fields)
+    default = TrainOptions(
+        settings=entry.config(**settings), world=world, preset=name, algorithm=entry.name, **run_fields
+    )
     return parse(TrainOptions[entry.config], arguments, f"penstock train {entry.name}", default)
 
 

@@ -186,12 +186,14 @@ class Replay(eqx.Module):
             next_observation=jax.tree.map(lambda leaf: at(leaf, end), self.ring.next_observation),
         )
 
-    def _only_valid(self, rank: np.ndarray, uniform: np.ndarray, count: Any) -> np.ndarray:
+    def _only_valid(self, rank: Any, uniform: Any, count: Any) -> Any:
         """Moves what was drawn of steps that did not happen to others, by a random stride until all happened (host)."""
+        valid = self.ring.valid
+        assert valid is not None
         stride = 1 + ((uniform * 7919.0) % 1.0 * (count - 1)).astype(np.int64)
         for _ in range(64):
             slot, env = (self.position - self.filled + rank // self.num_envs) % self.slots, rank % self.num_envs
-            bad = ~self.ring.valid[slot, env]
+            bad = ~valid[slot, env]
             if not bad.any():
                 break
             rank = np.where(bad, (rank + stride) % count, rank)

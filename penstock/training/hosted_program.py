@@ -58,7 +58,9 @@ class HostedProgram:
     """
 
     def __init__(self, learner: OffPolicyLearner, evaluation_world: HostedWorld):
+        assert isinstance(learner.world, HostedWorld)
         self.learner = learner
+        self.world = learner.world
         self.evaluator = HostedEvaluator(learner, evaluation_world)
         self.worlds: list[HostedWorld] = []
         self.seen: list[Seen] = []
@@ -68,7 +70,7 @@ class HostedProgram:
         self._learn_all = jax.jit(lambda keys: jax.lax.map(self._init_learned, keys))
         self._act = jax.jit(self._traced_act)
         self._learn = jax.jit(self._traced_learn, donate_argnums=(0, 1))
-        self._metrics: dict[str, jax.ShapeDtypeStruct] | None = None
+        self._metrics: dict[str, jax.ShapeDtypeStruct] = {}
 
     # ------------------------------------------------------------------ compiled
 
@@ -110,7 +112,7 @@ class HostedProgram:
             _shape((num_envs,), np.int32),
             _shape((2,), np.uint32),
         )
-        counter = jax.ShapeDtypeStruct((seeds,), jnp.int32)
+        counter = _shape((seeds,), jnp.int32)
 
         def on_host(leaf):
             # Takes no memory: one number, seen everywhere.
@@ -267,14 +269,14 @@ class HostedProgram:
         """Makes the environments of every seed."""
         for world in self.worlds:
             world.close()
-        world = self.learner.world
-        self.worlds = [world.with_num_envs(world.num_envs) for _ in range(seeds)]
-        self.seen = [Seen(world.num_envs) for _ in range(seeds)]
+        num_envs = self.world.num_envs
+        self.worlds = [self.world.with_num_envs(num_envs) for _ in range(seeds)]
+        self.seen = [Seen(num_envs) for _ in range(seeds)]
 
     def _example(self) -> Experience:
         """Shapes of one control step's experience, on the host."""
         example = self.learner.example()
-        if not self.learner.world.declared.idle_steps:
+        if not self.world.declared.idle_steps:
             return example
         return dataclasses.replace(example, valid=_shape(example.terminated.shape, bool))
 
@@ -289,7 +291,7 @@ class HostedProgram:
 
     def _zero_sums(self, leaves: list, replay: Replay, key: jax.Array) -> dict[str, jax.Array]:
         """Zeros for the sums of all metrics."""
-        if self._metrics is None:
+        if not self._metrics:
             batch = jax.tree.map(lambda leaf: leaf[0], self._draw(replay, np.zeros((2,), np.uint32), 0))
             learned = jax.tree.unflatten(self._structure, leaves)
             self._metrics = jax.eval_shape(self.learner.gradient_step, learned, batch, key, np.int32(0))[1]
@@ -353,7 +355,7 @@ def _random(words: np.ndarray, purpose: int, count: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=key, counter=[0, count, 0, 0]))
 
 
-def _shape(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+def _shape(shape: tuple[int, ...], dtype: Any) -> Any:
     return jax.ShapeDtypeStruct(shape, dtype)
 
 

@@ -19,8 +19,10 @@ from penstock._errors import ConfigurationError, require, suggest
 from penstock._types import Key
 from penstock.worlds._findings import Finding, Stop, failure, ok, warning
 from penstock.worlds._gradient_checks import gradient_findings
+from penstock.worlds._hosted_checks import hosted_findings
 from penstock.worlds._step_checks import Played, step_findings
 from penstock.worlds._task_checks import declaration_findings, task_findings
+from penstock.worlds.hosted.hosted_world import HostedWorld
 from penstock.worlds.hosted.own import is_environment, own_world, split_options
 from penstock.worlds.registry import make_world
 from penstock.worlds.task import SingleTask, Task, Vmapped
@@ -64,6 +66,9 @@ def iterate_checks(world: World | Task | SingleTask, key: Key, max_steps: int = 
 def _all_checks(world: World | Task | SingleTask, key: Key, max_steps: int) -> Iterator[Finding]:
     if isinstance(world, SingleTask):
         world = Vmapped(world)
+    if isinstance(world, HostedWorld):
+        yield from hosted_findings(world.with_num_envs(NUM_ENVS), key, max_steps)
+        return
     yield from declaration_findings(world)
     task = world if isinstance(world, Task) else world.task if isinstance(world, FunctionalWorld) else None
     if task is not None:
@@ -131,8 +136,8 @@ def load_world(spec: str, num_envs: int, **options: Any) -> World:
     if isinstance(made, World):
         return made if made.num_envs == num_envs else made.with_num_envs(num_envs)
     raise ConfigurationError(
-        f"'{spec}' is a {type(made).__name__}, not a world. It must be, or make, a World, Task or SingleTask, or make a "
-        "gymnasium.Env."
+        f"'{spec}' is a {type(made).__name__}, not a world. It must be, or make, a World, Task or SingleTask, "
+        "or make a gymnasium.Env."
     )
 
 

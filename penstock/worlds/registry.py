@@ -84,8 +84,11 @@ def world_entry(name: str) -> WorldEntry:
         ConfigurationError: unknown name.
     """
     if name not in _entries:
-        known = [*_entries, *(family.pattern for family in _families.values())]
-        raise ConfigurationError(f"Unknown world '{name}'.{suggest(name, known)} See `penstock worlds`.")
+        hosted = ", ".join(family.pattern for family in world_families())
+        raise ConfigurationError(
+            f"Unknown world '{name}'.{suggest(name, _entries)} Hosted worlds are named {hosted}; your own "
+            "path/to/file.py:name. See `penstock worlds`."
+        )
     return _entries[name]
 
 

@@ -11,9 +11,9 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, PyTree
+from jaxtyping import Bool, PyTree
 
-from penstock._types import Actions, GradientProbe, Key, PerEnv, PerEnvCount, PerEnvFlag
+from penstock._types import Actions, AnyArray, GradientProbe, Key, PerEnv, PerEnvCount, PerEnvFlag
 from penstock.worlds.firewall import gradient_firewall
 from penstock.worlds.observation import Observation, ObservationSpec
 from penstock.worlds.task import Task, flag_shape
@@ -49,7 +49,7 @@ class Transition(eqx.Module):
     valid: PerEnvFlag | None = None
 
     @property
-    def done(self) -> Bool[Array, "*window N"]:
+    def done(self) -> Bool[AnyArray, "*window N"]:
         """Whether the episode ended, for whichever reason. Also for a stacked window of transitions."""
         return self.terminated | self.truncated
 

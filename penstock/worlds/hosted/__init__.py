@@ -6,42 +6,40 @@ They are stepped by the host, outside `jax.jit`. No package of theirs is importe
 from typing import Any
 
 from penstock._errors import ConfigurationError
+from penstock._field_types import convert
 from penstock.worlds.registry import register_family
 from penstock.worlds.world import World
 
 
+def _world(source: Any, num_envs: int, vectorization: Any, timeout: Any) -> World:
+    from penstock.worlds.hosted.hosted_world import HostedWorld
+    from penstock.worlds.hosted.vectorization import Vectorization
+
+    vectorization = convert(vectorization, Vectorization, "vectorization")
+    if vectorization == "envpool" and source.make_vector is None:
+        raise ConfigurationError(f"'{source.name}': EnvPool steps gym/<id> worlds only; choose serial or processes.")
+    return HostedWorld(source, num_envs, vectorization, convert(timeout, float, "timeout"))
+
+
 def _gymnasium(ident: str, num_envs: int, vectorization: Any = "serial", timeout: Any = 60.0, **options: Any) -> World:
     from penstock.worlds.hosted.environments import envpool_source, gymnasium_source
-    from penstock.worlds.hosted.hosted_world import HostedWorld
 
     source = envpool_source if vectorization == "envpool" else gymnasium_source
-    return HostedWorld(source(ident, **options), num_envs, vectorization, timeout)
+    return _world(source(ident, **options), num_envs, vectorization, timeout)
 
 
 def _dm_control(task: str, num_envs: int, vectorization: Any = "serial", timeout: Any = 60.0, **options: Any) -> World:
-    from penstock.worlds.hosted.environments import package
-
-    package("gymnasium", f"dmc/{task}", "dmcontrol")
     from penstock.worlds.hosted.environments import dm_control_source
-    from penstock.worlds.hosted.hosted_world import HostedWorld
 
-    _refuse_envpool(f"dmc/{task}", vectorization)
-    return HostedWorld(dm_control_source(task, **options), num_envs, vectorization, timeout)
+    return _world(dm_control_source(task, **options), num_envs, vectorization, timeout)
 
 
 def _humanoid_bench(
     ident: str, num_envs: int, vectorization: Any = "serial", timeout: Any = 60.0, **options: Any
 ) -> World:
     from penstock.worlds.hosted.environments import humanoid_bench_source
-    from penstock.worlds.hosted.hosted_world import HostedWorld
 
-    _refuse_envpool(f"humanoidbench/{ident}", vectorization)
-    return HostedWorld(humanoid_bench_source(ident, **options), num_envs, vectorization, timeout)
-
-
-def _refuse_envpool(world: str, vectorization: Any) -> None:
-    if vectorization == "envpool":
-        raise ConfigurationError(f"'{world}': EnvPool steps gym/<id> worlds only; choose serial or processes.")
+    return _world(humanoid_bench_source(ident, **options), num_envs, vectorization, timeout)
 
 
 register_family("gym", "gym/<id>", "any registered Gymnasium id with continuous actions", _gymnasium)

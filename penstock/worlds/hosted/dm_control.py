@@ -77,7 +77,7 @@ class DMControlEnvironment(gymnasium.Env):
         self.action_repeat = action_repeat
         self.pixels, self.image_size, self.camera = pixels, image_size, camera
         self.env = self.suite.load(domain, task, task_kwargs={"random": 0})
-        own_limit = int(round(self.env._step_limit))
+        own_limit = round(self.env._step_limit)
         self.max_episode_steps = -(-own_limit // action_repeat) if max_episode_steps is None else max_episode_steps
         require(self.max_episode_steps >= 1, "max_episode_steps", self.max_episode_steps, "must be at least 1")
         self.control_timestep = float(self.env.control_timestep()) * action_repeat

@@ -81,7 +81,8 @@ def gymnasium_source(ident: str, *, max_episode_steps: int | None = None, **opti
         importlib.import_module(module)
     if plain not in gymnasium.registry:
         raise ConfigurationError(
-            f"gym/{ident}: Gymnasium knows no '{plain}'.{suggest_few(plain, gymnasium.registry)} An id of another package "
+            f"gym/{ident}: Gymnasium knows no '{plain}'.{suggest_few(plain, gymnasium.registry)} An id of "
+            "another package "
             "is written gym/package:Id-v0; a class or function of yours path/to/file.py:name."
         )
     make = functools.partial(make_gymnasium, ident, max_episode_steps, tuple(sorted(options.items())))
@@ -130,9 +131,10 @@ def dm_control_source(task: str, **options: Any) -> EnvironmentSource:
         ConfigurationError: unknown domain or task.
         MissingPackageError: dm_control is missing, or MuJoCo is too new for it.
     """
+    name = f"dmc/{task}"
+    package("gymnasium", name, "dmcontrol")
     from penstock.worlds.hosted.dm_control import DMControlEnvironment, split_name
 
-    name = f"dmc/{task}"
     domain, behaviour = split_name(task, name)
     make = functools.partial(DMControlEnvironment, domain, behaviour, **options)
     try:

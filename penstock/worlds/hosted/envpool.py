@@ -12,8 +12,8 @@ from penstock.worlds.hosted.vectorization import Played
 class EnvPoolVector:
     """N environments of EnvPool.
 
-    EnvPool seeds its environments once, when it is made, from one number; it draws later episodes itself. An episode that
-    ended is reset by name before the next step, so that no step is spent on a reset.
+    EnvPool seeds its environments once, when it is made, from one number; it draws later episodes itself. An episode
+    that ended is reset by name before the next step, so that no step is spent on a reset.
 
     Args:
         envpool: the package.

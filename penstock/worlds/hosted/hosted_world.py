@@ -111,11 +111,7 @@ class HostedWorld(World):
         declared: Declared | None = None,
     ):
         require(num_envs >= 1, "num_envs", num_envs, "must be at least 1")
-        choices = ("serial", "processes", "envpool")
-        require(vectorization in choices, "vectorization", vectorization, f"must be one of {', '.join(choices)}")
-        require(
-            isinstance(timeout, int | float) and timeout > 0, "timeout", timeout, "must be a number of seconds above 0"
-        )
+        require(timeout > 0, "timeout", timeout, "must be a number of seconds above 0")
         declared = declared or declare(source)
         self.name = source.name
         self.num_envs = num_envs
@@ -127,7 +123,7 @@ class HostedWorld(World):
         self.functional = False
         self.source = source
         self.vectorization = vectorization
-        self.timeout = float(timeout)
+        self.timeout = timeout
         self.declared = declared
         self._present = _Present()
 
@@ -191,7 +187,8 @@ class HostedWorld(World):
         present = self._present
         if present.vector is None or state is not present.state:
             raise PenstockError(
-                f"'{self.name}' is hosted and has one present: step from the state that reset() or step() returned last."
+                f"'{self.name}' is hosted and has one present: step from the state that reset() or step() "
+                "returned last."
             )
         action = np.asarray(action)
         possible = np.isfinite(action).all(axis=1)
@@ -230,7 +227,7 @@ class HostedWorld(World):
         )
 
     def _diverged(self, state: HostedState, action: np.ndarray, reward: np.ndarray, seen: Observation) -> np.ndarray:
-        """``(N,)`` where an action, a reward or an observation is no usable number; keeps a sentence about the first."""
+        """``(N,)`` where an action, a reward or an observation is no usable number; remembers which."""
         diverged = np.zeros((self.num_envs,), bool)
         suspects = (
             ("action", action, np.inf),
@@ -342,8 +339,8 @@ def _made(make: Callable[[], Any], name: str) -> Any:
         raise PenstockError(f"Making '{name}' failed: {type(error).__name__}: {error}") from error
     if not isinstance(env, gymnasium.Env):
         raise PenstockError(
-            f"'{name}' made a {type(env).__module__}.{type(env).__name__}, which is no gymnasium.Env. Environments of the "
-            "old gym package are wrapped with shimmy.GymV26CompatibilityV0."
+            f"'{name}' made a {type(env).__module__}.{type(env).__name__}, which is no gymnasium.Env. "
+            "Environments of the old gym package are wrapped with shimmy.GymV26CompatibilityV0."
         )
     return env
 

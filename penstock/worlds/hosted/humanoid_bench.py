@@ -1,6 +1,6 @@
 """HumanoidBench's tasks: Gymnasium ids of a package that is installed, or checked out and on the Python path.
 
-The package (github.com/carlosferrazza/humanoid-bench, commit 791405f) names fields of the model that MuJoCo 3.2 and later
+The package (github.com/carlosferrazza/humanoid-bench, commit 791405f) names fields of the model that later MuJoCo
 renamed: it runs with MuJoCo 3.1.6 only, in an environment of its own.
 """
 

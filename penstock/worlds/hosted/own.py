@@ -1,4 +1,4 @@
-"""Environments that a user brings: a class or function that makes a `gymnasium.Env`, or a `gymnasium.vector.VectorEnv`."""
+"""Environments that a user brings: a class or function that makes a single `gymnasium.Env` or a vector of them."""
 
 import functools
 import inspect
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from penstock._errors import ConfigurationError, require
+from penstock._field_types import convert
 from penstock.worlds.world import World
 
 OUR_OPTIONS = ("vectorization", "timeout", "max_episode_steps")
@@ -50,14 +51,17 @@ def own_world(
 
     from penstock.worlds.hosted.environments import EnvironmentSource, own_source
     from penstock.worlds.hosted.hosted_world import HostedWorld, declare, declare_vector
+    from penstock.worlds.hosted.vectorization import Vectorization
 
-    limit = ours.pop("max_episode_steps", None)
-    if limit is not None:
-        require(isinstance(limit, int) and limit >= 1, "max_episode_steps", limit, "must be a whole number, at least 1")
+    limit = convert(ours.get("max_episode_steps"), int | None, "max_episode_steps")
+    require(limit is None or limit >= 1, "max_episode_steps", limit, "must be at least 1")
+    vectorization = convert(ours.get("vectorization", "serial"), Vectorization, "vectorization")
+    require(vectorization != "envpool", "vectorization", vectorization, "EnvPool steps gym/<id> worlds only")
+    timeout = convert(ours.get("timeout", 60.0), float, "timeout")
     made.close()
     if isinstance(made, gymnasium.Env):
         source = own_source(spec, functools.partial(make, **factory), limit)
-        return HostedWorld(source, num_envs, **ours, declared=declare(source))
+        return HostedWorld(source, num_envs, vectorization, timeout, declare(source))
     if "num_envs" not in factory:
         raise ConfigurationError(
             f"'{spec}' makes a vector environment but takes no num_envs; write it as a function of num_envs, so that "
@@ -70,4 +74,4 @@ def own_world(
         return make(**{**factory, "num_envs": count})
 
     source = EnvironmentSource(spec, make, limit, make_vector)
-    return HostedWorld(source, num_envs, **ours, declared=declare_vector(source, made))
+    return HostedWorld(source, num_envs, vectorization, timeout, declare_vector(source, made))

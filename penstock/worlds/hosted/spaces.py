@@ -27,7 +27,10 @@ class ActionBox:
 
     def from_unit(self, action: np.ndarray) -> np.ndarray:
         """``(N, d)`` in [-1, 1] to ``(N, *shape)`` in the box."""
-        scaled = self.low + 0.5 * (np.clip(action, -1.0, 1.0) + 1.0) * (self.high - self.low)
+        unit = np.clip(
+            np.asarray(action, np.float64), -1.0, 1.0
+        )  # float32 would round where the box is [-1, 1] already
+        scaled = self.low + 0.5 * (unit + 1.0) * (self.high - self.low)
         return scaled.astype(self.dtype).reshape(-1, *self.shape)
 
 
@@ -42,15 +45,16 @@ def action_box(space: Any, name: str) -> ActionBox:
 
     if not isinstance(space, spaces.Box):
         raise CapabilityError(
-            f"'{name}' has the action space {space}; Penstock's policies make continuous actions and need a Box. Choose "
-            "another environment, or wrap it so that its actions are continuous."
+            f"'{name}' has the action space {space}; Penstock's policies make continuous actions and need a "
+            "Box. Choose another environment, or wrap it so that its actions are continuous."
         )
     low, high = space.low.reshape(-1).astype(np.float64), space.high.reshape(-1).astype(np.float64)
     # Numbers near the largest float32 stand for infinity in many environments.
     endless = np.flatnonzero(~(np.abs(low) < 1e30) | ~(np.abs(high) < 1e30))
     if len(endless):
         raise ConfigurationError(
-            f"'{name}': action {endless[0]} has the bounds [{low[endless[0]]:g}, {high[endless[0]]:g}]; every bound must "
+            f"'{name}': action {endless[0]} has the bounds [{low[endless[0]]:g}, {high[endless[0]]:g}]; every "
+            "bound must "
             "be finite, because policies act in a box. Wrap the environment in gymnasium.wrappers.RescaleAction or "
             "declare the range that its actuators have."
         )
@@ -103,7 +107,7 @@ def observation_reader(space: Any, name: str) -> ObservationReader:
     """
     import gymnasium.spaces as spaces
 
-    parts = dict(sorted(space.spaces.items())) if isinstance(space, spaces.Dict) else {"": space}
+    parts: dict[str, Any] = dict(sorted(space.spaces.items())) if isinstance(space, spaces.Dict) else {"": space}
     for part, box in parts.items():
         if not isinstance(box, spaces.Box):
             where = f" has the part '{part}'" if part else ""
@@ -118,8 +122,8 @@ def observation_reader(space: Any, name: str) -> ObservationReader:
         return ObservationReader(ObservationSpec(vector=size), vectors)
     if len(images) > 1:
         raise CapabilityError(
-            f"'{name}': the observation space has {len(images)} images ({', '.join(images)}); one is possible. Stack them "
-            "along their channels in a wrapper."
+            f"'{name}': the observation space has {len(images)} images ({', '.join(images)}); one is possible. "
+            "Stack them along their channels in a wrapper."
         )
     shape = parts[images[0]].shape
     stacked = len(shape) == 4

@@ -11,7 +11,7 @@ import contextlib
 import functools
 import multiprocessing
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -42,6 +42,7 @@ class Played(NamedTuple):
     valid: np.ndarray | None
 
 
+@runtime_checkable
 class VectorEnvironment(Protocol):
     """N environments that step together."""
 
@@ -132,9 +133,10 @@ class GymnasiumVector:
         cut = np.flatnonzero(over & ~ended)
         if len(cut):
             raise WorldFaultError(
-                f"'{self.name}': the episode of environment {cut[0]} must be cut (it diverged, or went past its time limit), "
-                f"which a vector environment with {self.mode.value} reset does not allow. Correct the environment, or hand "
-                "over a factory of single environments."
+                f"'{self.name}': the episode of environment {cut[0]} must be cut (it diverged, or went past "
+                "its time limit), "
+                f"which a vector environment with {self.mode.value} reset does not allow. Correct the "
+                "environment, or hand over a factory of single environments."
             )
         return None
 
@@ -191,7 +193,8 @@ class GymnasiumVector:
             ]
             self._end()
             raise WorldFaultError(
-                f"'{self.name}': the process of environment {', '.join(dead) or '?'} ended unexpectedly. A negative exit "
+                f"'{self.name}': the process of environment {', '.join(dead) or '?'} ended unexpectedly. A "
+                "negative exit "
                 "code is the signal that killed it (-9: often too little memory). The same command continues the run."
             ) from error
         except OSError as error:
@@ -263,6 +266,7 @@ def _refuse_unpicklable(make: Callable[[], Any], name: str) -> None:
         cloudpickle.dumps(make)
     except Exception as error:
         raise ConfigurationError(
-            f"'{name}': what makes the environment cannot be sent to another process ({type(error).__name__}: {error}). "
+            f"'{name}': what makes the environment cannot be sent to another process ({type(error).__name__}: "
+            f"{error}). "
             "Create inside the factory what it needs, or use --world-option vectorization=serial."
         ) from error

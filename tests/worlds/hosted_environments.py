@@ -1,0 +1,99 @@
+"""Small Gymnasium environments whose every number is known, and some that misbehave."""
+
+import os
+import signal
+import time
+
+import gymnasium
+import numpy as np
+
+
+class Counting(gymnasium.Env):
+    """Observes (episode's offset, age). The offset is drawn from the seed; the reward is age + first action.
+
+    Terminates at ``ends`` steps, truncates at ``limit``.
+    """
+
+    def __init__(self, ends=10**9, limit=5, low=-1.0, high=1.0, first_ends=None):
+        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float64)
+        self.action_space = gymnasium.spaces.Box(low, high, (1,), np.float32)
+        self.ends, self.limit = ends, limit
+        self.max_episode_steps = limit
+        self.first_ends = first_ends
+        self.episodes = 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.offset, self.age = float(self.np_random.integers(1000)), 0
+        self.episodes += 1
+        return np.array([self.offset, 0.0]), {}
+
+    def step(self, action):
+        self.age += 1
+        terminated, truncated = self.age >= self.ends, self.age >= self.limit
+        return np.array([self.offset, float(self.age)]), self.age + float(action[0]), terminated, truncated, {}
+
+
+class Unsteady(Counting):
+    """Does something else than it should at step ``when`` of an episode."""
+
+    def __init__(self, fault="", when=3, **kwargs):
+        super().__init__(**kwargs)
+        self.fault, self.when = fault, when
+
+    def step(self, action):
+        observation, reward, terminated, truncated, info = super().step(action)
+        if self.age == self.when:
+            if self.fault == "raise":
+                raise ZeroDivisionError("the motor is on fire")
+            if self.fault == "die":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if self.fault == "hang":
+                time.sleep(60)
+            if self.fault == "shape":
+                observation = observation[:1]
+            if self.fault == "reward":
+                reward = np.ones(2)
+            if self.fault == "nan":
+                observation = observation * np.nan
+            if self.fault == "huge":
+                reward = 1e30
+        return observation, reward, terminated, truncated, info
+
+
+class Picture(gymnasium.Env):
+    """Observes stacked pictures whose bytes count the steps, and one number."""
+
+    def __init__(self, alone=False):
+        picture = gymnasium.spaces.Box(0, 255, (2, 32, 40, 3), np.uint8)
+        number = gymnasium.spaces.Box(-1.0, 1.0, (2, 2), np.float32)
+        self.observation_space = picture if alone else gymnasium.spaces.Dict({"number": number, "eye": picture})
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
+        self.alone = alone
+        self.max_episode_steps = 4
+
+    def _look(self):
+        picture = np.stack([np.full((32, 40, 3), self.age + frame, np.uint8) for frame in range(2)])
+        number = np.full((2, 2), self.age / 10.0, np.float32)
+        return picture if self.alone else {"number": number, "eye": picture}
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.age = 0
+        return self._look(), {}
+
+    def step(self, action):
+        self.age += 1
+        return self._look(), 0.0, False, self.age >= 4, {}
+
+
+def vector(mode, **kwargs):
+    """A factory of vector environments with a mode of automatic reset."""
+
+    def make(num_envs=2):
+        makers = [lambda: Counting(**kwargs)] * num_envs
+        envs = gymnasium.vector.SyncVectorEnv(makers, autoreset_mode=mode)
+        envs.max_episode_steps = kwargs.get("limit", 5)
+        return envs
+
+    return make
