@@ -110,8 +110,26 @@ def _cast(pen: Any, mesh: Mesh, camera: Camera, size: tuple[int, int], direction
     fallen = mesh.vertices - height * direction / direction[1]
     fallen[:, 1] = 0
     screen, depth = camera.project(fallen, size)
-    usable = (depth[mesh.faces] > 1e-3).all(1) & np.isfinite(screen[mesh.faces]).all((1, 2))
     limit = 8.0 * max(size)
-    usable &= (np.abs(screen[mesh.faces]) < limit).all((1, 2))
-    for corners in screen[mesh.faces[usable]].reshape(-1, 6).tolist():
-        pen.polygon(corners, fill=255)
+    usable = (depth > 1e-3) & np.isfinite(screen).all(1) & (np.abs(screen) < limit).all(1)
+    if mesh.hulls:
+        for part in mesh.hulls:
+            if usable[part].all():
+                pen.polygon(_hull(screen[part]).reshape(-1).tolist(), fill=255)
+        return
+    corners = screen[mesh.faces[usable[mesh.faces].all(1)]]
+    # Faces of fine meshes are smaller than a pixel here: a dot each, all at once.
+    tiny = np.ptp(corners, axis=1).max(-1) < 1.0
+    for triangle in corners[~tiny].reshape(-1, 6).tolist():
+        pen.polygon(triangle, fill=255)
+    dots = np.unique(np.floor(corners[tiny].mean(1)), axis=0)
+    if len(dots):
+        pen.point(dots.reshape(-1).tolist(), fill=255)
+
+
+_DIRECTIONS = np.stack([[math.cos(a), math.sin(a)] for a in np.linspace(0, 2 * math.pi, 32, endpoint=False)], 1)
+
+
+def _hull(points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "k 2"]:
+    """The points that lie farthest in 32 directions, in turn: the convex hull as far as a shadow needs it."""
+    return points[np.argmax(points @ _DIRECTIONS, axis=0)]

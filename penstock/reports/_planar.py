@@ -8,7 +8,7 @@ from jaxtyping import UInt8
 
 from penstock.reports._extras import extra
 from penstock.reports._ground import nice_length
-from penstock.worlds.scene import Ball, Scene, Segment
+from penstock.worlds.scene import Ball, Scene, Segment, Solid
 
 PAPER, GRID, SOIL, SOIL_EDGE = "#f7f8fa", "#e6e9ed", "#dde2e7", "#a9b1bb"
 
@@ -43,7 +43,11 @@ def draw_planar(scene: Scene, center: np.ndarray, extent: float, size: tuple[int
         elif isinstance(item, Segment):
             _stroke(pen, place(item.points), item.width * scale, item.color)
         else:
-            corners = place(item.vertices)[np.asarray(item.faces)]
+            if isinstance(item, Solid):
+                vertices, faces = item.shape.vertices @ np.asarray(item.rotation).T + item.position, item.shape.faces
+            else:
+                vertices, faces = item.vertices, item.faces
+            corners = place(vertices)[np.asarray(faces)]
             for triangle in corners.reshape(-1, 6).tolist():
                 pen.polygon(triangle, fill=item.color)
     return np.asarray(picture.reduce(_SUPERSAMPLING))

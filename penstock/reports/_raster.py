@@ -32,6 +32,8 @@ class Mesh:
         lines: ``(F, 3)`` flags: whether the edge opposite each corner is drawn.
         closed: whether the surface encloses a volume, so that faces turned away can be left out.
         roundness: how much of the shading normal comes from the vertices (1) rather than the face (0).
+        normals: ``(F, 3, 3)`` unit normals at each corner of each face, where known; ``roundness`` has no effect then.
+        hulls: ranges of the vertices of convex parts, where the mesh consists of such. Their shadows are cheap.
     """
 
     vertices: np.ndarray
@@ -40,6 +42,8 @@ class Mesh:
     lines: np.ndarray
     closed: bool = False
     roundness: float = 0.75
+    normals: np.ndarray | None = None
+    hulls: Sequence[slice] = ()
 
 
 def rasterize(
@@ -99,26 +103,33 @@ def _prepare(
     if mesh.closed:
         seen &= np.einsum("fk,fk->f", flat, triangles[:, 0] - camera.position) < 0
     faces = mesh.faces[seen]
-    shaded = _shade(mesh, flat, camera)[seen]
+    normals = mesh.normals[seen] if mesh.normals is not None else _normals(mesh, flat)[seen]
+    shaded = _shade(normals, mesh.colors[seen], mesh.closed, camera)
     return screen[faces], 1 / depth[faces], shaded, mesh.lines[seen]
 
 
-def _shade(mesh: Mesh, flat: Float[np.ndarray, "F 3"], camera: Camera) -> Float[np.ndarray, "F 3 3"]:
-    """Colour at each corner of each face: (face, corner, channel)."""
+def _normals(mesh: Mesh, flat: Float[np.ndarray, "F 3"]) -> Float[np.ndarray, "F 3 3"]:
+    """Normals for shading, from the shape."""
     smooth = np.zeros(np.shape(mesh.vertices))
     for corner in range(3):
         np.add.at(smooth, mesh.faces[:, corner], flat)  # area-weighted
     smooth, flat = _unit(smooth), _unit(flat)
-    normal = _unit(mesh.roundness * smooth[mesh.faces] + (1 - mesh.roundness) * flat[:, None])
+    return _unit(mesh.roundness * smooth[mesh.faces] + (1 - mesh.roundness) * flat[:, None])
+
+
+def _shade(
+    normal: Float[np.ndarray, "f 3 3"], colors: Float[np.ndarray, "f 3"], closed: bool, camera: Camera
+) -> Float[np.ndarray, "f 3 3"]:
+    """Colour at each corner of each face: (face, corner, channel)."""
     toward = -camera.axes[2]
     facing = normal @ toward
     # The back of an open surface is lit like its front.
-    normal = np.where(facing[..., None] < 0, -normal, normal) if not mesh.closed else normal
+    normal = np.where(facing[..., None] < 0, -normal, normal) if not closed else normal
     lit = np.maximum(normal @ LIGHT, 0.0)
     sky = 0.5 + 0.5 * normal[..., 1]
     shine = np.maximum(normal @ _unit(LIGHT + toward), 0.0) ** 20
     brightness = 0.54 + 0.16 * sky + 0.38 * lit
-    return np.clip(mesh.colors[:, None] * brightness[..., None] + 0.09 * shine[..., None], 0, 1)
+    return np.clip(colors[:, None] * brightness[..., None] + 0.09 * shine[..., None], 0, 1)
 
 
 def _heights(corners: Float[np.ndarray, "f 3 2"], lines: Bool[np.ndarray, "f 3"]) -> Float[np.ndarray, "f 3 3"]:

@@ -10,6 +10,10 @@ from jaxtyping import Float
 from penstock.worlds.scene import Scene
 
 
+STEEPEST = 89.9
+"""Largest pitch in degrees. Straight down, the horizon would be infinitely far away, and up undefined."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Camera:
     """A perspective camera without roll; ``y`` points up.
@@ -65,7 +69,14 @@ class Camera:
 
 def camera_for(scene: Scene) -> Camera:
     """The camera for one still picture of ``scene``."""
-    return Camera(np.asarray(scene.focus, float), float(scene.extent))
+    return _camera(np.asarray(scene.focus, float), float(scene.extent), scene.view)
+
+
+def _camera(target: np.ndarray, extent: float, view: tuple[float, float] | None) -> Camera:
+    if view is None:
+        return Camera(target, extent)
+    yaw, pitch = view
+    return Camera(target, extent, yaw, min(pitch, STEEPEST))
 
 
 def camera_path(scenes: Sequence[Scene], smoothing: float | int = 8.0) -> list[Camera]:
@@ -86,7 +97,7 @@ def camera_path(scenes: Sequence[Scene], smoothing: float | int = 8.0) -> list[C
     for piece in episodes(scenes):
         for axis, width in enumerate((smoothing, 4 * smoothing, smoothing)):
             smooth[piece, axis] = _gaussian(focus[piece, axis], width)
-    return [Camera(target, float(extent.max())) for target in smooth]
+    return [_camera(target, float(extent.max()), scenes[0].view) for target in smooth]
 
 
 def episodes(scenes: Sequence[Scene]) -> list[np.ndarray]:

@@ -12,11 +12,11 @@ from jaxtyping import UInt8
 from penstock._errors import require
 from penstock.reports._extras import extra
 from penstock.reports._ground import backdrop, nice_length, sky
-from penstock.reports._meshes import CONTRACTION, EXPANSION, NEUTRAL, mesh_of, outline
+from penstock.reports._meshes import CONTRACTION, EXPANSION, NEUTRAL, mesh_of, meshes_of_solids, outline
 from penstock.reports._planar import draw_planar
 from penstock.reports._raster import rasterize
 from penstock.reports.camera import Camera, camera_for, camera_path, episodes
-from penstock.worlds.scene import Scene, Surface
+from penstock.worlds.scene import Scene, Solid, Surface
 
 Frame = UInt8[np.ndarray, "_h _w 3"]
 """One picture: rows from the top, red, green, blue."""
@@ -107,8 +107,10 @@ def _render(scene: Scene, size: tuple[int, int], camera: Camera, lines: dict[tup
 
 
 def _solid(scene: Scene, size: tuple[int, int], camera: Camera, lines: dict[tuple[int, int], np.ndarray]) -> Frame:
-    meshes = []
+    meshes = meshes_of_solids([item for item in scene.items if isinstance(item, Solid)])
     for index, item in enumerate(scene.items):
+        if isinstance(item, Solid):
+            continue
         chosen = None
         if isinstance(item, Surface):
             # Chosen in the first frame of a sequence and kept, so that lines do not flicker as the body deforms.

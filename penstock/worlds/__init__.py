@@ -12,7 +12,7 @@ from penstock.worlds.registry import (
     world_entries,
     world_families,
 )
-from penstock.worlds.scene import Ball, Scene, Segment, Surface
+from penstock.worlds.scene import Ball, Scene, Segment, Shape, Solid, Surface
 from penstock.worlds.task import Outcome, SingleTask, Task, Vmapped
 from penstock.worlds.world import FunctionalWorld, Transition, World, WorldState
 
@@ -24,7 +24,9 @@ __all__ = [
     "Outcome",
     "Scene",
     "Segment",
+    "Shape",
     "SingleTask",
+    "Solid",
     "Surface",
     "Task",
     "Transition",

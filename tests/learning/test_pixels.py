@@ -7,6 +7,7 @@ import pytest
 
 from penstock._errors import ConfigurationError
 from penstock.algorithms.registry import ALGORITHMS, family
+from penstock.data import Batch
 from penstock.networks import PixelEncoder
 from penstock.worlds import FunctionalWorld, Observation, ObservationSpec, Vmapped
 from penstock.worlds.checker import check_world
@@ -27,22 +28,48 @@ def learner(name, on, planned, **settings):
     )
 
 
+def pictures(generator, size):
+    place = generator.uniform(-0.8, 0.8, (2, size)).astype(np.float32)
+    return place, Observation(jnp.zeros((size, 0)), pixels=jax.vmap(dot)(*jnp.asarray(place)))
+
+
 @pytest.mark.parametrize("name", OFF_POLICY)
-def test_every_learner_trains_its_encoders(name):
+def test_one_gradient_step_trains_every_layer_of_the_encoders(name):
     algorithm = learner(name, world(moves=True), 4, policy_delay=1)
-    step, start = jax.jit(algorithm.step), algorithm.init(jax.random.key(0))
-    state = start
+    generator = np.random.default_rng(0)
+    batch = Batch(
+        pictures(generator, 4)[1],
+        jnp.asarray(generator.uniform(-0.9, 0.9, (4, 1)), jnp.float32),
+        jnp.asarray(generator.normal(size=4), jnp.float32),
+        jnp.full((4,), 0.9),
+        pictures(generator, 4)[1],
+    )
+
+    @jax.jit
+    def start_and_step(key):
+        learned = algorithm.init_learned(key)
+        return learned, algorithm.gradient_step(learned, batch, key, jnp.asarray(0))
+
+    before, (after, metrics) = start_and_step(jax.random.key(0))
+    assert all(np.isfinite(float(value)) for value in metrics.values()), metrics
+    assert metrics["critic/skipped"] == metrics["actor/skipped"] == 0.0
+    for part in ("actor", "critic"):
+        old, new = (getattr(learned, part).encoder for learned in (before, after))
+        assert isinstance(new, PixelEncoder)
+        for one, other in zip(jax.tree.leaves(old), jax.tree.leaves(new), strict=True):
+            assert np.any(np.asarray(one) != np.asarray(other)), f"a layer of the {part}'s encoder has not moved"
+
+
+@pytest.mark.slow
+def test_a_whole_iteration_on_a_world_of_pictures():
+    algorithm = learner("sac", world(moves=True), 4)
+    step, state = jax.jit(algorithm.step), jax.jit(algorithm.init)(jax.random.key(0))
     for _ in range(3):
         state, metrics = step(state)
-    assert all(np.isfinite(float(value)) for value in metrics.values()), metrics
     assert metrics["train/gradient_steps"] == 2.0 and metrics["critic/skipped"] == metrics["actor/skipped"] == 0.0
-    assert state.replay.ring.observation.pixels.dtype == jnp.uint8
-    assert np.asarray(state.replay.ring.observation.pixels).max() > 200  # the dot is there
-    for part in ("actor", "critic"):
-        before, after = (getattr(s.learned, part).encoder for s in (start, state))
-        assert isinstance(after, PixelEncoder)
-        for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
-            assert np.any(np.asarray(old) != np.asarray(new)), "a layer of the encoder has not moved"
+    held = state.replay.ring.observation
+    assert held.pixels.dtype == jnp.uint8 and held.vector.shape == (8, 2, 0)
+    assert np.asarray(held.pixels[:6]).max(axis=(2, 3, 4)).min() > 200  # the dot is in every picture
 
 
 def test_a_world_of_pictures_alone_passes_the_checker():
@@ -92,8 +119,7 @@ def test_actions_answer_what_the_picture_shows(name):
     state = jax.jit(
         lambda key: jax.lax.fori_loop(0, iterations, lambda _, s: algorithm.step(s)[0], algorithm.init(key))
     )(jax.random.key(0))
-    place = np.random.default_rng(0).uniform(-0.8, 0.8, (64, 2)).astype(np.float32)
-    seen = Observation(jnp.zeros((64, 0)), pixels=jax.vmap(dot)(jnp.asarray(place[:, 0]), jnp.asarray(place[:, 1])))
+    (x, _), seen = pictures(np.random.default_rng(0), 64)
     action = np.asarray(algorithm.agent(state).mode(seen).action[:, 0])
-    error = np.sqrt(np.mean(np.square(action - place[:, 0])))
-    assert error < 0.15, f"{error:.3f}; without the picture: {place[:, 0].std():.3f}"
+    error = np.sqrt(np.mean(np.square(action - x)))
+    assert error < 0.15, f"{error:.3f}; without the picture: {x.std():.3f}"
