@@ -118,13 +118,20 @@ def _cast(pen: Any, mesh: Mesh, camera: Camera, size: tuple[int, int], direction
                 pen.polygon(_hull(screen[part]).reshape(-1).tolist(), fill=255)
         return
     corners = screen[mesh.faces[usable[mesh.faces].all(1)]]
+    sides = corners[:, 1:] - corners[:, :1]
+    if mesh.closed:  # the faces on either side of the shadow's edge cover it twice
+        corners = corners[sides[:, 0, 0] * sides[:, 1, 1] > sides[:, 0, 1] * sides[:, 1, 0]]
     # Faces of fine meshes are smaller than a pixel here: a dot each, all at once.
-    tiny = np.ptp(corners, axis=1).max(-1) < 1.0
+    low, high = (reduce(corners[:, 0], reduce(corners[:, 1], corners[:, 2])) for reduce in (np.minimum, np.maximum))
+    tiny = (high - low < 1.0).all(1)
     for triangle in corners[~tiny].reshape(-1, 6).tolist():
         pen.polygon(triangle, fill=255)
-    dots = np.unique(np.floor(corners[tiny].mean(1)), axis=0)
-    if len(dots):
-        pen.point(dots.reshape(-1).tolist(), fill=255)
+    x, y = np.floor((low[tiny] + high[tiny]) / 2).astype(int).T
+    inside = (x >= 0) & (x < size[0]) & (y >= 0) & (y < size[1])
+    dots = np.zeros((size[1], size[0]), bool)
+    dots[y[inside], x[inside]] = True
+    if inside.any():
+        pen.point(np.argwhere(dots)[:, ::-1].reshape(-1).tolist(), fill=255)
 
 
 _DIRECTIONS = np.stack([[math.cos(a), math.sin(a)] for a in np.linspace(0, 2 * math.pi, 32, endpoint=False)], 1)

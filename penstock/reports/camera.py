@@ -9,7 +9,6 @@ from jaxtyping import Float
 
 from penstock.worlds.scene import Scene
 
-
 STEEPEST = 89.9
 """Largest pitch in degrees. Straight down, the horizon would be infinitely far away, and up undefined."""
 

@@ -58,7 +58,7 @@ class Shape:
 
 @dataclasses.dataclass(frozen=True)
 class Solid:
-    """A rigid ``shape`` placed by ``position (3,)`` and ``rotation (3, 3)``: its vertices are ``rotation v + position``.
+    """A rigid ``shape``, its vertices at ``rotation v + position`` with ``position (3,)`` and ``rotation (3, 3)``.
 
     For bodies that move without deforming: nothing of the shape is computed anew.
     """

@@ -82,7 +82,7 @@ def test_a_picture_that_is_not_what_was_declared_is_found():
     for spec, sentence in (
         (ObservationSpec(0, pixels=(32, 32, 3)), "observation.pixels has shape"),
         (ObservationSpec(0), "observation_spec.vector = 0 must be"),
-        (ObservationSpec(0, pixels=(32, 32)), "must be None or (height, width, channels)"),
+        (ObservationSpec(0, pixels=(32, 32, 0)), "must be None or (height, width, channels)"),
     ):
         found = check_world(world(observation_spec=spec))
         assert any(sentence in f.explanation for f in found if f.severity == "error"), (spec, found)

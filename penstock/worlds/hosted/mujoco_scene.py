@@ -51,7 +51,8 @@ class MujocoScenes:
 
     The camera follows a body that can leave its place (one with a free joint, or with an unlimited slide along the
     ground) and that has most of the moving mass and most of the joints; otherwise it stands still and shows everything
-    that moves. It looks from the model's first camera that is fixed in the world, if there is one without roll.
+    that moves. It looks from the model's first camera that is fixed in the world without roll, if there is one, else
+    straight down on a model that moves in the horizontal plane only.
     """
 
     def __init__(self, model: "mujoco.MjModel"):
@@ -218,15 +219,27 @@ def _ground_height(mujoco: Any, model: Any, data: Any) -> float | None:
 
 
 def _view(mujoco: Any, model: Any, data: Any) -> tuple[float, float] | None:
-    """Yaw and pitch of the first camera that is fixed in the world, in degrees; None without one, or with roll."""
+    """Yaw and pitch in degrees: of the first camera that is fixed in the world, or from above a planar model."""
     for camera in range(model.ncam):
         if model.cam_bodyid[camera] == 0 and model.cam_mode[camera] == mujoco.mjtCamLight.mjCAMLIGHT_FIXED:
             right, _, backward = (UPRIGHT @ data.cam_xmat[camera].reshape(3, 3)).T
             pitch = math.degrees(math.asin(np.clip(backward[1], -1, 1)))
-            if abs(right[1]) > 0.05 or pitch < -30:
-                return None
+            if abs(right[1]) > 0.05 or pitch < -30:  # with roll, or from below
+                continue
             return math.degrees(math.atan2(-right[2], right[0])), max(pitch, LOWEST_PITCH)
-    return None
+    return (0.0, 90.0) if _flat(mujoco, model, data) else None
+
+
+def _flat(mujoco: Any, model: Any, data: Any) -> bool:
+    """Whether everything moves in the horizontal plane: upright hinges and level slides."""
+    for joint in range(model.njnt):
+        upright = abs(data.xaxis[joint, 2])
+        if model.jnt_type[joint] == mujoco.mjtJoint.mjJNT_HINGE and upright > 0.999:
+            continue
+        if model.jnt_type[joint] == mujoco.mjtJoint.mjJNT_SLIDE and upright < 0.001:
+            continue
+        return False
+    return model.njnt > 0
 
 
 def _traveller(mujoco: Any, model: Any) -> int | None:
