@@ -3,12 +3,13 @@
 from penstock.worlds.classic.cartpole_swingup import CartpoleSwingup
 from penstock.worlds.classic.deceptive_basins import DeceptiveBasins
 from penstock.worlds.classic.double_integrator import DoubleIntegrator
+from penstock.worlds.classic.multi_goal import MultiGoal
 from penstock.worlds.classic.pendulum import Pendulum
 from penstock.worlds.classic.two_gap_wall import TwoGapWall
 from penstock.worlds.registry import register_world
 from penstock.worlds.task import Vmapped
 
-__all__ = ["CartpoleSwingup", "DeceptiveBasins", "DoubleIntegrator", "Pendulum", "TwoGapWall"]
+__all__ = ["CartpoleSwingup", "DeceptiveBasins", "DoubleIntegrator", "MultiGoal", "Pendulum", "TwoGapWall"]
 
 register_world(
     "classic/pendulum",
@@ -34,4 +35,9 @@ register_world(
     "classic/deceptive-basins",
     "A low hill near, a high hill far: does the policy explore?",
     lambda **options: Vmapped(DeceptiveBasins(**options)),
+)
+register_world(
+    "classic/multi-goal",
+    "Four goals around the start, equally good: how many of them does the policy know?",
+    lambda **options: Vmapped(MultiGoal(**options)),
 )
