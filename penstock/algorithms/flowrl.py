@@ -16,7 +16,8 @@ also that of an unrelated package and of an unrelated method for language models
 
 import dataclasses
 import math
-from typing import ClassVar, Literal
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
 
 import equinox as eqx
 import jax
@@ -26,7 +27,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from penstock._errors import require
 from penstock._types import Key, Scalar
 from penstock.algorithms.off_policy import OffPolicyLearner, polyak
-from penstock.algorithms.off_policy_config import OffPolicyConfig
+from penstock.algorithms.off_policy_config import OffPolicyConfig, refuse_idle
 from penstock.critics.action_value import ActionCritic, NormedHead
 from penstock.critics.expectile import expectile_loss
 from penstock.data import Batch
@@ -42,8 +43,9 @@ from penstock.worlds import World
 class Config(OffPolicyConfig):
     """Settings of FlowRL. Where the paper is silent, defaults are the released code's."""
 
-    weighting: Literal["paper", "code"] = "paper"
-    """Weight of the flow-matching term: paper (per sample, zero where the policy is better) or code (one number)."""
+    weighting: Literal["paper", "code", "constant"] = "paper"
+    """Weight of the flow-matching term: paper (per sample, zero where the policy is better), code (one number per
+    batch), or, to see what weighting is worth, constant (lambda)."""
     constraint_coefficient: float = 0.1
     """lambda, multiplier of the flow-matching constraint; 0 removes it."""
     expectile: float = 0.9
@@ -51,7 +53,11 @@ class Config(OffPolicyConfig):
     weight_floor: float = 1e-3
     """code: smallest weight."""
     weight_ceiling: float = 1.0
-    """Largest weight of the flow-matching term."""
+    """paper, code: largest weight. A cap c on the paper's exponent alone is a ceiling of lambda e^c."""
+    behaviour_values: bool = True
+    """Fit Q_b and V_b. False weighs by the policy's own critic, D = Q(s, a) - Q(s, pi(s)), and saves both networks."""
+    flow_matching_reduction: Literal["mean", "sum"] = "mean"
+    """e: mean over the entries of the action, or their sum. lambda = 0.1 was tuned with the mean."""
     recent_fraction: float = 0.2
     """Share of the batch that comes from the newest transitions."""
     newest: int = 2048
@@ -98,26 +104,38 @@ class Config(OffPolicyConfig):
             self.noise_clip is None or self.noise_clip > 0, "noise_clip", self.noise_clip, "must be positive or None"
         )
         require(self.flow_steps >= 1, "flow_steps", self.flow_steps, "must be at least 1")
+        if self.weighting != "code":
+            refuse_idle(self, f"weighting = {self.weighting!r}", "weight_floor")
+        if self.weighting == "constant":
+            refuse_idle(self, "weighting = 'constant'", "weight_ceiling")
+        if not self.behaviour_values:
+            refuse_idle(self, "behaviour_values = False", "expectile")
+        if self.recent_fraction == 0.0:
+            refuse_idle(self, "recent_fraction = 0.0", "newest")
 
     def actor_trunk(self) -> Trunk:
         """Shape of the velocity network."""
         return Trunk(self.actor_hidden, self.activation, self.layer_norm, initializer="xavier")
 
 
-def released(**changes) -> Config:
+def released(**changes: Any) -> Config:
     """The settings of the released code, where they differ from the paper's."""
     return Config(**{"weighting": "code", "value_activation": "gelu", "noise_clip": 1.0, **changes})
 
 
+PRESETS: dict[str, Callable[..., Config]] = {"released": released}
+"""Named settings. Each takes changes as keyword arguments."""
+
+
 class Learned(eqx.Module):
-    """What FlowRL trains: the policy, the values of the policy and those of the best stored behaviour."""
+    """What FlowRL trains: the policy, the values of the policy and, if fitted, those of the best stored behaviour."""
 
     actor: Actor
     critic: ActionCritic
     target: ActionCritic
-    behaviour_critic: ActionCritic
-    behaviour_target: ActionCritic
-    behaviour_value: ActionCritic
+    behaviour_critic: ActionCritic | None
+    behaviour_target: ActionCritic | None
+    behaviour_value: ActionCritic | None
     actor_optimizer: PyTree
     critic_optimizer: PyTree
     behaviour_critic_optimizer: PyTree
@@ -161,11 +179,12 @@ class Learner(OffPolicyLearner[Config]):
 
             return ActionCritic(key_networks, encoder, head, size)
 
-        critic, behaviour_critic = values(keys[2], d, 2), values(keys[3], d, 2)
-        behaviour_value = values(keys[4], 0, 1)
+        critic = values(keys[2], d, 2)
+        behaviour_critic = values(keys[3], d, 2) if config.behaviour_values else None
+        behaviour_value = values(keys[4], 0, 1) if config.behaviour_values else None
 
         def optimizer_state(optimizer, module):
-            return optimizer.init(eqx.filter(module, eqx.is_array))
+            return None if module is None else optimizer.init(eqx.filter(module, eqx.is_array))
 
         return Learned(
             actor=actor,
@@ -202,51 +221,28 @@ class Learner(OffPolicyLearner[Config]):
         key_next, key_actor = jax.random.split(key)
         next_action = Agent(learned.actor, self.normalizer()).sample(batch.next_observation, key_next).action
         y = batch.reward + batch.bootstrap * learned.target.values(batch.next_observation, next_action).min(axis=0)
-        critic, critic_optimizer, critic_loss, _, health = self._regress(
+        critic, critic_optimizer, critic_loss, own, health = self._regress(
             learned.critic, learned.critic_optimizer, batch, y
         )
-        y_b = batch.reward + batch.bootstrap * learned.behaviour_value.values(batch.next_observation)[0]
-        behaviour, behaviour_optimizer, behaviour_loss, stored, _ = self._regress(
-            learned.behaviour_critic, learned.behaviour_critic_optimizer, batch, y_b
-        )
-        stored = stored.min(axis=0)  # Q_b(s, a), of before the step
-
-        best = learned.behaviour_target.values(batch.observation, batch.action).min(axis=0)
-
-        def value_loss(value):
-            error = jax.lax.stop_gradient(best) - value.values(batch.observation)[0]
-            return expectile_loss(error, config.expectile).mean()
-
-        loss_v, gradient = eqx.filter_value_and_grad(value_loss)(learned.behaviour_value)
-        value, value_optimizer, _ = guarded_step(
-            self.critic_optimizer, gradient, learned.behaviour_value_optimizer, learned.behaviour_value
-        )
-        learned = dataclasses.replace(
-            learned,
-            critic=critic,
-            critic_optimizer=critic_optimizer,
-            behaviour_critic=behaviour,
-            behaviour_critic_optimizer=behaviour_optimizer,
-            behaviour_value=value,
-            behaviour_value_optimizer=value_optimizer,
-        )
+        learned = dataclasses.replace(learned, critic=critic, critic_optimizer=critic_optimizer)
         metrics = {
             "critic/loss": critic_loss,
             "critic/target_mean": y.mean(),
             "critic/gradient_norm": health.norm,
             "critic/skipped": health.skipped.astype(jnp.float32),
-            "critic/behaviour_loss": behaviour_loss,
-            "critic/behaviour_value_loss": loss_v,
-            "critic/behaviour_value_mean": best.mean(),
         }
+        if config.behaviour_values:
+            learned, stored, behaviour_metrics = self._behaviour_step(learned, batch)
+            metrics |= behaviour_metrics
+        else:
+            stored = own.min(axis=0)
 
         def actor_and_targets(learned):
             learned, actor_metrics = self._actor_step(learned, batch, stored, key_actor)
-            learned = dataclasses.replace(
-                learned,
-                target=polyak(learned.target, learned.critic, config.target_rate),
-                behaviour_target=polyak(learned.behaviour_target, learned.behaviour_critic, config.target_rate),
-            )
+            learned = dataclasses.replace(learned, target=polyak(learned.target, learned.critic, config.target_rate))
+            if config.behaviour_values:
+                tracked = polyak(learned.behaviour_target, learned.behaviour_critic, config.target_rate)
+                learned = dataclasses.replace(learned, behaviour_target=tracked)
             return learned, actor_metrics | {"actor/steps": jnp.ones(()), "policy/steps": jnp.ones(())}
 
         shapes = jax.eval_shape(actor_and_targets, learned)[1]
@@ -254,6 +250,36 @@ class Learner(OffPolicyLearner[Config]):
         due = count % config.policy_delay == 0
         learned, delayed = jax.lax.cond(due, actor_and_targets, lambda learned: (learned, nothing), learned)
         return learned, metrics | delayed
+
+    def _behaviour_step(self, learned, batch):
+        """One step of Q_b and V_b; also Q_b(s, a) of before the step."""
+        y_b = batch.reward + batch.bootstrap * learned.behaviour_value.values(batch.next_observation)[0]
+        behaviour, behaviour_optimizer, behaviour_loss, stored, _ = self._regress(
+            learned.behaviour_critic, learned.behaviour_critic_optimizer, batch, y_b
+        )
+        best = learned.behaviour_target.values(batch.observation, batch.action).min(axis=0)
+
+        def value_loss(value):
+            error = jax.lax.stop_gradient(best) - value.values(batch.observation)[0]
+            return expectile_loss(error, self.config.expectile).mean()
+
+        loss_v, gradient = eqx.filter_value_and_grad(value_loss)(learned.behaviour_value)
+        value, value_optimizer, _ = guarded_step(
+            self.critic_optimizer, gradient, learned.behaviour_value_optimizer, learned.behaviour_value
+        )
+        learned = dataclasses.replace(
+            learned,
+            behaviour_critic=behaviour,
+            behaviour_critic_optimizer=behaviour_optimizer,
+            behaviour_value=value,
+            behaviour_value_optimizer=value_optimizer,
+        )
+        metrics = {
+            "critic/behaviour_loss": behaviour_loss,
+            "critic/behaviour_value_loss": loss_v,
+            "critic/behaviour_value_mean": best.mean(),
+        }
+        return learned, stored.min(axis=0), metrics
 
     def _regress(self, critic, optimizer_state, batch, target):
         """One step of both heads toward ``target``; also the values of before the step."""
@@ -285,7 +311,8 @@ class Learner(OffPolicyLearner[Config]):
             action = jax.vmap(actor.policy.sample)(features, keys).action
             value = learned.critic.values(batch.observation, action).min(axis=0)
             velocity = jax.vmap(actor.policy.velocity)(features, point, tau)
-            error = jnp.square(velocity - (target - noise)).mean(axis=-1)
+            square = jnp.square(velocity - (target - noise))
+            error = square.mean(axis=-1) if config.flow_matching_reduction == "mean" else square.sum(axis=-1)
             weight = flow_matching_weight(config, jax.lax.stop_gradient(stored - value))
             return (-value + weight * error).mean(), (value, error, weight, action)
 
@@ -310,6 +337,8 @@ def flow_matching_weight(config: Config, difference: Float[Array, "B"]) -> Float
     The exponent is capped before `exp`, so that large value differences cannot overflow.
     """
     scale = config.constraint_coefficient
+    if config.weighting == "constant":
+        return jnp.full_like(difference, scale)
     if config.weighting == "paper":
         exponent = difference - difference.mean()
         weight = jnp.where(difference > 0, scale * jnp.exp(jnp.minimum(exponent, 60.0)), 0.0)

@@ -78,6 +78,8 @@ class OffPolicyLearner(abc.ABC, Generic[ConfigT]):
     name: ClassVar[str]
     needs: ClassVar[tuple[Capability, ...]] = (Capability.SAMPLE, Capability.MODE)
     policy_hint: ClassVar[str] = "Choose another policy with --policy."
+    notices: tuple[str, ...] = ()
+    """Sentences that whoever starts a run should read."""
 
     def __init__(self, config: ConfigT, world: World, planned_updates: int):
         self.config = config

@@ -2,9 +2,29 @@
 
 import dataclasses
 import math
+from typing import Any
 
-from penstock._errors import require
+from penstock._errors import ConfigurationError, require
 from penstock.networks import Trunk
+
+
+def refuse_idle(config: Any, because: str, *fields: str) -> None:
+    """Refuses settings that were changed although nothing reads them: no setting is silently ignored.
+
+    Args:
+        config: the configuration.
+        because: why they do not apply, as ``field = value`` of the setting that decides.
+        fields: their names; each must have a default.
+
+    Raises:
+        ConfigurationError: one of them differs from its default.
+    """
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name in fields and value != field.default:
+            raise ConfigurationError(
+                f"{field.name} = {value!r}: does nothing with {because}. Leave it out, or change {because.split()[0]}."
+            )
 
 
 @dataclasses.dataclass(frozen=True)

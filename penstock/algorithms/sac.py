@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from penstock._errors import ConfigurationError, require
 from penstock._types import Key, Scalar
 from penstock.algorithms.off_policy import OffPolicyLearner, polyak
-from penstock.algorithms.off_policy_config import OffPolicyConfig
+from penstock.algorithms.off_policy_config import OffPolicyConfig, refuse_idle
 from penstock.critics.action_value import ActionCritic, RenormCritic, make_action_critic
 from penstock.data import Batch
 from penstock.networks import make_encoder
@@ -66,6 +66,12 @@ class Config(OffPolicyConfig):
         rate = self.temperature_learning_rate
         require(0 < rate < math.inf, "temperature_learning_rate", rate, "must be finite and greater than 0")
         require(-5.0 <= self.initial_log_std <= 2.0, "initial_log_std", self.initial_log_std, "must lie in [-5, 2]")
+        if self.critic == "crossq":
+            refuse_idle(self, "critic = 'crossq'", "target_rate")
+        else:
+            refuse_idle(self, "critic = 'target'", "renorm_warmup")
+        if not self.learn_temperature:
+            refuse_idle(self, "learn_temperature = False", "temperature_learning_rate", "target_entropy")
 
 
 class Learned(eqx.Module):
@@ -92,6 +98,8 @@ class Learner(OffPolicyLearner[Config]):
     policy_hint: ClassVar[str] = "Use the Gaussian, or sac-flow for a flow."
 
     def __init__(self, config: Config, world: Any, planned_updates: int):
+        if config.critic == "crossq" and not world.observation_spec.points:
+            refuse_idle(config, "critic = 'crossq'", "layer_norm")  # it shapes the encoder of points
         self.actor_optimizer = make_constant_optimizer(config.actor_learning_rate, config.adam_betas)
         self.critic_optimizer = make_constant_optimizer(config.critic_learning_rate, config.adam_betas)
         self.alpha_optimizer = make_constant_optimizer(config.temperature_learning_rate, config.adam_betas)

@@ -8,12 +8,15 @@ The density in SAC's losses is that of the whole path x_0 .. x_K, which is exact
 
 The rollout is a residual recurrent network, whose gradients explode with a plain MLP velocity; gated (Flow-G) and
 decoded (Flow-T) velocities cure it. Everything else is sac.py, by default on CrossQ's critics (``critic = crossq``).
-The released code differs from the paper in noise, density and temperature; this file follows the paper.
+This file follows the paper, with an exact density. The released code (Elessar123/SAC-FLOW at 3df8b9d) differs in noise,
+density, candidate, sizes and norms: `reference_code` lists how, and each difference is a setting of its own.
 """
 
 import dataclasses
+import functools
 import math
-from typing import ClassVar, Literal
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
 
 import jax
 from jaxtyping import Array, Float
@@ -21,10 +24,11 @@ from jaxtyping import Array, Float
 from penstock._errors import ConfigurationError, require
 from penstock._types import Key
 from penstock.algorithms import sac
+from penstock.algorithms.off_policy_config import refuse_idle
 from penstock.networks import Trunk
 from penstock.policies import Actor, Agent, Capability, NoisyFlow, Policy
-from penstock.policies.noisy_flow import path_entropy_target
-from penstock.policies.velocity_fields import VelocityName, make_velocity
+from penstock.policies.noisy_flow import NoiseEntry, path_entropy_target
+from penstock.policies.velocity_fields import DecoderName, VelocityName, make_velocity
 from penstock.worlds import Observation, World
 
 
@@ -39,7 +43,21 @@ class Config(sac.Config):
     drift: bool = True
     """Drift correction that keeps the marginals of an ideal flow under the added noise."""
     learn_noise: bool = True
-    """Learn the noise scale as a function of the state."""
+    """Learn the noise scale."""
+    noise_depends_on: Literal["state", "path"] = "state"
+    """What a learned noise scale sees: state, or path (state, latent and flow time, by a second head of the velocity).
+    Paper: state; released code: path with mlp and decoded."""
+    noise_enters: NoiseEntry = "diffusion"
+    """Noise that a step adds to the latent: diffusion (sigma sqrt(dtau), paper), latent (sigma) or velocity (sigma
+    dtau). Released code: velocity with decoded, else latent."""
+    density: Literal["exact", "noise-only"] = "exact"
+    """log p of a path: exact, or noise-only, which leaves out the scale of the noise (released code with decoded)."""
+    squash_log_det: Literal["exact", "epsilon"] = "exact"
+    """log det of tanh: exact, or epsilon, the released code's log(1 - tanh^2 + 1e-6)."""
+    candidate_bound: float | None = 50.0
+    """gated: the candidate is this times tanh. Paper: 50; None, linear, as in the released code."""
+    decoder: DecoderName = "pre-norm"
+    """decoded: LayerNorm before each part (pre-norm, paper) or after each sum (post-norm, released code)."""
     target_step_std: float = 0.1697
     """Standard deviation per step at which the target entropy is met; also where the noise starts. 0.1697 gives H = 0
     at K = 4."""
@@ -67,10 +85,82 @@ class Config(sac.Config):
         require(self.flow_steps >= 1, "flow_steps", self.flow_steps, "must be at least 1")
         value = self.target_step_std
         require(0.0 < value < math.inf, "target_step_std", value, "must be finite and greater than 0")
+        bound = self.candidate_bound
+        require(
+            bound is None or 0.0 < bound < math.inf, "candidate_bound", bound, "must be finite and positive, or None"
+        )
+        start = self.initial_log_std
+        require(start == 0.0, "initial_log_std", start, "does nothing here; the noise starts at target_step_std")
+        if self.velocity != "gated":
+            refuse_idle(self, f"velocity = {self.velocity!r}", "candidate_bound")
+        if self.velocity != "decoded":
+            refuse_idle(self, f"velocity = {self.velocity!r}", "decoder")
+        if not self.learn_noise:
+            refuse_idle(self, "learn_noise = False", "noise_depends_on")
+        if self.velocity == "gated" and self.noise_depends_on == "path":
+            raise ConfigurationError(
+                "noise_depends_on = 'path': a gated velocity has no trunk that a second head could share. Choose "
+                "'state', or --velocity mlp or decoded."
+            )
 
     def actor_trunk(self) -> Trunk:
         """Shape of the velocity and noise networks."""
         return Trunk(self.actor_hidden, "silu" if self.velocity == "gated" else self.activation, layer_norm=False)
+
+    def deviations(self) -> tuple[str, ...]:
+        """In which ways these settings leave the paper's algorithm, in words; sizes and rates are not counted."""
+        sigma = {"latent": "sigma, not sigma sqrt(dtau)", "velocity": "sigma dtau, not sigma sqrt(dtau)"}
+        cases = (
+            (not self.drift, "no drift correction"),
+            (self.noise_enters != "diffusion", f"noise of {sigma.get(self.noise_enters)}"),
+            (not self.learn_noise, "constant noise"),
+            (self.noise_depends_on == "path", "noise scale from the velocity's trunk"),
+            (self.density == "noise-only", "density without the scale of the noise"),
+            (self.squash_log_det == "epsilon", "log det of tanh with an epsilon"),
+            (self.velocity == "gated" and self.candidate_bound is None, "linear candidate"),
+            (self.decoder == "post-norm", "post-norm decoder"),
+        )
+        return tuple(words for active, words in cases if active)
+
+
+def reference_code(velocity: VelocityName = "gated", **changes: Any) -> Config:
+    """The settings of the released from-scratch scripts, one per velocity. For comparison only.
+
+    Reproduced: no drift; where the noise enters and what its scale depends on; the missing term in Flow-T's density;
+    the squash's epsilon; Flow-G's linear candidate; Flow-T's post-norm blocks; sizes; H = 0 literally; a noise scale
+    that starts at exp(-1.5); 50,000 steps of warm-up.
+
+    Not reproduced: BatchRenorm inside the velocity networks (LayerNorm in Flow-T's blocks, nothing in the others),
+    Flow-G's sinusoidal time embedding, and the two layers of its noise network, which here has the velocity's one.
+    """
+    start = math.exp(-1.5)
+    own = {
+        "mlp": {"noise_enters": "latent", "noise_depends_on": "path", "actor_hidden": (512, 512)},
+        "gated": {"noise_enters": "latent", "candidate_bound": None, "actor_hidden": (512,)},
+        "decoded": {
+            "noise_enters": "velocity",
+            "noise_depends_on": "path",
+            "density": "noise-only",
+            "decoder": "post-norm",
+            "actor_hidden": (96,),
+            "target_step_std": start / 4,
+        },
+    }
+    shared = {
+        "drift": False,
+        "squash_log_det": "epsilon",
+        "target_entropy": 0.0,
+        "target_step_std": start,
+        "warmup_steps": 50_000,
+    }
+    return Config(**{"velocity": velocity, **shared, **own[velocity], **changes})
+
+
+PRESETS: dict[str, Callable[..., Config]] = {
+    f"reference-code-{velocity}": functools.partial(reference_code, velocity)
+    for velocity in ("mlp", "gated", "decoded")
+}
+"""Named settings. Each takes changes as keyword arguments."""
 
 
 class Learner(sac.Learner):
@@ -95,6 +185,9 @@ class Learner(sac.Learner):
                 "--learn-noise, --no-learn-temperature, or a smaller --target-entropy."
             )
         super().__init__(config, world, planned_updates)
+        words = config.deviations()
+        if words:
+            self.notices = (f"sac-flow leaves the paper: {'; '.join(words)}.",)
 
     config: Config  # pyright: ignore[reportIncompatibleVariableOverride]
 
@@ -103,7 +196,17 @@ class Learner(sac.Learner):
         config, d = self.config, self.world.action_size
         key_field, key_noise = jax.random.split(key)
         trunk = config.actor_trunk()
-        field = make_velocity(key_field, config.velocity, feature_size, d, trunk)
+        noise_head = config.learn_noise and config.noise_depends_on == "path"
+        field = make_velocity(
+            key_field,
+            config.velocity,
+            feature_size,
+            d,
+            trunk,
+            heads=2 if noise_head else 1,
+            candidate_bound=config.candidate_bound,
+            decoder=config.decoder,
+        )
         return NoisyFlow(
             key_noise,
             field,
@@ -114,6 +217,10 @@ class Learner(sac.Learner):
             drift=config.drift,
             step_std=config.target_step_std,
             learn_noise=config.learn_noise,
+            noise_enters=config.noise_enters,
+            noise_head=noise_head,
+            exact_density=config.density == "exact",
+            exact_squash=config.squash_log_det == "exact",
         )
 
     @property

@@ -19,7 +19,7 @@ from jaxtyping import Int, PyTree
 from penstock._errors import require
 from penstock._types import Actions, Key, Scalar
 from penstock.algorithms.off_policy import OffPolicyLearner, polyak
-from penstock.algorithms.off_policy_config import OffPolicyConfig
+from penstock.algorithms.off_policy_config import OffPolicyConfig, refuse_idle
 from penstock.critics.action_value import ActionCritic, make_action_critic
 from penstock.data import Batch
 from penstock.networks import make_encoder
@@ -55,6 +55,8 @@ class Config(OffPolicyConfig):
             require(0.0 <= getattr(self, field) <= 2.0, field, getattr(self, field), "must lie in [0, 2]")
         require(self.flow_steps >= 1, "flow_steps", self.flow_steps, "must be at least 1")
         require(self.policy in ("deterministic", "flow"), "policy", self.policy, "must be 'deterministic' or 'flow'")
+        if self.policy == "deterministic":
+            refuse_idle(self, "policy = 'deterministic'", "velocity", "flow_steps")
 
 
 class Learned(eqx.Module):

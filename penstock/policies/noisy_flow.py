@@ -1,19 +1,25 @@
 """Noise-augmented flow: noise at every flow step makes the path's density exact, so that entropy can be regulated."""
 
 import math
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from penstock._errors import require
+from penstock._errors import ConfigurationError, require, suggest
 from penstock._types import Key, Scalar
 from penstock.networks import MLP, Trunk
 from penstock.policies.policy import ActionSample, Capability, Policy
-from penstock.policies.squash import squashed_log_prob
+from penstock.policies.squash import log_tanh_derivative
 from penstock.policies.velocity_fields import DecodedVelocity, VelocityField
+
+NoiseEntry = Literal["diffusion", "latent", "velocity"]
+"""How the noise scale reaches the latent: ``sigma sqrt(dtau)``, ``sigma``, or ``sigma dtau``."""
+
+TIME_EXPONENT: dict[str, float] = {"diffusion": 0.5, "latent": 0.0, "velocity": 1.0}
+"""The power of dtau that belongs to each."""
 
 ENTROPY_PER_STEP = 0.5 * math.log(2.0 * math.pi * math.e)
 """Entropy of a standard normal number, in nats."""
@@ -43,13 +49,24 @@ class NoisyFlow(Policy):
 
     is exact for any velocity and any K. Source: SAC Flow, arXiv 2509.25756, appendix, equations 13 to 15.
 
+    What the entropy of a path can and cannot do: before squashing it is ``c d (K + 1) + sum_i E[log std_i]``, whatever
+    the velocity is. Maximising it widens the noise; it does not keep the modes of the action apart.
+
+    The released code adds its noise elsewhere and leaves out terms; the last four attributes reproduce that, for
+    comparison only.
+
     Attributes:
         field: the velocity.
-        noise_network: ``log sigma`` as a function of the state, before it is bounded; None for a constant.
-        constant_log_sigma: ``log sigma`` where there is no network.
+        noise_network: ``log sigma`` as a function of the state, before it is bounded; None for a constant, and where
+            the field has a second head for it.
         action_size: d.
         flow_steps: K.
         drift: whether the drift correction is on.
+        start_log_sigma: ``log sigma`` at the start, and for ever where it is not learned.
+        noise_enters: see `NoiseEntry`.
+        noise_head: the field's second output is ``log sigma``, so that it depends on the latent and on flow time too.
+        exact_density: False leaves out ``-log std``, so that log p has no slope in the scale of the noise.
+        exact_squash: False takes ``log(1 - tanh(x)^2 + 1e-6)``, which is wrong where |x| exceeds about 7.
     """
 
     field: VelocityField
@@ -57,7 +74,11 @@ class NoisyFlow(Policy):
     action_size: int = eqx.field(static=True)
     flow_steps: int = eqx.field(static=True)
     drift: bool = eqx.field(static=True)
-    constant_log_sigma: float = eqx.field(static=True)
+    start_log_sigma: float = eqx.field(static=True)
+    noise_enters: NoiseEntry = eqx.field(static=True)
+    noise_head: bool = eqx.field(static=True)
+    exact_density: bool = eqx.field(static=True)
+    exact_squash: bool = eqx.field(static=True)
 
     def __init__(
         self,
@@ -71,6 +92,10 @@ class NoisyFlow(Policy):
         drift: bool = True,
         step_std: float = 0.1697,
         learn_noise: bool = True,
+        noise_enters: NoiseEntry = "diffusion",
+        noise_head: bool = False,
+        exact_density: bool = True,
+        exact_squash: bool = True,
     ):
         """Builds the policy around a field.
 
@@ -82,27 +107,41 @@ class NoisyFlow(Policy):
             trunk: hidden layers of the noise network. Flow-T has a linear layer on its state token in their place.
             flow_steps: K.
             drift: see the class.
-            step_std: ``sigma sqrt(dtau)`` at the start: the standard deviation that one step adds to the latent.
-            learn_noise: learn sigma as a function of the state, or keep it constant.
+            step_std: the standard deviation that one step adds to the latent at the start.
+            learn_noise: learn sigma, or keep it constant.
+            noise_enters: see the class.
+            noise_head: see the class; ``field`` must have two heads.
+            exact_density: see the class.
+            exact_squash: see the class.
         """
         require(flow_steps >= 1, "flow_steps", flow_steps, "must be at least 1")
+        if noise_enters not in TIME_EXPONENT:
+            hint = suggest(noise_enters, get_args(NoiseEntry))
+            raise ConfigurationError(f"noise_enters = {noise_enters!r}: unknown.{hint}")
+        if drift and noise_enters != "diffusion":
+            raise ConfigurationError(
+                f"noise_enters = {noise_enters!r}: the drift correction belongs to noise of sigma sqrt(dtau). Pass "
+                "--no-drift, or --noise-enters diffusion."
+            )
         self.field, self.action_size, self.flow_steps, self.drift = field, action_size, flow_steps, drift
+        self.noise_enters, self.noise_head = noise_enters, noise_head
+        self.exact_density, self.exact_squash = exact_density, exact_squash
         low, high = self.log_sigma_bounds
-        log_sigma = math.log(step_std * math.sqrt(flow_steps))
+        log_sigma = math.log(step_std) + TIME_EXPONENT[noise_enters] * math.log(flow_steps)
         require(
             low < log_sigma < high,
             "step_std",
             step_std,
-            f"sigma = step_std * sqrt(flow_steps) must lie in ({math.exp(low):.2g}, {math.exp(high):.2g})",
+            f"gives sigma = {math.exp(log_sigma):.3g}, which must lie in ({math.exp(low):.2g}, {math.exp(high):.2g})",
         )
-        self.constant_log_sigma = log_sigma
+        self.start_log_sigma = log_sigma
         self.noise_network = None
-        if learn_noise:
+        if learn_noise and not noise_head:
             token = isinstance(field, DecodedVelocity)
             inputs = field.output.in_features if token else feature_size
             network = MLP(key, inputs, action_size, Trunk(hidden=()) if token else trunk, output_gain=0.01)  # pyright: ignore
-            start = math.atanh(2.0 * (log_sigma - low) / (high - low) - 1.0)
-            self.noise_network = eqx.tree_at(lambda n: n.output.bias, network, jnp.full((action_size,), start))
+            start = jnp.full((action_size,), self._unbounded_start)
+            self.noise_network = eqx.tree_at(lambda n: n.output.bias, network, start)
 
     @property
     def log_sigma_bounds(self) -> tuple[float, float]:
@@ -121,37 +160,69 @@ class NoisyFlow(Policy):
             {Capability.SAMPLE, Capability.MODE, Capability.VELOCITY, Capability.SAMPLE_WITH_PATH_LOG_PROB}
         )
 
-    def log_sigma(self, features: Float[Array, "features"]) -> Float[Array, "flat"]:
-        """``log sigma(s)`` per entry, inside its bounds."""
-        if self.noise_network is None:
-            return jnp.full((self.action_size,), self.constant_log_sigma)
-        inputs = self.field.token(features) if isinstance(self.field, DecodedVelocity) else features
+    @property
+    def _unbounded_start(self) -> float:
         low, high = self.log_sigma_bounds
-        return low + 0.5 * (high - low) * (jnp.tanh(self.noise_network(inputs)) + 1.0)
+        return math.atanh(2.0 * (self.start_log_sigma - low) / (high - low) - 1.0)
 
-    def _mean_step(self, condition, log_sigma, x, step):
-        """``x + dtau b``, the mean of the next latent."""
+    def _bounded(self, u):
+        low, high = self.log_sigma_bounds
+        return low + 0.5 * (high - low) * (jnp.tanh(u) + 1.0)
+
+    def log_sigma(self, features: Float[Array, "features"]) -> Float[Array, "flat"]:
+        """``log sigma(s)`` per entry, inside its bounds; where the field has a head for it, its value at the start."""
+        if self.noise_network is None:
+            return jnp.full((self.action_size,), self.start_log_sigma)
+        inputs = self.field.token(features) if isinstance(self.field, DecodedVelocity) else features
+        return self._bounded(self.noise_network(inputs))
+
+    def transition(
+        self,
+        condition: Any,
+        log_sigma: Float[Array, "flat"],
+        x: Float[Array, "flat"],
+        step: Float[Array, ""],
+    ) -> tuple[Float[Array, "flat"], Float[Array, "flat"]]:
+        """Mean and log standard deviation of ``x_{i+1}`` given ``x_i``.
+
+        Args:
+            condition: the field's condition.
+            log_sigma: as `log_sigma` gives it.
+            x: x_i.
+            step: i, from 0 to K - 1.
+        """
         dtau = 1.0 / self.flow_steps
         tau = step * dtau
         v = self.field(condition, x, tau)
+        if self.noise_head:
+            v, u = jnp.split(v, 2)
+            log_sigma = self._bounded(u + self._unbounded_start)
         if self.drift:
             v = v + 0.5 * jnp.exp(2.0 * log_sigma) * (tau * v - x) / (1.0 - tau)
-        return x + dtau * v
+        return x + dtau * v, log_sigma + TIME_EXPONENT[self.noise_enters] * math.log(dtau)
+
+    def _log_prob(self, start, noise, log_std, end):
+        """Log-density of a path from its start, its noise ``(K, flat)``, the noise's scales, and its end."""
+        log_prob = _standard_log_prob(start) + _standard_log_prob(noise)
+        if self.exact_density:
+            log_prob = log_prob - log_std.sum()
+        if self.exact_squash:
+            return log_prob - log_tanh_derivative(end).sum()
+        return log_prob - jnp.log(1.0 - jnp.square(jnp.tanh(end)) + 1e-6).sum()
 
     def _rollout(self, features, start, noise):
         """Latents ``x_0 .. x_K`` and the log-density of the path, squash included. ``noise`` is ``(K, flat)``."""
         condition, log_sigma = self.field.condition(features), self.log_sigma(features)
-        log_std = log_sigma - 0.5 * math.log(self.flow_steps)
 
         def body(x, now):
             step, eps = now
-            x = self._mean_step(condition, log_sigma, x, step) + jnp.exp(log_std) * eps
-            return x, x
+            mean, log_std = self.transition(condition, log_sigma, x, step)
+            x = mean + jnp.exp(log_std) * eps
+            return x, (x, log_std)
 
         steps = jnp.arange(self.flow_steps, dtype=start.dtype)
-        end, latents = jax.lax.scan(body, start, (steps, noise), unroll=min(self.flow_steps, 4))
-        log_prob = _standard_log_prob(start) + _standard_log_prob(noise) - self.flow_steps * log_std.sum()
-        return Path(jnp.concatenate([start[None], latents]), squashed_log_prob(log_prob, end))
+        end, (latents, log_std) = jax.lax.scan(body, start, (steps, noise), unroll=min(self.flow_steps, 4))
+        return Path(jnp.concatenate([start[None], latents]), self._log_prob(start, noise, log_std, end))
 
     def sample_path(self, features: Float[Array, "features"], key: Key) -> Path:
         """Draws a path, reparameterised, with its log-density."""
@@ -161,12 +232,10 @@ class NoisyFlow(Policy):
     def path_log_prob(self, features: Float[Array, "features"], latents: Float[Array, "path flat"]) -> Scalar:
         """Log-density of a recorded path ``x_0 .. x_K`` (and of its squashed end) under this policy."""
         condition, log_sigma = self.field.condition(features), self.log_sigma(features)
-        log_std = log_sigma - 0.5 * math.log(self.flow_steps)
         steps = jnp.arange(self.flow_steps, dtype=latents.dtype)
-        means = jax.vmap(lambda x, step: self._mean_step(condition, log_sigma, x, step))(latents[:-1], steps)
+        means, log_std = jax.vmap(lambda x, step: self.transition(condition, log_sigma, x, step))(latents[:-1], steps)
         noise = (latents[1:] - means) / jnp.exp(log_std)
-        log_prob = _standard_log_prob(latents[0]) + _standard_log_prob(noise) - self.flow_steps * log_std.sum()
-        return squashed_log_prob(log_prob, latents[-1])
+        return self._log_prob(latents[0], noise, log_std, latents[-1])
 
     def sample_with_path_log_prob(self, features: Float[Array, "features"], key: Key) -> tuple[ActionSample, Scalar]:
         """See `Policy.sample_with_path_log_prob`."""
@@ -186,7 +255,7 @@ class NoisyFlow(Policy):
         self, features: Float[Array, "features"], x: Float[Array, "flat"], tau: Scalar
     ) -> Float[Array, "flat"]:
         """See `Policy.velocity`."""
-        return self.field(self.field.condition(features), x, tau)
+        return self.field(self.field.condition(features), x, tau)[: self.flat_size]
 
 
 def path_entropy_target(action_size: int, flow_steps: int, step_std: float) -> float:

@@ -19,10 +19,15 @@ from penstock.networks import Trunk
 from penstock.networks.mlp import HiddenLayer, make_linear, orthogonal_linear
 
 VelocityName = Literal["mlp", "gated", "decoded"]
+DecoderName = Literal["pre-norm", "post-norm"]
 
 
 class VelocityField(eqx.Module):
-    """A velocity ``v(x, tau | s)``, in two calls so that the work that depends on the state alone is done once."""
+    """A velocity ``v(x, tau | s)``, in two calls so that the work that depends on the state alone is done once.
+
+    A field with a second head returns ``(2 * flat,)``: the velocity, then one more number per entry (for
+    `penstock.policies.noisy_flow.NoisyFlow`, the scale of the noise).
+    """
 
     @abc.abstractmethod
     def condition(self, features: Float[Array, "features"]) -> Any:
@@ -46,7 +51,9 @@ class JointMLP(eqx.Module):
     hidden_layers: tuple[HiddenLayer, ...]
     output: eqx.nn.Linear
 
-    def __init__(self, key: Key, feature_size: int, flat_size: int, trunk: Trunk, output_gain: float = 0.01):
+    def __init__(
+        self, key: Key, feature_size: int, flat_size: int, trunk: Trunk, output_gain: float = 0.01, heads: int = 1
+    ):
         keys = jax.random.split(key, len(trunk.hidden) + 1)
         widths = trunk.hidden
         first = HiddenLayer(keys[0], feature_size + flat_size + 1, widths[0], trunk)
@@ -59,7 +66,7 @@ class JointMLP(eqx.Module):
         self.latent_weight = weight[:, feature_size:-1]
         self.time_weight = weight[:, -1]
         self.hidden_layers = tuple(HiddenLayer(keys[i], widths[i - 1], widths[i], trunk) for i in range(1, len(widths)))
-        self.output = make_linear(keys[-1], widths[-1], flat_size, trunk, output_gain)
+        self.output = make_linear(keys[-1], widths[-1], heads * flat_size, trunk, output_gain)
 
     def condition(self, features: Float[Array, "features"]) -> Float[Array, "width"]:
         """The features' part of the first layer."""
@@ -78,8 +85,10 @@ class MLPVelocity(VelocityField):
 
     network: JointMLP
 
-    def __init__(self, key: Key, feature_size: int, flat_size: int, trunk: Trunk, output_gain: float = 0.01):
-        self.network = JointMLP(key, feature_size, flat_size, trunk, output_gain)
+    def __init__(
+        self, key: Key, feature_size: int, flat_size: int, trunk: Trunk, output_gain: float = 0.01, heads: int = 1
+    ):
+        self.network = JointMLP(key, feature_size, flat_size, trunk, output_gain, heads)
 
     def condition(self, features: Float[Array, "features"]) -> Float[Array, "width"]:
         """See `VelocityField.condition`."""
@@ -175,19 +184,63 @@ class DecoderBlock(eqx.Module):
         return y + self.narrow(jax.nn.gelu(self.widen(self.norm(y))))
 
 
+class PostNormBlock(eqx.Module):
+    """One post-norm block of `DecodedVelocity`, as in the released code: self-attention, state's bias, feed-forward.
+
+    Attributes:
+        self_value: value projection of the self-attention, which a single token turns into a linear map.
+        self_out: its output projection.
+        value: value projection of the cross-attention.
+        out: its output projection.
+        widen: first layer of the feed-forward network, D to 4 D.
+        narrow: its second, 4 D to D.
+        norms: LayerNorms after the three residual sums. The from-scratch code has BatchRenorm here.
+    """
+
+    self_value: eqx.nn.Linear
+    self_out: eqx.nn.Linear
+    value: eqx.nn.Linear
+    out: eqx.nn.Linear
+    widen: eqx.nn.Linear
+    narrow: eqx.nn.Linear
+    norms: tuple[eqx.nn.LayerNorm, eqx.nn.LayerNorm, eqx.nn.LayerNorm]
+
+    def __init__(self, key: Key, width: int):
+        keys = jax.random.split(key, 6)
+        square = [orthogonal_linear(k, width, width, 1.0) for k in keys[:4]]
+        self.self_value, self.self_out, self.value, self.out = square
+        self.widen = orthogonal_linear(keys[4], width, 4 * width, 1.0)
+        self.narrow = orthogonal_linear(keys[5], 4 * width, width, 1.0)
+        self.norms = (eqx.nn.LayerNorm(width), eqx.nn.LayerNorm(width), eqx.nn.LayerNorm(width))
+
+    def state_bias(self, token: Float[Array, "D"]) -> Float[Array, "D"]:
+        """``k(s) = Wo (Wv m + bv) + bo``."""
+        return self.out(self.value(token))
+
+    def __call__(self, y: Float[Array, "D"], state_bias: Float[Array, "D"]) -> Float[Array, "D"]:
+        """``y <- LN(y + S(y));  y <- LN(y + k(s));  y <- LN(y + FFN(y))``."""
+        after_self, after_state, after_network = self.norms
+        y = after_self(y + self.self_out(self.self_value(y)))
+        y = after_state(y + state_bias)
+        return after_network(y + self.narrow(jax.nn.gelu(self.widen(y))))
+
+
 class DecodedVelocity(VelocityField):
     """Flow-T: a transformer decoder on one action-time token, with one state token as context.
 
     With one query and one key every softmax is 1, so the decoder is, exactly, a residual network with a bias per layer
     that depends on the state alone; the biases are computed once for all flow steps. ``y_0 = E_A(x) + E_tau(tau)``,
     ``v = W_out LN(y_L)``. Width 64, 2 layers. Source: arXiv 2509.25756; the tests hold the attention form.
+
+    The released code's decoder is of the older kind, ``post-norm``: its blocks normalise sums (`PostNormBlock`) and
+    nothing is normalised before the head.
     """
 
     state_encoder: tuple[eqx.nn.Linear, eqx.nn.Linear]
     latent_encoder: eqx.nn.Linear
     time_encoder: tuple[eqx.nn.Linear, eqx.nn.Linear, eqx.nn.Linear]
-    blocks: tuple[DecoderBlock, ...]
-    final_norm: eqx.nn.LayerNorm
+    blocks: tuple[DecoderBlock | PostNormBlock, ...]
+    final_norm: eqx.nn.LayerNorm | None
     output: eqx.nn.Linear
 
     def __init__(
@@ -198,6 +251,8 @@ class DecodedVelocity(VelocityField):
         width: int = 64,
         layers: int = 2,
         output_gain: float = 0.01,
+        heads: int = 1,
+        form: DecoderName = "pre-norm",
     ):
         if width % 4:
             raise ConfigurationError(f"width = {width}: the decoded velocity needs a multiple of 4.")
@@ -209,9 +264,10 @@ class DecodedVelocity(VelocityField):
         self.state_encoder = (linear(feature_size, width // 2), linear(width // 2, width))
         self.latent_encoder = linear(flat_size, width)
         self.time_encoder = (linear(1, width // 4), linear(width // 4, width // 2), linear(width // 2, width))
-        self.blocks = tuple(DecoderBlock(next(keys), width) for _ in range(layers))
-        self.final_norm = eqx.nn.LayerNorm(width)
-        self.output = linear(width, flat_size, output_gain)
+        block = DecoderBlock if form == "pre-norm" else PostNormBlock
+        self.blocks = tuple(block(next(keys), width) for _ in range(layers))
+        self.final_norm = eqx.nn.LayerNorm(width) if form == "pre-norm" else None
+        self.output = linear(width, heads * flat_size, output_gain)
 
     def token(self, features: Float[Array, "features"]) -> Float[Array, "D"]:
         """The state token m."""
@@ -231,21 +287,47 @@ class DecodedVelocity(VelocityField):
         y = self.latent_encoder(x) + self.time_encoder[-1](h)
         for block, bias in zip(self.blocks, condition, strict=True):
             y = block(y, bias)
-        return self.output(self.final_norm(y))
+        return self.output(y if self.final_norm is None else self.final_norm(y))
 
 
 def make_velocity(
-    key: Key, name: VelocityName, feature_size: int, flat_size: int, trunk: Trunk, output_gain: float = 0.01
+    key: Key,
+    name: VelocityName,
+    feature_size: int,
+    flat_size: int,
+    trunk: Trunk,
+    output_gain: float = 0.01,
+    *,
+    heads: int = 1,
+    candidate_bound: float | None = 50.0,
+    decoder: DecoderName = "pre-norm",
 ) -> VelocityField:
-    """Builds a field by name. ``trunk`` shapes the networks of mlp and gated; decoded takes its first width as D.
+    """Builds a field by name.
+
+    Args:
+        key: key of the weights.
+        name: mlp, gated (Flow-G) or decoded (Flow-T).
+        feature_size: number of features.
+        flat_size: entries of the latent.
+        trunk: shape of the networks of mlp and gated; decoded takes its first width as D.
+        output_gain: gain of the last layer.
+        heads: 2 for a second output per entry, see `VelocityField`. Not for gated.
+        candidate_bound: see `GatedVelocity`.
+        decoder: see `DecodedVelocity`.
 
     Raises:
-        ConfigurationError: unknown name, or a width that does not fit.
+        ConfigurationError: unknown name, a width that does not fit, or a second head on a gated field.
     """
     if name == "mlp":
-        return MLPVelocity(key, feature_size, flat_size, trunk, output_gain)
+        return MLPVelocity(key, feature_size, flat_size, trunk, output_gain, heads)
     if name == "gated":
-        return GatedVelocity(key, feature_size, flat_size, trunk, output_gain=output_gain)
+        if heads != 1:
+            raise ConfigurationError(
+                "velocity = 'gated': gate and candidate are two networks, so there is no trunk for a second head. "
+                "Choose mlp or decoded."
+            )
+        return GatedVelocity(key, feature_size, flat_size, trunk, candidate_bound, output_gain)
     if name == "decoded":
-        return DecodedVelocity(key, feature_size, flat_size, trunk.hidden[0], output_gain=output_gain)
+        width = trunk.hidden[0]
+        return DecodedVelocity(key, feature_size, flat_size, width, output_gain=output_gain, heads=heads, form=decoder)
     raise ConfigurationError(f"velocity = {name!r}: unknown.{suggest(name, get_args(VelocityName))}")

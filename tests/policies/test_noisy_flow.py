@@ -141,7 +141,7 @@ def test_t10_drift_in_its_other_form():
         x, tau = jnp.array([0.8]), step / 4
         v = flow.field(NOTHING, x, tau)
         b = (1 - tau + tau * square / 2) / (1 - tau) * v - square / (2 * (1 - tau)) * x
-        got = flow._mean_step(NOTHING, log_sigma, x, jnp.asarray(float(step)))
+        got = flow.transition(NOTHING, log_sigma, x, jnp.asarray(float(step)))[0]
         np.testing.assert_allclose(got, x + 0.25 * b, rtol=1e-6)
 
 
@@ -180,5 +180,5 @@ def test_deterministic_action_has_no_noise():
     flow = policy(size=2)
     x = jnp.zeros(2)
     for step in range(4):
-        x = flow._mean_step(flow.field.condition(NOTHING), flow.log_sigma(NOTHING), x, jnp.asarray(float(step)))
+        x = flow.transition(flow.field.condition(NOTHING), flow.log_sigma(NOTHING), x, jnp.asarray(float(step)))[0]
     np.testing.assert_allclose(flow.mode(NOTHING).latent, x, rtol=1e-6)
