@@ -109,12 +109,12 @@ class OffPolicyLearner(abc.ABC, Generic[ConfigT]):
                 "GiB. Choose a smaller --replay-capacity."
             )
 
-    def notices(self) -> list[str]:
+    def opening_notices(self) -> list[str]:
         """What a user should know before the first step, in sentences."""
         size = self.replay_bytes
         text = f"{size / 2**30:.2f} GiB" if size > 2**28 else f"{size / 2**20:.1f} MiB"
         where = "on the device" if self.world.functional else "in host memory"
-        return [f"replay memory: {self.capacity:,} transitions, {text} {where}"]
+        return [f"replay memory: {self.capacity:,} transitions, {text} {where}", *self.notices]
 
     # ------------------------------------------------------------------ what an algorithm states
 

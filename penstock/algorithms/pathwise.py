@@ -161,7 +161,7 @@ class PathwiseLearner(abc.ABC, Generic[ConfigT]):
     def _make_actor(self, key: Key) -> Actor:
         return make_actor(key, self.config.policy_settings(), self.world.observation_spec, self.world.action_size)
 
-    def notices(self) -> list[str]:
+    def opening_notices(self) -> list[str]:
         """What a user should know before the first step, in sentences."""
         return []
 

@@ -299,7 +299,7 @@ class _Run:
         self.observer.start(plan.updates * self.steps_per_update, title, update * self.steps_per_update)
         if update >= plan.updates and state is not None:
             return state, update
-        for notice in self.program.learner.notices():
+        for notice in self.program.learner.opening_notices():
             self.observer.message(notice)
         begin = time.monotonic()
         self.observer.compiling("the training program")

@@ -74,8 +74,8 @@ def height_field(heights: Float[np.ndarray, "rows columns"], half_width: float, 
     vertices = np.stack([x, y, heights], -1).reshape(-1, 3)
     a = (np.arange(rows - 1)[:, None] * columns + np.arange(columns - 1)[None]).reshape(-1)
     faces = np.concatenate([np.stack([a, a + 1, a + columns + 1], -1), np.stack([a, a + columns + 1, a + columns], -1)])
-    slope = np.stack(np.gradient(heights, 2 * half_depth / (rows - 1), 2 * half_width / (columns - 1)), -1)
-    normals = _unit(np.stack([-slope[..., 1], -slope[..., 0], np.ones_like(heights)], -1)).reshape(-1, 3)
+    along_y, along_x = np.gradient(heights, 2 * half_depth / (rows - 1), 2 * half_width / (columns - 1))
+    normals = _unit(np.stack([-along_x, -along_y, np.ones_like(heights)], -1)).reshape(-1, 3)
     return Shape(vertices, faces, normals[faces], closed=False, convex=False)
 
 

@@ -7,7 +7,7 @@ texture), translucency (all but the fully transparent is solid), flexible bodies
 """
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -15,8 +15,8 @@ from jaxtyping import Float
 from penstock.worlds import shapes
 from penstock.worlds.scene import Scene, Shape, Solid
 
-if TYPE_CHECKING:
-    import mujoco
+MjModel = MjData = MjvScene = MjvOption = MjvCamera = Any
+"""MuJoCo's classes come from compiled code that a static checker cannot read."""
 
 UPRIGHT = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])
 """Turns MuJoCo's ``z`` up into a scene's ``y`` up."""
@@ -35,7 +35,7 @@ MARGIN = 1.12
 """Room above and below what moves."""
 
 
-def scene_of(model: "mujoco.MjModel", data: "mujoco.MjData", *, caption: str = "") -> Scene:
+def scene_of(model: MjModel, data: MjData, *, caption: str = "") -> Scene:
     """The scene of one state. For more than one, keep a `MujocoScenes`.
 
     Args:
@@ -55,7 +55,7 @@ class MujocoScenes:
     straight down on a model that moves in the horizontal plane only.
     """
 
-    def __init__(self, model: "mujoco.MjModel"):
+    def __init__(self, model: MjModel):
         import mujoco
 
         self._mujoco: Any = mujoco
@@ -80,7 +80,7 @@ class MujocoScenes:
         else:
             self._extent = _reach(mujoco, model, reference, self._followed)
 
-    def scene(self, data: "mujoco.MjData", caption: str = "") -> Scene:
+    def scene(self, data: MjData, caption: str = "") -> Scene:
         """The scene of one state. See `scene_of`."""
         data = getattr(data, "ptr", data)
         mujoco, abstract = self._mujoco, self._abstract
