@@ -15,9 +15,6 @@ from jaxtyping import Float
 from penstock.worlds import shapes
 from penstock.worlds.scene import Scene, Shape, Solid
 
-MjModel = MjData = MjvScene = MjvOption = MjvCamera = Any
-"""MuJoCo's classes come from compiled code that a static checker cannot read."""
-
 UPRIGHT = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])
 """Turns MuJoCo's ``z`` up into a scene's ``y`` up."""
 
@@ -35,7 +32,7 @@ MARGIN = 1.12
 """Room above and below what moves."""
 
 
-def scene_of(model: MjModel, data: MjData, *, caption: str = "") -> Scene:
+def scene_of(model: Any, data: Any, *, caption: str = "") -> Scene:
     """The scene of one state. For more than one, keep a `MujocoScenes`.
 
     Args:
@@ -55,10 +52,12 @@ class MujocoScenes:
     straight down on a model that moves in the horizontal plane only.
     """
 
-    def __init__(self, model: MjModel):
-        import mujoco
+    def __init__(self, model: Any):
+        import mujoco as compiled
 
-        self._mujoco: Any = mujoco
+        # A static checker cannot read MuJoCo's compiled classes.
+        mujoco: Any = compiled
+        self._mujoco = mujoco
         self._model: Any = getattr(model, "ptr", model)
         model = self._model
         room = model.ngeom + model.nsite + model.nskin + 64 * model.ntendon + 256
@@ -80,7 +79,7 @@ class MujocoScenes:
         else:
             self._extent = _reach(mujoco, model, reference, self._followed)
 
-    def scene(self, data: MjData, caption: str = "") -> Scene:
+    def scene(self, data: Any, caption: str = "") -> Scene:
         """The scene of one state. See `scene_of`."""
         data = getattr(data, "ptr", data)
         mujoco, abstract = self._mujoco, self._abstract
