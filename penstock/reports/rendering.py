@@ -119,7 +119,7 @@ def _solid(scene: Scene, size: tuple[int, int], camera: Camera, lines: dict[tupl
                 lines[key] = outline(np.asarray(item.vertices, float), np.asarray(item.faces))
             chosen = lines[key]
         meshes.append(mesh_of(item, chosen))
-    picture = backdrop(camera, size, meshes) if scene.ground else sky(size, size[1])
+    picture = backdrop(camera, size, meshes) if scene.ground else sky(size, float(size[1]))
     frame = (picture * 255 + 0.5).astype(np.uint8)
     if scene.ground:
         frame = _on(frame, lambda pen: _distance_markers(pen, camera, size))

@@ -26,6 +26,8 @@ def test_convolution_by_hand(stride):
         [[np.einsum("ijc,ijco->o", x[i : i + 3, j : j + 3], weight) + 0.1 for j in columns] for i in rows]
     )
     np.testing.assert_allclose(layer(jnp.asarray(x)), np.maximum(by_hand, 0.0), rtol=1e-5, atol=1e-5)
+    for linear in (layer.by_patches, layer.by_convolution):
+        np.testing.assert_allclose(linear(jnp.asarray(x)) + 0.1, by_hand, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("size", "left"), [((32, 32, 1), (9, 9)), ((84, 84, 9), (35, 35)), ((33, 128, 3), (10, 57))])

@@ -65,6 +65,7 @@ class MujocoScenes:
         self._option, self._camera = mujoco.MjvOption(), mujoco.MjvCamera()
         self._shapes: dict[tuple, Shape | None] = {}
         self._colors: dict[tuple, str] = {}
+        self._landscapes: dict[int, tuple[np.ndarray, Shape]] = {}
         self._skin_closed: dict[int, bool] = {}
 
         reference = mujoco.MjData(model)
@@ -113,9 +114,11 @@ class MujocoScenes:
         kinds = self._mujoco.mjtGeom
         if geom.type == kinds.mjGEOM_PLANE:
             return self._wall(geom)
+        if geom.objtype == self._mujoco.mjtObj.mjOBJ_TENDON:  # a new length in every frame
+            return self._make(geom)
+        if geom.type == kinds.mjGEOM_HFIELD:
+            return self._landscape(geom.dataid)
         key = (geom.type, geom.dataid, *geom.size.tolist())
-        if geom.type == kinds.mjGEOM_HFIELD:  # landscapes may change between episodes
-            key = (*key, self._model.hfield_data.tobytes())
         if key not in self._shapes:
             self._shapes[key] = self._make(geom)
         return self._shapes[key]
@@ -134,9 +137,15 @@ class MujocoScenes:
             return shapes.box((x, y, z))
         if geom.type in (kinds.mjGEOM_MESH, kinds.mjGEOM_SDF) and geom.dataid >= 0:
             return _mesh(self._model, geom.dataid // 2)  # the odd numbers are convex hulls
-        if geom.type == kinds.mjGEOM_HFIELD:
-            return _landscape(self._model, geom.dataid)
         return None
+
+    def _landscape(self, index: int) -> Shape:
+        """A height field, made anew when its heights have changed (as between episodes)."""
+        heights = _heights(self._model, index)
+        if index not in self._landscapes or not np.array_equal(self._landscapes[index][0], heights):
+            half_width, half_depth, elevation, _ = self._model.hfield_size[index].tolist()
+            self._landscapes[index] = heights, shapes.height_field(elevation * heights, half_width, half_depth)
+        return self._landscapes[index][1]
 
     def _wall(self, geom: Any) -> Shape | None:
         """A plane that is not the ground: a rectangle, or nothing where it is infinite."""
@@ -184,12 +193,10 @@ def _mesh(model: Any, index: int) -> Shape:
     return Shape(vertices, faces, corners, closed=shapes.is_closed(faces), convex=False)
 
 
-def _landscape(model: Any, index: int) -> Shape:
+def _heights(model: Any, index: int) -> Float[np.ndarray, "rows columns"]:
     rows, columns = int(model.hfield_nrow[index]), int(model.hfield_ncol[index])
     start = int(model.hfield_adr[index])
-    heights = np.array(model.hfield_data[start : start + rows * columns], float).reshape(rows, columns)
-    half_width, half_depth, elevation, _ = model.hfield_size[index].tolist()
-    return shapes.height_field(elevation * heights, half_width, half_depth)
+    return np.array(model.hfield_data[start : start + rows * columns], float).reshape(rows, columns)
 
 
 def _texture_color(mujoco: Any, model: Any, material: int) -> Float[np.ndarray, "3"]:
@@ -285,7 +292,7 @@ def _spheres(mujoco: Any, model: Any, data: Any, bodies: list[int]) -> Float[np.
 
 
 def _reach(mujoco: Any, model: Any, data: Any, root: int) -> float:
-    """Half the height of a picture that holds a body in every attitude."""
+    """Half the height of a picture that holds a body in its reference pose, however it turns."""
     spheres = _spheres(mujoco, model, data, _subtree(model, root))
     if not len(spheres):
         return float(model.stat.extent)
