@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jaxtyping
 from jaxtyping import Array, Float, Int, PyTree
 
 from penstock._errors import CapabilityError, ConfigurationError
@@ -36,7 +37,7 @@ from penstock.worlds.world import WorldState
 
 
 class OffPolicyState(eqx.Module):
-    """Everything that evolves in an off-policy run: one pytree of arrays.
+    """Everything that evolves in an off-policy run: one pytree of arrays; with a leading axis for several seeds.
 
     Attributes:
         learned: what the algorithm trains: actor, critics, targets, optimisers, temperature.
@@ -51,10 +52,10 @@ class OffPolicyState(eqx.Module):
     learned: Any
     replay: Replay
     world: WorldState | HostedState
-    key: Key
-    update: Int[Array, ""]
-    env_steps: Int[Array, ""]
-    gradient_steps: Int[Array, ""]
+    key: jaxtyping.Key[Array, "*seeds"]
+    update: Int[Array, "*seeds"]
+    env_steps: Int[Array, "*seeds"]
+    gradient_steps: Int[Array, "*seeds"]
 
 
 class Rollout(NamedTuple):

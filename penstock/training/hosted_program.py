@@ -101,28 +101,26 @@ class HostedProgram:
 
     def template(self, keys: Key[Array, "K"]) -> OffPolicyState:
         """A state with shapes and dtypes but no values, for loading a checkpoint."""
-        shapes = jax.eval_shape(self._learn_all, keys)
-        seeds = keys.shape[0]
-        learner = self.learner
-        replay = jax.eval_shape(lambda: Replay.create(self._example(), learner.capacity))
-        num_envs = learner.world.num_envs
-        world = HostedState(
-            self._example().observation,
-            _shape((num_envs,), np.int32),
-            _shape((num_envs,), np.int32),
-            _shape((2,), np.uint32),
-        )
-        counter = _shape((seeds,), jnp.int32)
+        seeds, num_envs = keys.shape[0], self.world.num_envs
 
         def on_host(leaf):
             # Takes no memory: one number, seen everywhere.
             return np.broadcast_to(np.zeros((), leaf.dtype), (seeds, *leaf.shape))
 
+        example = self._example()
+        numbers = np.zeros((num_envs,), np.int32)
+        world = HostedState(
+            jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), example.observation),
+            numbers,
+            numbers,
+            np.zeros((2,), np.uint32),
+        )
+        counter = jnp.zeros((seeds,), jnp.int32)
         return OffPolicyState(
-            learned=shapes,
-            replay=jax.tree.map(on_host, replay),
+            learned=jax.eval_shape(self._learn_all, keys),
+            replay=jax.tree.map(on_host, jax.eval_shape(lambda: Replay.create(example, self.learner.capacity))),
             world=jax.tree.map(on_host, world),
-            key=jax.eval_shape(lambda: keys),
+            key=keys,
             update=counter,
             env_steps=counter,
             gradient_steps=counter,
@@ -253,7 +251,6 @@ class HostedProgram:
             clock.replay += drawn - acted + written - stepped
             clock.handing_over += handed - drawn
             clock.environment += stepped - handed
-        sums = jax.device_get(sums)
         metrics = {name: float(value) for name, value in summarise(sums).items()} | seen.take()
         state = dataclasses.replace(
             state,

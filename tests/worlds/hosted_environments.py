@@ -97,3 +97,8 @@ def vector(mode, **kwargs):
         return envs
 
     return make
+
+
+def next_step(num_envs=2):
+    """Vector environments that spend a step on resetting themselves."""
+    return vector(gymnasium.vector.AutoresetMode.NEXT_STEP)(num_envs)

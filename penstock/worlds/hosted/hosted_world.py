@@ -42,9 +42,9 @@ class HostedState(eqx.Module):
     """
 
     observation: Observation
-    age: Int[np.ndarray, "N"]
-    episode: Int[np.ndarray, "N"]
-    words: UInt32[np.ndarray, "2"]
+    age: Int[np.ndarray, "*seeds N"]
+    episode: Int[np.ndarray, "*seeds N"]
+    words: UInt32[np.ndarray, "*seeds 2"]
 
 
 @dataclasses.dataclass(frozen=True)

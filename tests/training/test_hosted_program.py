@@ -1,0 +1,206 @@
+"""Runs on hosted worlds: what is promised about seeds, resume, evaluation and traces."""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "worlds"))
+
+from penstock._errors import CapabilityError
+from penstock.training.loop import Silent, train
+from penstock.training.metrics_log import read_metrics
+from penstock.training.plan import make_plan
+from penstock.training.program import seed_keys
+from penstock.training.programs import make_program
+from penstock.training.restore import restore_run
+from penstock.training.store import latest_checkpoint
+
+ENVIRONMENTS = Path(__file__).parent.parent / "worlds" / "hosted_environments.py"
+TINY = {
+    "collect_steps": 5,
+    "warmup_steps": 20,
+    "batch_size": 8,
+    "actor_hidden": (8,),
+    "critic_hidden": (8,),
+    "updates_per_step": 2,
+}
+
+
+def tiny_plan(algorithm="sac", environment="Counting", settings=None, **fields):
+    fields = {"num_envs": 2, "steps": 100, "log_every": 2, "evaluate_every": 20, "evaluation_episodes": 2, **fields}
+    return make_plan(algorithm, f"{ENVIRONMENTS}:{environment}", settings={**TINY, **(settings or {})}, **fields)
+
+
+def program_of(plan):
+    world = plan.make_world()
+    return make_program(plan.make_learner(world), world.with_num_envs(plan.evaluation_episodes))
+
+
+def arrays(tree):
+    def plain(leaf):
+        return np.asarray(jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf)
+
+    return {jax.tree_util.keystr(path): plain(leaf) for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
+
+
+def assert_equal(one, other):
+    one, other = arrays(one), arrays(other)
+    assert one.keys() == other.keys()
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+
+
+def rows(folder):
+    return [
+        {k: v for k, v in row.items() if k not in ("wall_seconds", "cpu_seconds")}
+        for row in read_metrics(Path(folder) / "metrics.jsonl")
+    ]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A finished run."""
+    folder = tmp_path_factory.mktemp("hosted") / "whole"
+    result = train(tiny_plan(), folder)
+    return folder, result
+
+
+def test_same_seed_same_run_and_another_seed_another(whole, tmp_path):
+    folder, result = whole
+    again = train(tiny_plan(), tmp_path / "again")
+    assert json.dumps(rows(tmp_path / "again")) == json.dumps(rows(folder))
+    assert_equal(again.state, result.state)
+    other = train(tiny_plan(seed=1), tmp_path / "other")
+    assert any((a != b).any() for a, b in zip(*(jax.tree.leaves(r.state.learned) for r in (result, other)), strict=True))
+    assert int(result.state.env_steps[0]) == 100 and int(result.state.gradient_steps[0]) == 2 * (50 - 10)
+
+
+def test_evaluation_does_not_change_training(whole, tmp_path):
+    _, result = whole
+    seldom = train(tiny_plan(evaluate_every=100, evaluation_episodes=3), tmp_path / "seldom")
+    assert_equal(seldom.state.learned, result.state.learned)
+    assert_equal(seldom.state.replay, result.state.replay)
+
+
+def test_several_seeds_are_the_runs_of_each(whole, tmp_path):
+    _, result = whole
+    both = train(tiny_plan(seeds=2), tmp_path / "both")
+    first = jax.tree.map(lambda leaf: leaf[:1], (both.state.learned, both.state.replay))
+    assert_equal(first, (result.state.learned, result.state.replay))
+
+
+def test_functions_are_compiled_once_and_before_training(whole):
+    _, result = whole
+    assert result.program.traces == {"init": 1, "act": 1, "learn": 1}
+    assert result.program.evaluator.traces == 2
+    clock = result.program.clock
+    assert min(clock.acting, clock.environment, clock.replay, clock.handing_over) > 0
+
+
+def test_replay_holds_what_was_played(whole):
+    """Rewards are age + action, and transitions follow each other until an episode of five steps ends."""
+    _, result = whole
+    ring = jax.tree.map(lambda leaf: leaf[0], result.state.replay.ring)
+    ages = ring.observation.vector[..., 1]
+    np.testing.assert_array_equal(ages[:, 0], np.arange(50) % 5)
+    np.testing.assert_allclose(ring.reward, ages + 1 + ring.action[..., 0], rtol=1e-5)
+    np.testing.assert_array_equal(ring.truncated, ages == 4)
+    assert not ring.terminated.any() and np.abs(ring.action).max() <= 1.0
+    np.testing.assert_array_equal(ring.next_observation.vector[..., 1], ages + 1)
+
+
+def test_a_continued_run_keeps_everything_but_the_episodes_under_way(tmp_path):
+    """The promise for hosted worlds: parameters, optimisers, memory, keys and counters go on; episodes begin anew."""
+    short = train(tiny_plan(steps=60), tmp_path / "run")
+    saved = short.state
+    plan = tiny_plan(steps=100)
+    program = program_of(plan)
+    restored = restore_run(tmp_path / "run").state
+    # A longer plan has a larger memory, so what is saved is compared at the length it was saved with.
+    assert_equal(restored, saved)
+    again = program_of(tiny_plan(steps=60))
+    resumed = again.resume(restored)
+    assert_equal(resumed.learned, saved.learned)
+    newest = (int(saved.replay.position[0]) - 1) % saved.replay.ring.reward.shape[1]
+    expected = jax.tree.map(np.array, saved.replay)
+    expected.ring.truncated[0, newest] = True
+    assert_equal(resumed.replay, expected)
+    np.testing.assert_array_equal(resumed.world.episode, np.asarray(saved.world.episode) + 1)
+    np.testing.assert_array_equal(resumed.world.age, 0)
+    assert not np.array_equal(resumed.world.observation.vector[..., 0], saved.world.observation.vector[..., 0])
+    del program
+    again.close()
+
+
+def test_continuing_twice_from_one_checkpoint_gives_the_same_run(tmp_path):
+    import shutil
+
+    plan = tiny_plan(settings={"replay_capacity": 40})
+    train(dataclasses.replace(plan, steps=60), tmp_path / "a")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    a, b = (train(plan, tmp_path / name) for name in "ab")
+    assert json.dumps(rows(tmp_path / "a")) == json.dumps(rows(tmp_path / "b"))
+    assert_equal(a.state, b.state)
+    steps = [row["env_steps"] for row in rows(tmp_path / "a")]
+    assert steps == sorted(set(steps)) and steps[-1] == 100
+    assert latest_checkpoint(tmp_path / "a" / "checkpoints").name.endswith("100")
+
+
+@pytest.mark.parametrize("algorithm", ["td3", "crossq", "flowrl", "sac-flow"])
+def test_every_off_policy_algorithm_runs(algorithm, tmp_path):
+    result = train(tiny_plan(algorithm, steps=60), tmp_path / "run")
+    last = rows(tmp_path / "run")[-1]
+    assert last["train/gradient_steps"] == 20.0 and np.isfinite(last["critic/loss"])
+    assert result.finished and np.isfinite(last["eval/return_deterministic"])
+
+
+def test_pictures_train(tmp_path):
+    result = train(tiny_plan(environment="Picture", steps=40, settings={"warmup_steps": 10}), tmp_path / "run")
+    assert result.state.replay.ring.observation.pixels.dtype == np.uint8 and result.finished
+
+
+def test_next_step_resets_are_not_remembered_as_transitions(tmp_path):
+    plan = tiny_plan(environment="next_step", steps=120)
+    result = train(plan, tmp_path / "run")
+    ring = jax.tree.map(lambda leaf: leaf[0], result.state.replay.ring)
+    assert (~ring.valid).sum() > 0
+    replay = jax.tree.map(lambda leaf: leaf[0, ...], result.state.replay)
+    for draw in range(20):
+        batch = replay.gather(np.random.default_rng(draw).random(64, dtype=np.float32), 0.99, n_step=3)
+        assert (batch.reward > 0).all()  # a reset brings 0, every true step more
+
+
+def test_diverged_environments_are_counted_and_named(tmp_path):
+    said = []
+    plan = tiny_plan(environment="Unsteady", world_options={"fault": "nan"}, steps=40)
+    train(plan, tmp_path / "run", observer=Silent(said.append))
+    assert any("world/diverged" in text and "observation[0] is nan in environment" in text for text in said)
+    assert sum(row.get("world/diverged", 0) for row in rows(tmp_path / "run")) > 0
+
+
+def test_pathwise_algorithms_refuse_hosted_worlds():
+    plan = make_plan("shac", f"{ENVIRONMENTS}:Counting", num_envs=2)
+    with pytest.raises(CapabilityError, match="differentiates through the world, and '.*Counting' is not differentiable"):
+        plan.make_learner(plan.make_world())
+
+
+def test_memory_is_announced_and_too_much_is_refused():
+    plan = tiny_plan()
+    (notice,) = plan.make_learner(plan.make_world()).opening_notices()
+    assert notice == "replay memory: 100 transitions, 0.0 MiB in host memory"
+    with pytest.raises(Exception, match=r"replay_capacity = 1000000000000: .* GiB"):
+        huge = tiny_plan(settings={"replay_capacity": 10**12}, steps=2**31 - 1)
+        huge = dataclasses.replace(huge, num_envs=1)
+        learner = type(plan.make_learner(plan.make_world()))
+        learner(huge.settings, huge.make_world(), 10**12)
+
+
+def test_keys_of_seeds_do_not_depend_on_their_number():
+    one, two = (program_of(tiny_plan(seeds=k)).template(seed_keys(0, k)) for k in (1, 2))
+    assert one.update.shape == (1,) and two.update.shape == (2,)
+    assert jax.tree.structure(one) == jax.tree.structure(two)
