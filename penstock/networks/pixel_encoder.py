@@ -38,23 +38,31 @@ class Convolution(eqx.Module):
 
     def __call__(self, picture: Float[Array, "H W inputs"]) -> Float[Array, "h w outputs"]:
         """Applies the layer."""
-        out = jax.lax.platform_dependent(picture, cpu=self.by_patches, default=self.by_convolution)
+        stride = self.stride
+        out = jax.lax.platform_dependent(
+            picture,
+            self.weight,
+            cpu=lambda picture, weight: by_patches(picture, weight, stride),
+            default=lambda picture, weight: by_convolution(picture, weight, stride),
+        )
         return jax.nn.relu(out + self.bias)
 
-    def by_patches(self, picture: Float[Array, "H W inputs"]) -> Float[Array, "h w outputs"]:
-        """The linear part as a product of the matrix of all patches with the weights."""
-        rows, columns = (n - 2 for n in picture.shape[:2])
-        shifted = [
-            picture[i : i + rows : self.stride, j : j + columns : self.stride] for i in range(3) for j in range(3)
-        ]
-        return jnp.concatenate(shifted, axis=-1) @ self.weight.reshape(-1, self.weight.shape[-1])
 
-    def by_convolution(self, picture: Float[Array, "H W inputs"]) -> Float[Array, "h w outputs"]:
-        """The linear part as XLA's convolution."""
-        strides = (self.stride, self.stride)
-        return jax.lax.conv_general_dilated(
-            picture[None], self.weight, strides, "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )[0]
+def by_patches(
+    picture: Float[Array, "H W inputs"], weight: Float[Array, "3 3 inputs outputs"], stride: int
+) -> Float[Array, "h w outputs"]:
+    """A convolution without padding, as the product of the matrix of all patches with the weights."""
+    rows, columns = (n - 2 for n in picture.shape[:2])
+    shifted = [picture[i : i + rows : stride, j : j + columns : stride] for i in range(3) for j in range(3)]
+    return jnp.concatenate(shifted, axis=-1) @ weight.reshape(-1, weight.shape[-1])
+
+
+def by_convolution(
+    picture: Float[Array, "H W inputs"], weight: Float[Array, "3 3 inputs outputs"], stride: int
+) -> Float[Array, "h w outputs"]:
+    """The same as XLA's convolution."""
+    layout = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(picture[None], weight, (stride, stride), "VALID", dimension_numbers=layout)[0]
 
 
 class PixelNetwork(eqx.Module):

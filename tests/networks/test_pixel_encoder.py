@@ -7,7 +7,7 @@ import pytest
 
 from penstock._errors import ConfigurationError
 from penstock.networks import Normalizer, PixelEncoder, Trunk, VectorEncoder, make_encoder
-from penstock.networks.pixel_encoder import Convolution, PixelNetwork
+from penstock.networks.pixel_encoder import Convolution, PixelNetwork, by_convolution, by_patches
 from penstock.worlds import Observation, ObservationSpec
 
 
@@ -26,8 +26,8 @@ def test_convolution_by_hand(stride):
         [[np.einsum("ijc,ijco->o", x[i : i + 3, j : j + 3], weight) + 0.1 for j in columns] for i in rows]
     )
     np.testing.assert_allclose(layer(jnp.asarray(x)), np.maximum(by_hand, 0.0), rtol=1e-5, atol=1e-5)
-    for linear in (layer.by_patches, layer.by_convolution):
-        np.testing.assert_allclose(linear(jnp.asarray(x)) + 0.1, by_hand, rtol=1e-5, atol=1e-5)
+    for linear in (by_patches, by_convolution):
+        np.testing.assert_allclose(linear(jnp.asarray(x), layer.weight, stride) + 0.1, by_hand, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("size", "left"), [((32, 32, 1), (9, 9)), ((84, 84, 9), (35, 35)), ((33, 128, 3), (10, 57))])
@@ -46,25 +46,26 @@ def test_other_sizes_are_refused(size):
 
 def test_features_of_the_picture_stand_before_the_vector():
     spec = ObservationSpec(3, pixels=(32, 34, 2))
-    encoder = make_encoder(jax.random.key(0), spec, Trunk())
+    encoder = jax.jit(lambda key: make_encoder(key, spec, Trunk()))(jax.random.key(0))
     assert isinstance(encoder, PixelEncoder) and isinstance(encoder.rest, VectorEncoder) and encoder.size == 53
-    one, other = (encoder(Observation(jnp.arange(3.0), pixels=picture(32, 34, 2, seed=s))) for s in (0, 1))
+    encode = jax.jit(lambda seen: encoder(seen))
+    one, other = (encode(Observation(jnp.arange(3.0), pixels=picture(32, 34, 2, seed=s))) for s in (0, 1))
     np.testing.assert_array_equal(one[50:], [0.0, 1.0, 2.0])
     np.testing.assert_array_equal(one[50:], other[50:])
     assert np.abs(one[:50] - other[:50]).max() > 0.1 and np.abs(one[:50]).max() <= 1.0
-    np.testing.assert_array_equal(encoder.network(picture(32, 34, 2)), one[:50])
 
 
 def test_pixels_alone_and_pixels_beside_points():
-    alone = make_encoder(jax.random.key(0), ObservationSpec(0, pixels=(32, 32, 1)), Trunk())
-    assert alone.size == 50 and alone(Observation(jnp.zeros(0), pixels=picture(32, 32, 1))).shape == (50,)
-    both = make_encoder(jax.random.key(0), ObservationSpec(2, 5, (32, 32, 1)), Trunk())
-    seen = Observation(jnp.zeros(2), jnp.ones((5, 3)), picture(32, 32, 1))
-    assert both.size == 242 and both(seen).shape == (242,)
+    for spec, size in ((ObservationSpec(0, pixels=(32, 32, 1)), 50), (ObservationSpec(2, 5, (32, 32, 1)), 242)):
+        encoder = jax.eval_shape(lambda key, spec=spec: make_encoder(key, spec, Trunk()), jax.random.key(0))
+        points = jnp.ones((5, 3)) if spec.points else None
+        seen = Observation(jnp.zeros(spec.vector), points, picture(32, 32, 1))
+        assert encoder.size == size
+        assert jax.eval_shape(lambda encoder, seen: encoder(seen), encoder, seen).shape == (size,)
 
 
 def test_gradient_agrees_with_finite_differences():
-    network = PixelNetwork(jax.random.key(0), (32, 32, 1))
+    network = jax.jit(lambda key: PixelNetwork(key, (32, 32, 1)))(jax.random.key(0))
     with jax.enable_x64(True):
         network = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), network)
         pixels = jnp.asarray(np.asarray(picture(32, 32, 1)))
