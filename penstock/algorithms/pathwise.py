@@ -302,7 +302,7 @@ class PathwiseLearner(abc.ABC, Generic[ConfigT]):
         )
 
         def flat(leaf):
-            return leaf.reshape(-1, *leaf.shape[2:])
+            return jax.lax.collapse(leaf, 0, 2)
 
         critic, critic_optimizer, fit_metrics = fit_values(
             state.critic,

@@ -136,7 +136,7 @@ def mean_flow_matching_loss(
 
     Observations and latents are data: gradient reaches the actor's parameters alone.
     """
-    flat = jax.tree.map(lambda leaf: jax.lax.stop_gradient(leaf).reshape(-1, *leaf.shape[2:]), data)
+    flat = jax.tree.map(lambda leaf: jax.lax.collapse(jax.lax.stop_gradient(leaf), 0, 2), data)
     features = Agent(actor, normalizer).features(flat.observation)
     count = features.shape[0]
     losses = jax.vmap(flow_matching_loss, in_axes=(None, 0, 0, 0, 0))(

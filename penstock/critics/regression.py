@@ -56,7 +56,8 @@ def fit_values(
         Critic, optimiser state, and the metrics ``critic/loss`` (last pass), ``critic/gradient_norm`` (largest) and
         ``critic/skipped`` (number of skipped steps).
     """
-    batches = jax.tree.map(lambda leaf: leaf.reshape(minibatches, -1, *leaf.shape[1:]), (observation, target, weight))
+    size = target.shape[0] // minibatches
+    batches = jax.tree.map(lambda leaf: leaf.reshape(minibatches, size, *leaf.shape[1:]), (observation, target, weight))
 
     def minibatch(carry, batch):
         critic, optimizer_state = carry

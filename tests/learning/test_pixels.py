@@ -72,6 +72,17 @@ def test_a_whole_iteration_on_a_world_of_pictures():
     assert np.asarray(held.pixels[:6]).max(axis=(2, 3, 4)).min() > 200  # the dot is in every picture
 
 
+@pytest.mark.parametrize("name", ["shac", "sapo", "rfo"])
+def test_pathwise_learners_take_pictures_without_a_vector(name):
+    """Shapes and types alone: no number is computed."""
+    small = {"window": 4, "actor_hidden": (4,), "critic_hidden": (4,), "critic_minibatches": 2}
+    algorithm = ALGORITHMS[name].learner(ALGORITHMS[name].config(**small), world(moves=True), 10)
+    state = jax.eval_shape(algorithm.init, jax.random.key(0))
+    after, _ = jax.eval_shape(algorithm.step, state)
+    assert after.world.observation.pixels.dtype == jnp.uint8
+    assert jax.tree.map(lambda leaf: leaf.shape, after) == jax.tree.map(lambda leaf: leaf.shape, state)
+
+
 def test_a_world_of_pictures_alone_passes_the_checker():
     findings = check_world(world(num_envs=2, moves=True))
     assert not [f for f in findings if f.severity == "error"], findings
