@@ -1,0 +1,301 @@
+"""CPU cost of a gradient step, beside the official codes of FlowRL and SAC Flow, and SBX's SAC and CrossQ.
+
+    python benchmarks/update_speed.py --flowrl CHECKOUT --sac-flow CHECKOUT      # all rows; a row without peer is skipped
+    python benchmarks/update_speed.py --rows sac crossq                          # needs the package sbx-rl
+
+The peers are the user's own checkouts, driven through their own update functions as peers.py tells. Needed beside
+Penstock: torch (FlowRL); torch, tensorboard, flax and optax (SAC Flow); sbx-rl (SBX).
+
+Same work on both sides: shapes, batch, widths, depths, K, number of critics, delays, float32; replay sampling counts on
+both sides. Penstock runs as training runs it: a compiled scan of ``BLOCK`` gradient steps, states donated. The whole
+process is pinned to one core and one thread. Compilation and warm-up come first and count apart; then peer and Penstock
+alternate. Figures are CPU seconds of the process. A ratio above 1 says that Penstock is cheaper.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+os.environ["OMP_NUM_THREADS"] = "1"
+if hasattr(os, "sched_setaffinity"):
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import peers  # noqa: E402
+from jax.extend.core import ClosedJaxpr, Jaxpr  # noqa: E402
+
+from penstock.algorithms import crossq, flowrl, sac, sac_flow  # noqa: E402
+from penstock.data import Experience, Replay  # noqa: E402
+from penstock.networks import Trunk  # noqa: E402
+from penstock.policies import NoisyFlow  # noqa: E402
+from penstock.policies.velocity_fields import make_velocity  # noqa: E402
+from penstock.reports.tables import markdown_table  # noqa: E402
+from penstock.worlds.observation import Observation, ObservationSpec  # noqa: E402
+
+OUTPUT = Path(__file__).parent / "results" / "update_speed.json"
+BLOCK = 12
+"""Gradient steps per compiled call: whole cycles of every delay (1, 2 and 3)."""
+TRANSITIONS = 4_096
+
+
+@dataclasses.dataclass
+class ShapesWorld:
+    """What a learner asks of a world before it runs: shapes."""
+
+    observation_spec: ObservationSpec
+    action_size: int
+    name: str = "shapes"
+    num_envs: int = 1
+
+
+class OfficialNoise(sac_flow.Learner):
+    """SAC Flow whose noise network has the official 512 x 512, whatever the velocity's width."""
+
+    def make_policy(self, key, feature_size):
+        """See `sac_flow.Learner.make_policy`."""
+        key_field, key_noise = jax.random.split(key)
+        config, d = self.config, self.world.action_size
+        field = make_velocity(key_field, config.velocity, feature_size, d, config.actor_trunk())
+        return NoisyFlow(key_noise, field, feature_size, d, Trunk((512, 512), "relu", False), flow_steps=4, drift=False)
+
+
+class Ours:
+    """Penstock's gradient steps on random data: a compiled scan of ``BLOCK`` steps."""
+
+    def __init__(self, learner, observation_size: int):
+        self.learner = learner
+        config, d, n = learner.config, learner.world.action_size, TRANSITIONS
+        keys = jax.random.split(jax.random.key(0), 6)
+
+        def observations(key):
+            return Observation(vector=jax.random.normal(key, (n, 1, observation_size)))
+
+        action = jax.random.uniform(keys[1], (n, 1, d), minval=-1.0, maxval=1.0)
+        never = jnp.zeros((n, 1), bool)
+        ring = Experience(
+            observations(keys[0]), action, jax.random.normal(keys[2], (n, 1)), never, never, observations(keys[3])
+        )
+        replay = Replay(ring, jnp.asarray(0, jnp.int32), jnp.asarray(n, jnp.int32))
+        self.learned = jax.jit(learner.init_learned)(keys[4])
+        self.count = jnp.asarray(0, jnp.int32)
+        names = ("critic", "behaviour_critic", "behaviour_value")
+        critics = [getattr(self.learned, name, None) for name in names]
+        self.parameters = (size(self.learned.actor), size(critics))
+
+        def one(carry, _):
+            learned, count = carry
+            key_batch, key_step = jax.random.split(jax.random.fold_in(keys[5], count))
+            learned, metrics = learner.gradient_step(learned, learner.sample_batch(replay, key_batch), key_step, count)
+            return (learned, count + 1), metrics
+
+        def block(learned, count):
+            (learned, count), metrics = jax.lax.scan(one, (learned, count), None, length=BLOCK)
+            return learned, count, {name: values.sum() for name, values in metrics.items()}
+
+        jaxpr = jax.make_jaxpr(one)((self.learned, self.count), None)
+        self.gflop = product_flops(jaxpr, 1.0 / config.policy_delay) / 1e9
+        self.block = jax.jit(block, donate_argnums=0)
+
+    def run(self, updates: int) -> None:
+        """Makes so many gradient steps, a multiple of ``BLOCK``, and waits for them."""
+        for _ in range(updates // BLOCK):
+            self.learned, self.count, _ = self.block(self.learned, self.count)
+        jax.block_until_ready(self.learned)
+
+
+def size(tree) -> int:
+    """Number of entries of all arrays."""
+    return sum(leaf.size for leaf in jax.tree.leaves(tree) if hasattr(leaf, "size"))
+
+
+def product_flops(jaxpr: ClosedJaxpr | Jaxpr, branch_share: float) -> float:
+    """Operations of all matrix products of a program, a multiply-add counted twice; a branch counts by its share."""
+    jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
+    total = 0.0
+    for equation in jaxpr.eqns:
+        name, parameters = equation.primitive.name, equation.params
+        if name == "dot_general":
+            (contract, _), _ = parameters["dimension_numbers"]
+            left = equation.invars[0].aval.shape
+            inner = 1
+            for axis in contract:
+                inner *= left[axis]
+            total += 2.0 * equation.outvars[0].aval.size * inner
+        elif name == "cond":
+            total += branch_share * max(product_flops(branch, branch_share) for branch in parameters["branches"])
+        else:
+            repeats = parameters["length"] if name == "scan" else 1
+            for value in parameters.values():
+                if isinstance(value, ClosedJaxpr | Jaxpr):
+                    total += repeats * product_flops(value, branch_share)
+    return total
+
+
+def learner(algorithm, observation_size: int, action_size: int, cls=None, **settings):
+    config = algorithm.Config(**settings)
+    world = ShapesWorld(ObservationSpec(vector=observation_size), action_size)
+    return Ours((cls or algorithm.Learner)(config, world, 10**8), observation_size)
+
+
+def rows(flowrl_path: Path | None, sac_flow_path: Path | None) -> dict[str, tuple[str, Callable, Callable | None]]:
+    """Per row: what is compared, how to build Penstock's side, how to build the peer."""
+
+    def released(*sizes):
+        config = flowrl.released()
+        return learner(
+            flowrl, *sizes, **{field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+        )
+
+    flow = {"cls": OfficialNoise, "drift": False}
+    flow_t, flow_g = "SAC_flow_transformer_jax.py", "SAC_flow_gru_jax.py"
+    return {
+        "flowrl-dog": (
+            "FlowRL official, dog 223/38, batch 256",
+            lambda: released(223, 38),
+            flowrl_path and (lambda: peers.flowrl(flowrl_path, 223, 38)),
+        ),
+        "flowrl-cheetah": (
+            "FlowRL official, cheetah 17/6, batch 256",
+            lambda: released(17, 6),
+            flowrl_path and (lambda: peers.flowrl(flowrl_path, 17, 6)),
+        ),
+        "flow-t": (
+            "SAC Flow-T official, HalfCheetah 17/6, batch 512, K 4",
+            lambda: learner(sac_flow, 17, 6, velocity="decoded", actor_hidden=(96,)),
+            sac_flow_path and (lambda: peers.sac_flow(sac_flow_path, flow_t)),
+        ),
+        "flow-g": (
+            "SAC Flow-G official, HalfCheetah 17/6, batch 512, K 4",
+            lambda: learner(sac_flow, 17, 6, velocity="gated", actor_hidden=(128,), **flow),
+            sac_flow_path and (lambda: peers.sac_flow(sac_flow_path, flow_g)),
+        ),
+        "sac": ("SBX SAC, HalfCheetah 17/6, batch 256", lambda: learner(sac, 17, 6), lambda: peers.sbx("SAC")),
+        "crossq": (
+            "SBX CrossQ, HalfCheetah 17/6, batch 256",
+            lambda: learner(crossq, 17, 6),
+            lambda: peers.sbx("CrossQ"),
+        ),
+    }
+
+
+def cpu_seconds(work: Callable[[], object]) -> float:
+    begin = time.process_time()
+    work()
+    return time.process_time() - begin
+
+
+def warm_up(side) -> float:
+    """Compiles and warms up until two timings agree within 5%; returns the CPU seconds of the first call."""
+    first = cpu_seconds(lambda: side.run(BLOCK))
+    before = cpu_seconds(lambda: side.run(BLOCK))
+    for _ in range(8):
+        now = cpu_seconds(lambda: side.run(BLOCK))
+        if abs(now - before) < 0.05 * before:
+            break
+        before = now
+    return first
+
+
+def compare(name: str, what: str, make_ours: Callable, make_peer: Callable, turns: int, seconds: float) -> dict:
+    """Times one row: peer, ours, peer, ours ..., and the peer once more at the end."""
+    peer, ours = make_peer(), make_ours()
+    first = {"peer": warm_up(peer), "ours": warm_up(ours)}
+    sides = {"peer": peer, "ours": ours}
+    updates = {}
+    for label, side in sides.items():
+        blocks = max(1, round(seconds / cpu_seconds(lambda: side.run(BLOCK))))  # noqa: B023
+        updates[label] = BLOCK * blocks
+    times = {"peer": [], "ours": []}
+    for turn in range(turns + 1):
+        for label, side in sides.items():
+            if turn < turns or label == "peer":
+                times[label].append(cpu_seconds(lambda: side.run(updates[label])) / updates[label])  # noqa: B023
+    closing = times["peer"].pop()
+    ratios = [a / b for a, b in zip(times["peer"], times["ours"], strict=True)]
+    ms = {label: 1e3 * statistics.median(values) for label, values in times.items()}
+    return {
+        "row": name,
+        "what": what,
+        "ratio": round(statistics.median(ratios), 2),
+        "ratio_range": [round(min(ratios), 2), round(max(ratios), 2)],
+        "peer_ms_per_update": round(ms["peer"], 2),
+        "ours_ms_per_update": round(ms["ours"], 2),
+        "peer_drift": round(1e3 * closing / ms["peer"] - 1.0, 3),
+        "ours_gflop_per_update": round(ours.gflop, 3),
+        "ours_gflop_per_second": round(ours.gflop / ms["ours"] * 1e3, 1),
+        "peer_parameters": list(peer.parameters),
+        "ours_parameters": list(ours.parameters),
+        "peer_first_call_cpu_s": round(first["peer"], 1),
+        "ours_first_call_cpu_s": round(first["ours"], 1),
+        "updates_per_turn": updates,
+        "peer_times": times["peer"],
+        "ours_times": times["ours"],
+    }
+
+
+def peak_gflops() -> float:
+    """The core's float32 speed at a product 256 x 512 x 512."""
+    x, w = jnp.ones((256, 512)), jnp.ones((512, 512))
+    product = jax.jit(lambda x, w: x @ w)
+    jax.block_until_ready(product(x, w))
+    times = [cpu_seconds(lambda: jax.block_until_ready([product(x, w) for _ in range(200)])) for _ in range(5)]
+    return 200 * 2 * 256 * 512 * 512 / min(times) / 1e9
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--flowrl", type=Path, help="checkout of bytedance/FlowRL")
+    parser.add_argument("--sac-flow", type=Path, help="checkout of Elessar123/SAC-FLOW")
+    parser.add_argument("--rows", nargs="*")
+    parser.add_argument("--turns", type=int, default=9)
+    parser.add_argument("--seconds", type=float, default=2.0, help="CPU seconds per turn and side")
+    arguments = parser.parse_args()
+    results = []
+    for name, (what, make_ours, make_peer) in rows(arguments.flowrl, arguments.sac_flow).items():
+        if arguments.rows and name not in arguments.rows:
+            continue
+        if make_peer is None:
+            print(f"{name}: skipped: pass the checkout of the official code (--flowrl, --sac-flow).")
+            continue
+        results.append(compare(name, what, make_ours, make_peer, arguments.turns, arguments.seconds))
+        print(markdown_table(results[-1:], SHOWN), flush=True)
+    print(markdown_table(results, SHOWN))
+    names = ("jax", "jaxlib", "torch", "flax", "optax", "sbx-rl", "numpy")
+    record = {
+        "machine": {"cpu": platform.processor() or platform.machine(), "peak_gflops": round(peak_gflops(), 1)},
+        "load_average": os.getloadavg(),
+        "versions": {name: version(name) for name in names} | {"python": platform.python_version()},
+        "rows": results,
+    }
+    OUTPUT.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+SHOWN = (
+    "row",
+    "ratio",
+    "ratio_range",
+    "peer_ms_per_update",
+    "ours_ms_per_update",
+    "ours_gflop_per_second",
+    "peer_drift",
+)
+
+if __name__ == "__main__":
+    main()
