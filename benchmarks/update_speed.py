@@ -29,18 +29,18 @@ os.environ["OMP_NUM_THREADS"] = "1"
 if hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import peers  # noqa: E402
-from jax.extend.core import ClosedJaxpr, Jaxpr  # noqa: E402
+import jax
+import jax.numpy as jnp
+import peers
+from jax.extend.core import ClosedJaxpr, Jaxpr
 
-from penstock.algorithms import crossq, flowrl, sac, sac_flow  # noqa: E402
-from penstock.data import Experience, Replay  # noqa: E402
-from penstock.networks import Trunk  # noqa: E402
-from penstock.policies import NoisyFlow  # noqa: E402
-from penstock.policies.velocity_fields import make_velocity  # noqa: E402
-from penstock.reports.tables import markdown_table  # noqa: E402
-from penstock.worlds.observation import Observation, ObservationSpec  # noqa: E402
+from penstock.algorithms import crossq, flowrl, sac, sac_flow
+from penstock.data import Experience, Replay
+from penstock.networks import Trunk
+from penstock.policies import NoisyFlow
+from penstock.policies.velocity_fields import make_velocity
+from penstock.reports.tables import markdown_table
+from penstock.worlds.observation import Observation, ObservationSpec
 
 OUTPUT = Path(__file__).parent / "results" / "update_speed.json"
 BLOCK = 12

@@ -52,7 +52,8 @@ class BatchRenorm(eqx.Module):
         q = jnp.clip((seen_mean - running[0]) / deviation, -Q_MAX, Q_MAX)
         renormalise = self.calls >= self.warmup
         r, q = jnp.where(renormalise, r, 1.0), jnp.where(renormalise, q, 0.0)
-        y = (x - mean) / jnp.sqrt(variance + EPSILON) * r + q
+        # Everything that a feature has once is multiplied first: two operations a sample are left.
+        y = (x - mean) * (self.scale * r * jax.lax.rsqrt(variance + EPSILON)) + (self.offset + self.scale * q)
 
         def blend(old, new):
             return self.momentum * old + (1.0 - self.momentum) * new
@@ -62,12 +63,12 @@ class BatchRenorm(eqx.Module):
             self,
             (blend(running[0], seen_mean), blend(running[1], seen_variance), self.calls + 1.0),
         )
-        return self.scale * y + self.offset, moved
+        return y, moved
 
     def __call__(self, x: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
         """Normalises by the running statistics."""
         mean, variance = jax.lax.stop_gradient((self.mean, self.variance))
-        return self.scale * (x - mean) / jnp.sqrt(variance + EPSILON) + self.offset
+        return (x - mean) * (self.scale * jax.lax.rsqrt(variance + EPSILON)) + self.offset
 
 
 EPSILON = 1e-3
