@@ -76,7 +76,8 @@ def test_same_seed_same_run_and_another_seed_another(whole, tmp_path):
     assert json.dumps(rows(tmp_path / "again")) == json.dumps(rows(folder))
     assert_equal(again.state, result.state)
     other = train(tiny_plan(seed=1), tmp_path / "other")
-    assert any((a != b).any() for a, b in zip(*(jax.tree.leaves(r.state.learned) for r in (result, other)), strict=True))
+    learned = [jax.tree.leaves(run.state.learned) for run in (result, other)]
+    assert any((a != b).any() for a, b in zip(*learned, strict=True))
     assert int(result.state.env_steps[0]) == 100 and int(result.state.gradient_steps[0]) == 2 * (50 - 10)
 
 
@@ -185,7 +186,7 @@ def test_diverged_environments_are_counted_and_named(tmp_path):
 
 def test_pathwise_algorithms_refuse_hosted_worlds():
     plan = make_plan("shac", f"{ENVIRONMENTS}:Counting", num_envs=2)
-    with pytest.raises(CapabilityError, match="differentiates through the world, and '.*Counting' is not differentiable"):
+    with pytest.raises(CapabilityError, match=r"differentiates through the world, and .*Counting' is not differ"):
         plan.make_learner(plan.make_world())
 
 

@@ -173,9 +173,10 @@ class MujocoScenes:
         return Shape(vertices, faces, normals[faces], closed=self._skin_closed[index], convex=False)
 
     def _color(self, geom: Any) -> str:
-        key = (geom.matid, *geom.rgba.tolist())
+        material = getattr(geom, "matid", -1)  # before MuJoCo 3.2, scenes do not tell it
+        key = (material, *geom.rgba.tolist())
         if key not in self._colors:
-            color = np.asarray(geom.rgba[:3], float) * _texture_color(self._mujoco, self._model, geom.matid)
+            color = np.asarray(geom.rgba[:3], float) * _texture_color(self._mujoco, self._model, material)
             self._colors[key] = "#" + "".join(f"{round(255 * c):02x}" for c in np.clip(color, 0, 1).tolist())
         return self._colors[key]
 

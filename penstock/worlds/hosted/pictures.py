@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from penstock._errors import PenstockError
 from penstock.worlds.scene import Scene
 
 
@@ -17,6 +18,9 @@ def scene_of(env: Any, caption: str = "") -> Scene | None:
         return None
     from penstock.worlds.hosted.mujoco_scene import MujocoScenes
 
-    if getattr(base, "_penstock_scenes", (None,))[0] is not model:
-        base._penstock_scenes = (model, MujocoScenes(model))
-    return base._penstock_scenes[1].scene(data, caption)
+    try:
+        if getattr(base, "_penstock_scenes", (None,))[0] is not model:
+            base._penstock_scenes = (model, MujocoScenes(model))
+        return base._penstock_scenes[1].scene(data, caption)
+    except Exception as error:  # a picture is worth no run
+        raise PenstockError(f"This model cannot be drawn: {type(error).__name__}: {error}") from error
