@@ -13,7 +13,7 @@ from penstock.worlds import FunctionalWorld, Observation, ObservationSpec, Vmapp
 from penstock.worlds.checker import check_world
 from tests.learning.pixel_worlds import MovingDot, dot
 
-OFF_POLICY = [pytest.param(n, marks=[] if n in ("sac", "flowrl") else pytest.mark.slow) for n in family("off-policy")]
+OFF_POLICY = [pytest.param(n, marks=[] if n == "sac" else pytest.mark.slow) for n in family("off-policy")]
 TINY = {"batch_size": 4, "warmup_steps": 4, "collect_steps": 2, "replay_capacity": 16, "actor_hidden": (8,)}
 
 
