@@ -92,7 +92,7 @@ def parse_train_options(entry: Any, arguments: list[str]) -> TrainOptions:
     if ":" not in world and not world.endswith(".py"):  # my_world.py:MyTask is loaded when the plan is made
         refuse_unknown(world)
     name = _peek(arguments, "--preset") or ""
-    run_fields, settings = preset(entry.name, world, name)
+    run_fields, settings = preset(entry.name, world, name, _peek(arguments, "--velocity") or "")
     default = TrainOptions(
         settings=entry.config(**settings), world=world, preset=name, algorithm=entry.name, **run_fields
     )

@@ -187,16 +187,16 @@ class Replay(eqx.Module):
         )
 
     def _only_valid(self, rank: Any, uniform: Any, count: Any) -> Any:
-        """Moves what was drawn of steps that did not happen to others, by a random stride until all happened (host)."""
+        """Draws anew, uniformly, in place of steps that did not happen (host)."""
         valid = self.ring.valid
         assert valid is not None
-        stride = 1 + ((uniform * 7919.0) % 1.0 * (count - 1)).astype(np.int64)
+        generator = np.random.default_rng(uniform.view(np.uint32))
         for _ in range(64):
             slot, env = (self.position - self.filled + rank // self.num_envs) % self.slots, rank % self.num_envs
             bad = ~valid[slot, env]
             if not bad.any():
                 break
-            rank = np.where(bad, (rank + stride) % count, rank)
+            rank = np.where(bad, generator.integers(max(int(count), 1), size=rank.shape), rank)
         return rank
 
 

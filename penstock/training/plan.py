@@ -157,7 +157,8 @@ def make_plan(
         ConfigurationError: an unknown name (the nearest is suggested), a value of the wrong type or out of range.
     """
     convert_fields({"algorithm": algorithm, "world": world}, RunPlan)
-    run_fields, preset_settings = preset_of(algorithm, world, preset)
+    velocity = str((settings or {}).get("velocity", ""))
+    run_fields, preset_settings = preset_of(algorithm, world, preset, velocity)
     config_class = algorithm_entry(algorithm).config
     merged = {**preset_settings, **(settings or {})}
     _refuse_unknown(merged, config_class, f"settings of {algorithm}")

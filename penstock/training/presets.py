@@ -108,8 +108,13 @@ NAMED: dict[str, dict[str, Any]] = {"light": _LIGHT}
 """Settings that are chosen by name (``--preset``), in place of those of the world."""
 
 
-def named_preset(algorithm: str, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def named_preset(algorithm: str, name: str, velocity: str = "") -> tuple[dict[str, Any], dict[str, Any]]:
     """Run fields and settings of a preset that is chosen by name: of this file, or of the algorithm's own.
+
+    Args:
+        algorithm: name of the algorithm.
+        name: of the preset; dashes and underscores are alike.
+        velocity: chosen velocity field, for presets that there is one of for each (``NAME-VELOCITY``).
 
     Raises:
         ConfigurationError: the algorithm has no such preset.
@@ -117,8 +122,11 @@ def named_preset(algorithm: str, name: str) -> tuple[dict[str, Any], dict[str, A
     entry = algorithm_entry(algorithm)
     own = getattr(sys.modules[entry.config.__module__], "PRESETS", {})
     shared = {key: content for key, content in NAMED.items() if entry.family in content}
-    if name in own:
-        return {}, dataclasses.asdict(own[name]())
+    name = name.replace("_", "-")
+    default = getattr(entry.config, "velocity", "")
+    for candidate in (name, f"{name}-{velocity or default}"):
+        if candidate in own:
+            return {}, {field: getattr(own[candidate](), field) for field in _fields(entry.config)}
     if name not in shared:
         known = [*own, *shared]
         raise ConfigurationError(
@@ -128,7 +136,11 @@ def named_preset(algorithm: str, name: str) -> tuple[dict[str, Any], dict[str, A
     return dict(content["run"]), {**content[entry.family], **content.get(algorithm, {})}
 
 
-def preset(algorithm: str, world: str, name: str = "") -> tuple[dict[str, Any], dict[str, Any]]:
+def _fields(config: type[Any]) -> list[str]:
+    return [field.name for field in dataclasses.fields(config)]
+
+
+def preset(algorithm: str, world: str, name: str = "", velocity: str = "") -> tuple[dict[str, Any], dict[str, Any]]:
     """Run fields and settings for an algorithm on a world; empty where nothing is known about the world.
 
     An entry whose name ends in a slash applies to all worlds below it that have no entry of their own.
@@ -137,10 +149,11 @@ def preset(algorithm: str, world: str, name: str = "") -> tuple[dict[str, Any], 
         algorithm: name of the algorithm.
         world: name of the world.
         name: a preset that is chosen by name; its values replace those of the world.
+        velocity: chosen velocity field; see `named_preset`.
     """
     if name:
         run, settings = preset(algorithm, world)
-        named_run, named_settings = named_preset(algorithm, name)
+        named_run, named_settings = named_preset(algorithm, name, velocity)
         return {**run, **named_run}, {**settings, **named_settings}
     entry = PRESETS.get(world) or PRESETS.get(world.partition("/")[0] + "/") or {}
     shared = entry.get(algorithm_entry(algorithm).family, {})

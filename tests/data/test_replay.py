@@ -183,3 +183,35 @@ def test_pictures_of_another_type_are_refused(host):
             Replay.create_on_host(jax.tree.map(np.asarray, pictures(0)), 8).write(wrong)
         else:
             Replay.create(pictures(0), 8).add(wrong)
+
+
+def test_steps_that_did_not_happen_are_never_drawn():
+    """Every second step of one environment only reset it (host ring); the others are drawn about equally often."""
+    import dataclasses
+
+    example = dataclasses.replace(step(0), valid=np.ones((N,), bool))
+    replay = Replay.create_on_host(example, 12 * N)
+    for t in range(16):
+        replay.write(dataclasses.replace(step(t), valid=np.array([True, t % 2 == 0])))
+    drawn = np.concatenate(
+        [
+            replay.gather(np.random.default_rng(i).random(64, dtype=np.float32), 0.99).observation.vector[:, 0]
+            for i in range(200)
+        ]
+    )
+    values, counts = np.unique(drawn, return_counts=True)
+    happened = {10.0 * t for t in range(4, 16)} | {10.0 * t + 1 for t in range(4, 16, 2)}
+    assert set(values.tolist()) == happened
+    assert counts.min() > 0.85 * drawn.size / 18 and counts.max() < 1.15 * drawn.size / 18
+
+
+def test_cut_ends_the_newest_episodes_for_n_step_returns():
+    replay = Replay.create_on_host(step(0), 8 * N)
+    for t in range(3):
+        replay.write(step(t))
+    replay.cut()
+    for t in range(3, 5):
+        replay.write(step(t))
+    batch = replay.gather(np.full((10,), 0.5, np.float32), 0.5, n_step=3)
+    np.testing.assert_allclose(batch.reward[::2], [1 + 0.5 * 2 + 0.25 * 3, 2 + 0.5 * 3, 3, 4 + 0.5 * 5, 5])
+    np.testing.assert_allclose(batch.bootstrap[::2], [0.125, 0.25, 0.5, 0.25, 0.5])

@@ -152,7 +152,9 @@ def test_continuing_twice_from_one_checkpoint_gives_the_same_run(tmp_path):
     assert latest_checkpoint(tmp_path / "a" / "checkpoints").name.endswith("100")
 
 
-@pytest.mark.parametrize("algorithm", ["td3", "crossq", "flowrl", "sac-flow"])
+@pytest.mark.parametrize(
+    "algorithm", ["td3", *(pytest.param(name, marks=pytest.mark.slow) for name in ("crossq", "flowrl", "sac-flow"))]
+)
 def test_every_off_policy_algorithm_runs(algorithm, tmp_path):
     result = train(tiny_plan(algorithm, steps=60), tmp_path / "run")
     last = rows(tmp_path / "run")[-1]
@@ -160,6 +162,7 @@ def test_every_off_policy_algorithm_runs(algorithm, tmp_path):
     assert result.finished and np.isfinite(last["eval/return_deterministic"])
 
 
+@pytest.mark.slow
 def test_pictures_train(tmp_path):
     result = train(tiny_plan(environment="Picture", steps=40, settings={"warmup_steps": 10}), tmp_path / "run")
     assert result.state.replay.ring.observation.pixels.dtype == np.uint8 and result.finished
