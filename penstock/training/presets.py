@@ -126,7 +126,7 @@ def named_preset(algorithm: str, name: str, velocity: str = "") -> tuple[dict[st
     default = getattr(entry.config, "velocity", "")
     for candidate in (name, f"{name}-{velocity or default}"):
         if candidate in own:
-            return {}, {field: getattr(own[candidate](), field) for field in _fields(entry.config)}
+            return {}, _changed(own[candidate](), entry.config())
     if name not in shared:
         known = [*own, *shared]
         raise ConfigurationError(
@@ -136,8 +136,10 @@ def named_preset(algorithm: str, name: str, velocity: str = "") -> tuple[dict[st
     return dict(content["run"]), {**content[entry.family], **content.get(algorithm, {})}
 
 
-def _fields(config: type[Any]) -> list[str]:
-    return [field.name for field in dataclasses.fields(config)]
+def _changed(config: Any, default: Any) -> dict[str, Any]:
+    """The fields in which two configurations differ: what a preset states, so that the world's own values stay."""
+    names = [field.name for field in dataclasses.fields(config)]
+    return {name: getattr(config, name) for name in names if getattr(config, name) != getattr(default, name)}
 
 
 def preset(algorithm: str, world: str, name: str = "", velocity: str = "") -> tuple[dict[str, Any], dict[str, Any]]:
