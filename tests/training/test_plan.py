@@ -17,9 +17,9 @@ from penstock._field_types import convert
 from penstock.algorithms.registry import ALGORITHMS, family
 from penstock.cli.train import TrainOptions
 from penstock.training.plan import RunPlan, from_config, make_plan, parse_world_options
-from penstock.training.presets import PRESETS, preset
+from penstock.training.presets import NAMED, PRESETS, preset
 from penstock.training.run_folder import RunFolder
-from penstock.worlds import world_entries
+from penstock.worlds import world_entries, world_families
 
 WORLD = "classic/double-integrator"
 
@@ -269,11 +269,33 @@ def test_presets_make_valid_learners(algorithm, world):
 
 def test_presets_name_real_fields_and_worlds():
     worlds = {entry.name for entry in world_entries()}
+    families = {f"{family.prefix}/" for family in world_families()}
     for world, entry in PRESETS.items():
-        assert world in worlds or (world.endswith("/") and any(name.startswith(world) for name in worlds)), world
+        known = world in worlds or world in families
+        assert known or (world.endswith("/") and any(name.startswith(world) for name in worlds)), world
         assert set(entry) <= {"run", "pathwise", "off-policy", *ALGORITHMS}, world
         for algorithm in ALGORITHMS:
             make_plan(algorithm, world if world in worlds else f"{world}pendulum")
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_presets_by_name(algorithm):
+    own = getattr(sys.modules[ALGORITHMS[algorithm].config.__module__], "PRESETS", {})
+    shared = [name for name, content in NAMED.items() if ALGORITHMS[algorithm].family in content]
+    for name in (*own, *shared):
+        plan = make_plan(algorithm, "dmc/cartpole-swingup", preset=name)
+        assert plan.settings != make_plan(algorithm, "dmc/cartpole-swingup").settings
+    with pytest.raises(ConfigurationError, match=f"preset = 'lihgt': {algorithm} has"):
+        make_plan(algorithm, "dmc/cartpole-swingup", preset="lihgt")
+
+
+def test_a_preset_by_name_keeps_what_it_does_not_state_and_yields_to_settings():
+    released = make_plan("flowrl", "dmc/walker-run", preset="released", settings={"noise_clip": None})
+    assert released.settings.weighting == "code" and released.settings.noise_clip is None
+    assert released.settings.collect_steps == PRESETS["dmc/"]["off-policy"]["collect_steps"]
+    for velocity, widths in (("mlp", (512, 512)), ("gated", (512,)), ("decoded", (96,))):
+        plan = make_plan("sac-flow", "gym/Ant-v5", preset="reference_code", settings={"velocity": velocity})
+        assert plan.settings.velocity == velocity and plan.settings.actor_hidden == widths
 
 
 def test_arms_on_one_world_share_everything_but_their_own():
