@@ -34,7 +34,7 @@ class VelocityField(eqx.Module):
         """What the field needs to know about the state; the same for all flow steps."""
 
     @abc.abstractmethod
-    def __call__(self, condition: Any, x: Float[Array, "flat"], tau: Scalar) -> Float[Array, "flat"]:
+    def __call__(self, condition: Any, x: Float[Array, "flat"], tau: Scalar) -> Float[Array, "outputs"]:
         """The velocity at latent ``x`` and flow time ``tau``."""
 
 
@@ -72,7 +72,9 @@ class JointMLP(eqx.Module):
         """The features' part of the first layer."""
         return self.feature_layer.linear(features)
 
-    def __call__(self, condition: Float[Array, "width"], x: Float[Array, "flat"], tau: Scalar) -> Float[Array, "flat"]:
+    def __call__(
+        self, condition: Float[Array, "width"], x: Float[Array, "flat"], tau: Scalar
+    ) -> Float[Array, "outputs"]:
         """The rest of the network."""
         h = self.feature_layer.after(condition + self.latent_weight @ x + self.time_weight * tau)
         for layer in self.hidden_layers:
@@ -94,7 +96,9 @@ class MLPVelocity(VelocityField):
         """See `VelocityField.condition`."""
         return self.network.condition(features)
 
-    def __call__(self, condition: Float[Array, "width"], x: Float[Array, "flat"], tau: Scalar) -> Float[Array, "flat"]:
+    def __call__(
+        self, condition: Float[Array, "width"], x: Float[Array, "flat"], tau: Scalar
+    ) -> Float[Array, "outputs"]:
         """See `VelocityField`."""
         return self.network(condition, x, tau)
 
@@ -279,7 +283,7 @@ class DecodedVelocity(VelocityField):
         token = self.token(features)
         return jnp.stack([block.state_bias(token) for block in self.blocks])
 
-    def __call__(self, condition: Float[Array, "L D"], x: Float[Array, "flat"], tau: Scalar) -> Float[Array, "flat"]:
+    def __call__(self, condition: Float[Array, "L D"], x: Float[Array, "flat"], tau: Scalar) -> Float[Array, "outputs"]:
         """See `VelocityField`."""
         h = jnp.reshape(tau, (1,))
         for layer in self.time_encoder[:-1]:

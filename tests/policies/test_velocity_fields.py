@@ -114,6 +114,49 @@ def test_folded_decoder_equals_attention_and_queries_and_keys_have_no_gradient()
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(gradient))
 
 
+def post_norm_oracle(field, projections, x, tau, heads=4):
+    """The released code's decoder: self-attention, cross-attention, feed-forward; a norm after each sum."""
+
+    def norm(layer, h):
+        return (h - h.mean()) / jnp.sqrt(h.var() + 1e-5) * layer.weight + layer.bias
+
+    def dense(layer, h):
+        return layer.weight @ h + layer.bias
+
+    first, second = field.state_encoder
+    token = dense(second, jax.nn.silu(dense(first, FEATURES)))
+    h = tau[None]
+    for layer in field.time_encoder[:-1]:
+        h = jax.nn.silu(dense(layer, h))
+    y = dense(field.latent_encoder, x) + dense(field.time_encoder[-1], h)
+    for block, (sq, sk, cq, ck) in zip(field.blocks, projections, strict=True):
+        own = attention((sq @ y)[None], (sk @ y)[None], dense(block.self_value, y)[None], heads)[0]
+        y = norm(block.norms[0], y + dense(block.self_out, own))
+        state = attention((cq @ y)[None], (ck @ token)[None], dense(block.value, token)[None], heads)[0]
+        y = norm(block.norms[1], y + dense(block.out, state))
+        y = norm(block.norms[2], y + dense(block.narrow, jax.nn.gelu(dense(block.widen, y))))
+    return dense(field.output, y)
+
+
+def test_folded_post_norm_decoder_equals_attention():
+    field = DecodedVelocity(jax.random.key(3), 3, 2, width=16, output_gain=1.0, heads=2, form="post-norm")
+    field = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(p.size), p.shape), field)
+    projections = [tuple(jax.random.normal(jax.random.key(10 * i + j), (16, 16)) for j in range(4)) for i in range(2)]
+    x, tau = jnp.array([0.7, -0.4]), jnp.asarray(0.25)
+    folded = jax.jit(lambda field: field(field.condition(FEATURES), x, tau))(field)
+    assert folded.shape == (4,)
+    oracle = jax.jit(lambda p: post_norm_oracle(field, p, x, tau))
+    np.testing.assert_allclose(folded, oracle(projections), rtol=2e-5, atol=2e-6)
+    gradient = jax.jit(jax.grad(lambda p: jnp.sum(jnp.square(post_norm_oracle(field, p, x, tau)))))(projections)
+    assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradient)) == 0.0
+
+
+def test_the_released_decoder_has_the_measured_size():
+    """HalfCheetah: 311,998, of which 74,496 in queries and keys, 34 and 4 times 12 in norms of state and latent."""
+    field = jax.eval_shape(lambda: DecodedVelocity(jax.random.key(0), 17, 6, 96, heads=2, form="post-norm"))
+    assert sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(field)) == 311_998 - 74_496 - 34 - 48
+
+
 @pytest.mark.parametrize("make", [GatedVelocity, DecodedVelocity])
 def test_fields_depend_on_state_latent_and_time(make):
     args = (TRUNK,) if make is GatedVelocity else (16,)
