@@ -229,6 +229,37 @@ class TwoDoors(_Probe):
         return 0.5 * (values[0] + values[1])
 
 
+class TwoActions(_Probe):
+    """One step; two actions are equally good at every observation, and their mean is bad.
+
+        r(a) = -((a^2 - m^2) / m^2)^2,  m = 0.6 + 0.1 o,  o uniform in [-1, 1]
+
+    Right answer: a = m and a = -m with reward 0, in any proportion. a = 0 has reward -1 and no slope. The expected
+    reward of a policy that covers both is 0; so is that of one that knows only one of them: what a policy knows is seen
+    in its samples (``coverage``), not in its return.
+    """
+
+    episode_length: int = eqx.field(static=True, default=10)
+
+    def initial(self, key):
+        return jax.random.uniform(key, minval=-1.0, maxval=1.0)
+
+    @staticmethod
+    def reward(action: jax.Array, observation: jax.Array | float) -> jax.Array:
+        """r, elementwise."""
+        square = jnp.square(0.6 + 0.1 * observation)
+        return -jnp.square((jnp.square(action) - square) / square)
+
+    def advance(self, state, action):
+        return state, _outcome(self.reward(action[0], state), True)
+
+    @staticmethod
+    def coverage(actions: jax.Array, observation: float) -> tuple[float, float]:
+        """Shares of the actions within 0.2 of the negative and of the positive good action."""
+        m = 0.6 + 0.1 * observation
+        return tuple(float((jnp.abs(actions - sign * m) < 0.2).mean()) for sign in (-1.0, 1.0))
+
+
 class PointCloud(_Probe):
     """One step; the right action is the x-coordinate of the cloud's mean, and the vector part says nothing.
 
@@ -262,6 +293,7 @@ ALL = (
     ObservationActionReward,
     Regulator,
     TwoDoors,
+    TwoActions,
     PointCloud,
 )
 """Every probe class; each can be built without arguments."""

@@ -79,3 +79,42 @@ def test_actions_answer_the_observation(algorithm):
     observations = jnp.linspace(-0.9, 0.9, 7)
     actions = learner.agent(state).mode(Observation(observations[:, None])).action[:, 0]
     np.testing.assert_allclose(actions, task.right_action(observations), atol=0.2)
+
+
+TWO_ACTIONS = {
+    "sac": {"initial_temperature": 0.05},
+    "crossq": {"initial_temperature": 0.05},
+    "td3": {},
+    "flowrl": {},
+    "sac-flow": {"initial_temperature": 0.05},
+}
+FLOWS = [
+    ("flowrl", {"weighting": "code"}),
+    ("sac-flow", {"velocity": "mlp"}),
+    ("sac-flow", {"velocity": "gated"}),
+    ("sac-flow", {"velocity": "decoded"}),
+]
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "settings"),
+    [("sac", {}), *(pytest.param(*case, marks=pytest.mark.slow) for case in [("crossq", {}), ("td3", {}), *FLOWS])],
+)
+def test_one_of_two_good_actions_is_found_at_every_observation(algorithm, settings):
+    """The mean of both, reward -1, must not win. A Gaussian cannot know both; measured, no flow here keeps both either.
+
+    TD3, FlowRL and SAC Flow (mlp, gated, decoded) end at one action on every seed tried, SAC Flow also when its values
+    are exact: nothing in their losses rewards the second one. The entropy of a path has no slope in the velocity (see
+    tests/policies/test_noisy_flow.py), and FlowRL imitates what it already prefers. RFO's uniform term is what keeps
+    both (test_probes.py).
+    """
+    task = probes.TwoActions()
+    learner, state = learn(algorithm, task, 800, **{**TWO_ACTIONS[algorithm], **settings})
+    for place in (-0.8, 0.0, 0.8):
+        observation = Observation(jnp.full((1000, 1), place))
+        actions = learner.agent(state).sample(observation, jax.random.key(9)).action[:, 0]
+        assert float(task.reward(actions, place).mean()) > -0.25
+        negative, positive = task.coverage(actions, place)
+        assert max(negative, positive) > 0.8
+        if algorithm in ("sac", "crossq", "td3"):
+            assert min(negative, positive) < 0.05
