@@ -30,7 +30,7 @@ SETTINGS = {
     "batch_size": 64,
     "warmup_steps": 1_000,
     "collect_steps": 16,
-    "updates_per_step": 4,
+    "updates_per_step": 16,
     "replay_capacity": 50_000,
     "critic_hidden": (64, 64),
 }
@@ -200,10 +200,10 @@ def draw(data):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=["run", "report"])
-    parser.add_argument("--world", default="classic/cartpole-swingup")
+    parser.add_argument("--world", default="classic/pendulum")
     parser.add_argument("--velocities", nargs="*", default=list(VELOCITIES))
     parser.add_argument("--flow-steps", nargs="*", type=int, default=list(STEPS))
-    parser.add_argument("--steps", type=int, default=32_000)
+    parser.add_argument("--steps", type=int, default=16_384)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--num-envs", type=int, default=16)
     arguments = parser.parse_args()
