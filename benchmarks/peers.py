@@ -6,11 +6,11 @@ replay memory filled with random transitions, and returns only when they are fin
 * FlowRL (bytedance/FlowRL at e26279b, PyTorch): ``flowAC.update_parameters`` with the default configuration on the CPU,
   epsilon 0 and lambda 0.1. ``Tensor.cuda`` becomes the identity, the policy's hard-wired device becomes the CPU, and
   TorchDynamo is off (on a CPU, compiled mode is not faster and takes minutes to warm up).
-* SAC Flow (Elessar123/SAC-FLOW at 3df8b9d, JAX): the text of its from-scratch script runs up to its training loop, on an
-  environment that has the shapes alone; then its jitted ``update_critic`` and ``update_target`` run on every batch of its
-  replay memory, and ``update_actor_and_alpha`` on every third.
-* SBX SAC and CrossQ (package sbx-rl, JAX): ``train(gradient_steps, batch_size)``, several gradient steps in one compiled
-  call, which is SBX at its fastest.
+* SAC Flow (Elessar123/SAC-FLOW at 3df8b9d, JAX): the text of its from-scratch script runs up to its training loop, on
+  an environment that has shapes alone; then its jitted ``update_critic`` and ``update_target`` run on every batch of
+  its replay memory, and ``update_actor_and_alpha`` on every third.
+* SBX SAC and CrossQ (package sbx-rl, JAX): ``train(gradient_steps, batch_size)``, several gradient steps in one
+  compiled call, which is SBX at its fastest.
 """
 
 import dataclasses
@@ -97,14 +97,14 @@ def sac_flow(checkout: Path, script: str, observation_size: int = 17, action_siz
     """The functions that a from-scratch script of SAC Flow defines. See the module's text."""
     gym.register("Shapes-v0", lambda **_: Shapes(observation_size, action_size))
     text = (checkout / "from_scratch_code" / script).read_text().split("    start_time = time.time()")[0]
-    arguments, folder = sys.argv, os.getcwd()
+    arguments, folder = sys.argv, Path.cwd()
     sys.path.insert(0, str(checkout))
     sys.argv = [script, "--env-id", "Shapes-v0", "--no-track", "--buffer-size", "4096"]
     names = {"__name__": "__main__"}
     with tempfile.TemporaryDirectory() as scratch:  # it writes a log folder where it stands
         os.chdir(scratch)
         try:
-            exec(compile(text, script, "exec"), names)  # noqa: S102: the user's own checkout
+            exec(compile(text, script, "exec"), names)  # the user's own checkout
         finally:
             sys.argv = arguments
             os.chdir(folder)

@@ -1,7 +1,7 @@
 """CPU cost of a gradient step, beside the official codes of FlowRL and SAC Flow, and SBX's SAC and CrossQ.
 
-    python benchmarks/update_speed.py --flowrl CHECKOUT --sac-flow CHECKOUT      # all rows; a row without peer is skipped
-    python benchmarks/update_speed.py --rows sac crossq                          # needs the package sbx-rl
+    python benchmarks/update_speed.py --flowrl CHECKOUT --sac-flow CHECKOUT    # all rows; without a peer: skipped
+    python benchmarks/update_speed.py --rows sac crossq                        # needs the package sbx-rl
 
 The peers are the user's own checkouts, driven through their own update functions as peers.py tells. Needed beside
 Penstock: torch (FlowRL); torch, tensorboard, flax and optax (SAC Flow); sbx-rl (SBX).

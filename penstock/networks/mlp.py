@@ -79,6 +79,9 @@ class Linear(eqx.nn.Linear):
     it round again. `benchmarks/update_speed.py` shows the cost.
     """
 
+    def __init__(self, inputs: int, outputs: int, *, key: Key):
+        super().__init__(inputs, outputs, key=key)
+
     def __call__(self, x: Float[Array, "inputs"], *, key: Key | None = None) -> Float[Array, "outputs"]:
         """Applies the layer. ``key`` is ignored."""
         weight = self.weight.T
@@ -90,6 +93,9 @@ class Linear(eqx.nn.Linear):
 
 class LayerNorm(eqx.nn.LayerNorm):
     """Equinox's LayerNorm of a vector, with the centred input formed once: fewer passes forward and backward."""
+
+    def __init__(self, width: int, eps: float = 1e-5):
+        super().__init__(width, eps=eps)
 
     def __call__(self, x: Float[Array, "width"]) -> Float[Array, "width"]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Normalises, scales and shifts."""
@@ -126,7 +132,7 @@ class HiddenLayer(eqx.Module):
 
     def __init__(self, key: Key, inputs: int, outputs: int, trunk: Trunk):
         self.linear = make_linear(key, inputs, outputs, trunk, trunk.gain)
-        self.norm = LayerNorm(outputs, eps=1e-5) if trunk.layer_norm else None
+        self.norm = LayerNorm(outputs) if trunk.layer_norm else None
         self.activation = trunk.activation
 
     def after(self, pre_activation: Float[Array, "width"]) -> Float[Array, "width"]:

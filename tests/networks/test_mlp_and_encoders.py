@@ -1,5 +1,6 @@
 """Networks against NumPy, and the point-cloud encoder's symmetry."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from penstock._errors import ConfigurationError
 from penstock.networks import ACTIVATIONS, MLP, PointCloudEncoder, Trunk, VectorEncoder, make_encoder
+from penstock.networks.mlp import LayerNorm, Linear
 from penstock.worlds import Observation, ObservationSpec
 
 FORMULAS = {
@@ -82,3 +84,21 @@ def test_point_cloud_encoder_ignores_the_order_and_passes_gradients_to_points():
     moved, _ = features_and_gradient(points.at[2].add(0.5))
     assert np.abs(moved - features).max() > 1e-3
     np.testing.assert_array_equal(moved[64:], features[64:])  # the vector's part does not see the points
+
+
+@pytest.mark.parametrize("inputs, outputs", [(3, 7), (7, 3)])
+def test_layers_equal_equinox_s_own_forms_forward_and_backward(inputs, outputs):
+    keys = jax.random.split(jax.random.key(0), 4)
+    x = 30.0 + 5.0 * jax.random.normal(keys[0], (5, inputs))
+    linear = Linear(inputs, outputs, key=keys[1])
+    norm = LayerNorm(outputs)
+    norm = eqx.tree_at(lambda n: (n.weight, n.bias), norm, tuple(jax.random.normal(k, (outputs,)) for k in keys[2:]))
+
+    def loss(layers, x, apply_linear, apply_norm):
+        return jnp.sum(jnp.sin(jax.vmap(lambda v: apply_norm(layers[1], apply_linear(layers[0], v)))(x)))
+
+    own = jax.value_and_grad(loss, argnums=(0, 1))((linear, norm), x, Linear.__call__, LayerNorm.__call__)
+    oracle = (eqx.nn.Linear.__call__, eqx.nn.LayerNorm.__call__)
+    expected = jax.value_and_grad(loss, argnums=(0, 1))((linear, norm), x, *oracle)
+    for a, b in zip(jax.tree.leaves(own), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4)
