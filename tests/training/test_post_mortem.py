@@ -107,10 +107,11 @@ def test_the_witness_changes_nothing_but_the_diagnostics():
     assert all(np.isnan(values[1]) for values in evidence.values()), "everything follows from the action"
 
 
-def run(observer, **changes):
+def run(observer, explain):
+    program = SimpleNamespace(explain=explain)
     return SimpleNamespace(
-        seeds=[4, 5], faults_explained=0, program=None, folder=SimpleNamespace(crash=Path("crash")), hash="",
-        observer=observer, **changes
+        seeds=[4, 5], faults_explained=0, program=program, folder=SimpleNamespace(crash=Path("crash")), hash="",
+        observer=observer
     )  # fmt: skip
 
 
@@ -118,10 +119,9 @@ def faults(*counts):
     return {"world/diverged": np.array(counts, np.float32), "train/reward": np.array([0.0, 0.0])}
 
 
-def test_the_first_faults_are_explained_and_the_others_counted(monkeypatch):
+def test_the_first_faults_are_explained_and_the_others_counted():
     asked, told = [], []
-    monkeypatch.setattr(loop, "explain_fault", lambda *arguments: asked.append(arguments[3:6]) or "explained.")
-    this = run(loop.Silent(told.append))
+    this = run(loop.Silent(told.append), lambda *arguments: asked.append(arguments[2:5]) or "explained.")
     for metrics in (faults(0, 0), faults(0, 2), faults(1, 3), faults(1, 1)):
         loop._Run._look_for_faults(this, None, metrics, 10)
     assert asked == [(1, {"world/diverged": 2}, 5), (0, {"world/diverged": 1}, 4), (1, {"world/diverged": 3}, 5)]
@@ -129,11 +129,10 @@ def test_the_first_faults_are_explained_and_the_others_counted(monkeypatch):
     assert told[2] == "explained. Further faults are only counted, in metrics.jsonl." and len(told) == 3
 
 
-def test_a_full_disk_does_not_turn_a_handled_fault_into_a_crash(monkeypatch):
+def test_a_full_disk_does_not_turn_a_handled_fault_into_a_crash():
     def full(*arguments):
         raise CheckpointNotWrittenError("No space left on device. It needs 100 bytes.", 100)
 
     told = []
-    monkeypatch.setattr(loop, "explain_fault", full)
-    loop._Run._look_for_faults(run(loop.Silent(told.append)), None, faults(0, 2), 10)
+    loop._Run._look_for_faults(run(loop.Silent(told.append), full), None, faults(0, 2), 10)
     assert "seed 5 (handled; training goes on)" in told[0] and "needs 100 bytes" in told[0]
