@@ -257,10 +257,17 @@ def main() -> None:
     parser.add_argument("--flowrl", type=Path, help="checkout of bytedance/FlowRL")
     parser.add_argument("--sac-flow", type=Path, help="checkout of Elessar123/SAC-FLOW")
     parser.add_argument("--rows", nargs="*")
+    parser.add_argument("--output", type=Path, default=OUTPUT)
     parser.add_argument("--turns", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=2.0, help="CPU seconds per turn and side")
     arguments = parser.parse_args()
-    results = []
+    names = ("jax", "jaxlib", "torch", "flax", "optax", "sbx-rl", "numpy")
+    record = {
+        "machine": {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count()},
+        "versions": {name: version(name) for name in names} | {"python": platform.python_version()},
+        "rows": [],
+    }
+    results = record["rows"]
     for name, (what, make_ours, make_peer) in rows(arguments.flowrl, arguments.sac_flow).items():
         if arguments.rows and name not in arguments.rows:
             continue
@@ -268,16 +275,10 @@ def main() -> None:
             print(f"{name}: skipped: pass the checkout of the official code (--flowrl, --sac-flow).")
             continue
         results.append(compare(name, what, make_ours, make_peer, arguments.turns, arguments.seconds))
+        results[-1] |= {"load_average": round(os.getloadavg()[0], 1), "peak_gflop_per_second": round(peak_gflops(), 1)}
         print(markdown_table(results[-1:], SHOWN), flush=True)
+        arguments.output.write_text(json.dumps(record, indent=1) + "\n")
     print(markdown_table(results, SHOWN))
-    names = ("jax", "jaxlib", "torch", "flax", "optax", "sbx-rl", "numpy")
-    record = {
-        "machine": {"cpu": platform.processor() or platform.machine(), "peak_gflops": round(peak_gflops(), 1)},
-        "load_average": os.getloadavg(),
-        "versions": {name: version(name) for name in names} | {"python": platform.python_version()},
-        "rows": results,
-    }
-    OUTPUT.write_text(json.dumps(record, indent=1) + "\n")
 
 
 def version(package: str) -> str | None:
