@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from tiny_worlds import Cloud, compiled, differ, empty_window, learner, same, vector, world
 
 from penstock.algorithms.rfo import PlayedWindow, mean_flow_matching_loss
@@ -133,3 +134,19 @@ def test_visual_observations():
     gradient = jax.jit(jax.grad(mean_flow_matching_loss), static_argnums=5)(actor, state.normalizer, data, *keys, "sum")
     for leaf in jax.tree.leaves(gradient.encoder):
         assert np.isfinite(leaf).all() and np.abs(leaf).max() > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "velocity"),
+    [
+        ("shac2", "gated"),
+        pytest.param("rfo", "decoded", marks=pytest.mark.slow),
+        pytest.param("rfo", "gated", marks=pytest.mark.slow),
+        pytest.param("shac2", "decoded", marks=pytest.mark.slow),
+    ],
+)
+def test_gated_and_decoded_velocities_learn_through_the_world(name, velocity):
+    program = compiled(name, velocity=velocity, **({"policy": "flow"} if name == "shac2" else {}))
+    after, metrics = program.step(program.start)
+    assert differ(after.actor.policy.field, program.start.actor.policy.field)
+    assert float(metrics["actor/gradient_norm"]) > 0 and float(metrics["actor/skipped"]) == 0.0
