@@ -79,9 +79,11 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
+_LIGHT_TEMPERATURE = {"temperature_learning_rate": 1e-3, "initial_temperature": 0.2}
+
 # Our own, for two CPU cores: four environments share a control step and bring two gradient steps of small networks. All
-# arms have the same critics, learning rates and batches; SAC Flow has SAC's targets and SAC's actor steps. No arm was
-# tuned: the values are one guess for all.
+# arms have the same widths, learning rates and batches; CrossQ and SAC Flow take SAC's actor steps, and SAC Flow has
+# SAC's targets. No arm was tuned: the values are one guess for all.
 _LIGHT = {
     "run": {"num_envs": 4, "steps": 100_000, "evaluate_every": 10_000, "evaluation_episodes": 5, "log_every": 10},
     "off-policy": {
@@ -94,14 +96,9 @@ _LIGHT = {
         "actor_learning_rate": 1e-3,
         "critic_learning_rate": 1e-3,
     },
-    "sac": {"temperature_learning_rate": 1e-3},
-    "crossq": {"temperature_learning_rate": 1e-3},
-    "sac-flow": {
-        "temperature_learning_rate": 1e-3,
-        "critic": "target",
-        "policy_delay": 1,
-        "adam_betas": (0.9, 0.999),
-    },
+    "sac": _LIGHT_TEMPERATURE,
+    "crossq": {**_LIGHT_TEMPERATURE, "policy_delay": 1, "adam_betas": (0.9, 0.999)},
+    "sac-flow": {**_LIGHT_TEMPERATURE, "policy_delay": 1, "adam_betas": (0.9, 0.999), "critic": "target"},
 }
 
 NAMED: dict[str, dict[str, Any]] = {"light": _LIGHT}
