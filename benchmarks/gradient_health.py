@@ -192,6 +192,10 @@ def draw(data):
             row[0].set_ylabel("|dL/dx_i| / |dL/dx_K|", color=INK)
         for axes in grid[-1]:
             axes.set_xlabel("flow time i / K  (0 noise, 1 action)")
+        note = "Thick: end of training, mean over seeds; band: smallest and largest seed; thin: earlier, fainter."
+        figure.text(0.995, -0.02, note, ha="right", va="top", fontsize=8, color=SOFT)
+        figure.set_layout_engine("constrained", rect=(0, 0.06 / len(data), 1, 1 - 0.06 / len(data)))
+        figure.texts[-1].set_position((0.995, 0.05 / len(data)))
         grid[0][0].legend(frameon=False, fontsize=9, labelcolor=INK)
     FIGURE.parent.mkdir(parents=True, exist_ok=True)
     return save(figure, FIGURE)
