@@ -6,10 +6,11 @@ The density in SAC's losses is that of the whole path x_0 .. x_K, which is exact
     pi:  minimise alpha log p(x_0 .. x_K, a | s) - min_i Q_i(s, a)
     H  = d (c (K + 1) + K log target_step_std),  c = 0.5 log(2 pi e)       so that K may change
 
-The rollout is a residual recurrent network, whose gradients explode with a plain MLP velocity; gated (Flow-G) and
-decoded (Flow-T) velocities cure it. Everything else is sac.py, by default on CrossQ's critics (``critic = crossq``).
-This file follows the paper, with an exact density. The released code (Elessar123/SAC-FLOW at 3df8b9d) differs in noise,
-density, candidate, sizes and norms: `reference_code` lists how, and each difference is a setting of its own.
+The rollout is a residual recurrent network, whose gradients, the paper reports, explode with a plain MLP velocity;
+gated (Flow-G) and decoded (Flow-T) velocities are its cure. docs/sac_flow.md has what we measured. Everything else is
+sac.py, by default on CrossQ's critics (``critic = crossq``). This file follows the paper, with an exact density. The
+released code (Elessar123/SAC-FLOW at 3df8b9d) differs in noise, density, candidate, sizes and norms: `reference_code`
+lists how, and each difference is a setting of its own.
 """
 
 import dataclasses
