@@ -117,7 +117,7 @@ def train_arm(name, steps, seeds, num_envs):
             }
         )
         if seed == 0:
-            result["paths"] = np.asarray(path[:, :DRAWN]).round(2).transpose(1, 0, 2).tolist()
+            result["paths"] = np.asarray(path[:, :DRAWN], np.float64).round(2).transpose(1, 0, 2).tolist()
             result["path_goals"] = np.asarray(goal[:DRAWN]).tolist()
         print(name, seed, result["seeds"][-1], flush=True)
     return result

@@ -71,12 +71,16 @@ def _play_findings(world: HostedWorld, key: Key, max_steps: int) -> Iterator[Fin
     state = world.reset(key)
     steps = min(max_steps, world.episode_length + 1)
     rewards, terminated, truncated, diverged = [], 0, 0, 0
+    low, high = world.declared.reader.low - 1e-5, world.declared.reader.high + 1e-5
+    outside = np.zeros((world.observation_spec.vector,), int)
     begin = time.perf_counter()
     try:
         for _ in range(steps):
             action = generator.uniform(-1.0, 1.0, (world.num_envs, world.action_size)).astype(np.float32)
             state, transition = world.step(state, action)
             rewards.append(np.asarray(transition.reward))
+            seen = transition.final_observation.vector
+            outside += ((seen < low) | (seen > high)).sum(axis=0)
             terminated += int(transition.terminated.sum())
             truncated += int(transition.truncated.sum())
             diverged += int(transition.diverged.sum())
@@ -96,6 +100,14 @@ def _play_findings(world: HostedWorld, key: Key, max_steps: int) -> Iterator[Fin
         )
     else:
         yield ok("Finite numbers", f"{steps * world.num_envs} random steps, all numbers finite.")
+    if outside.any():
+        worst = int(outside.argmax())
+        yield warning(
+            "Inside the space",
+            f"Observation {worst} left its declared bounds [{low[worst]:.4g}, {high[worst]:.4g}] in "
+            f"{outside[worst]} of {steps * world.num_envs} steps.",
+            "Correct the observation_space; whoever scales by its bounds would be wrong.",
+        )
     played = np.concatenate(rewards)
     if np.ptp(played) == 0.0:
         yield warning(

@@ -401,6 +401,15 @@ def test_check_world_finds_nothing_wrong_and_what_is_wrong():
     found = {f.title: f for f in check_world(hosted(Unsteady, fault="raise"))}
     assert found["Step"].severity == "error" and "the motor is on fire" in found["Step"].explanation
 
+    class Narrow(Counting):
+        def __init__(self):
+            super().__init__()
+            self.observation_space = gymnasium.spaces.Box(np.array([0.0, 0.0]), np.array([1000.0, 3.0]))
+
+    found = {f.title: f for f in check_world(hosted(Narrow))}
+    assert found["Inside the space"].severity == "warning"
+    assert "Observation 1 left its declared bounds" in found["Inside the space"].explanation
+
     class Same(Counting):
         def reset(self, *, seed=None, options=None):
             super().reset(seed=seed)

@@ -76,12 +76,16 @@ class ObservationReader:
         vectors: names of the parts that form the vector; ("",) where the space is one box.
         image: name of the part that is an image; None where there is none.
         stacked: whether the image has a leading axis of stacked frames.
+        low: ``(n,)`` declared bounds of the vector.
+        high: ``(n,)``.
     """
 
     spec: ObservationSpec
     vectors: tuple[str, ...]
-    image: str | None = None
-    stacked: bool = False
+    image: str | None
+    stacked: bool
+    low: np.ndarray
+    high: np.ndarray
 
     def read(self, batch: Any) -> Observation:
         """Observations of N environments, as their vector environment batches them."""
@@ -118,19 +122,19 @@ def observation_reader(space: Any, name: str) -> ObservationReader:
     images = [part for part, box in parts.items() if box.dtype == np.uint8 and len(box.shape) >= 3]
     vectors = tuple(part for part in parts if part not in images)
     size = sum(int(np.prod(parts[part].shape)) for part in vectors)
-    if not images:
-        return ObservationReader(ObservationSpec(vector=size), vectors)
     if len(images) > 1:
         raise CapabilityError(
-            f"'{name}': the observation space has {len(images)} images ({', '.join(images)}); one is possible. "
-            "Stack them along their channels in a wrapper."
+            f"'{name}': the observation space has {len(images)} images ({', '.join(images)}); one is possible. Stack "
+            "them along their channels in a wrapper."
         )
+    low, high = (
+        np.concatenate([np.zeros((0,)), *(getattr(parts[part], side).reshape(-1) for part in vectors)])
+        for side in ("low", "high")
+    )
+    if not images:
+        return ObservationReader(ObservationSpec(vector=size), vectors, None, False, low, high)
     shape = parts[images[0]].shape
     stacked = len(shape) == 4
     height, width, channels = shape[-3:]
-    return ObservationReader(
-        ObservationSpec(vector=size, pixels=(height, width, channels * (shape[0] if stacked else 1))),
-        vectors,
-        images[0],
-        stacked,
-    )
+    pixels = (height, width, channels * (shape[0] if stacked else 1))
+    return ObservationReader(ObservationSpec(vector=size, pixels=pixels), vectors, images[0], stacked, low, high)
