@@ -26,7 +26,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from penstock._errors import require
 from penstock._types import Key, Scalar
-from penstock.algorithms.off_policy import OffPolicyLearner, polyak
+from penstock.algorithms.off_policy import OffPolicyLearner, polyak, where_due
 from penstock.algorithms.off_policy_config import OffPolicyConfig, refuse_idle
 from penstock.critics.action_value import ActionCritic, NormedHead
 from penstock.critics.expectile import expectile_loss
@@ -245,10 +245,7 @@ class Learner(OffPolicyLearner[Config]):
                 learned = dataclasses.replace(learned, behaviour_target=tracked)
             return learned, actor_metrics | {"actor/steps": jnp.ones(()), "policy/steps": jnp.ones(())}
 
-        shapes = jax.eval_shape(actor_and_targets, learned)[1]
-        nothing = {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in shapes.items()}
-        due = count % config.policy_delay == 0
-        learned, delayed = jax.lax.cond(due, actor_and_targets, lambda learned: (learned, nothing), learned)
+        learned, delayed = where_due(count % config.policy_delay == 0, actor_and_targets, learned)
         return learned, metrics | delayed
 
     def _behaviour_step(self, learned, batch):

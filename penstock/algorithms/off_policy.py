@@ -14,13 +14,14 @@ and `gradient_step` around the host's stepping.
 import abc
 import dataclasses
 import os
+from collections.abc import Callable
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jaxtyping
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from penstock._errors import CapabilityError, ConfigurationError
 from penstock._types import Actions, Key, Scalar
@@ -220,8 +221,6 @@ class OffPolicyLearner(abc.ABC, Generic[ConfigT]):
 
     def _iterate(self, state):
         world = self._functional_world()
-        shapes = jax.eval_shape(self._learn, state)[1]
-        nothing = {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in shapes.items()}
 
         def control_step(carry, index):
             state, sums = carry
@@ -252,13 +251,13 @@ class OffPolicyLearner(abc.ABC, Generic[ConfigT]):
             ready = (state.env_steps >= self.config.warmup_steps) & (
                 state.replay.filled * world.num_envs >= self.config.batch_size
             )
-            state, learned = jax.lax.cond(ready, self._learn, lambda state: (state, nothing), state)
+            state, learned = where_due(ready, self._learn, state)
             sums = {name: sums[name] + learned[name] for name in sums}
             shown = {**transition.diagnostics, "reward": transition.reward}
             return (state, sums), (shown, transition.diverged)
 
         (state, sums), (shown, diverged) = jax.lax.scan(
-            control_step, (state, nothing), jnp.arange(self.config.collect_steps)
+            control_step, (state, no_metrics(self._learn, state)), jnp.arange(self.config.collect_steps)
         )
         state = dataclasses.replace(state, update=state.update + 1)
         metrics = summarise(sums) | {f"train/{name}": value.mean() for name, value in shown.items()}
@@ -298,6 +297,19 @@ def summarise(sums: dict[str, Scalar]) -> dict[str, Scalar]:
             count = sums.get(f"{name.split('/')[0]}/steps", steps)
             means[name] = value / jnp.maximum(count, 1.0)
     return means
+
+
+def no_metrics(part: Callable[[Any], tuple[Any, dict[str, Scalar]]], state: Any) -> dict[str, Scalar]:
+    """The metrics of a part of an iteration, all 0."""
+    return jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), jax.eval_shape(part, state)[1])
+
+
+def where_due(
+    due: Bool[Array, ""], part: Callable[[Any], tuple[Any, dict[str, Scalar]]], state: Any
+) -> tuple[Any, dict[str, Scalar]]:
+    """What a part of an iteration makes of a state, and its metrics; where it is not due, the state and zeros."""
+    nothing = no_metrics(part, state)
+    return jax.lax.cond(due, part, lambda state: (state, nothing), state)
 
 
 def polyak(target: PyTree, online: PyTree, rate: float) -> PyTree:

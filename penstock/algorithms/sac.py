@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from penstock._errors import ConfigurationError, require
 from penstock._types import Key, Scalar
-from penstock.algorithms.off_policy import OffPolicyLearner, polyak
+from penstock.algorithms.off_policy import OffPolicyLearner, polyak, where_due
 from penstock.algorithms.off_policy_config import OffPolicyConfig, refuse_idle
 from penstock.critics.action_value import ActionCritic, RenormCritic, make_action_critic
 from penstock.data import Batch
@@ -160,7 +160,6 @@ class Learner(OffPolicyLearner[Config]):
         """See `OffPolicyLearner.gradient_step`."""
         key_critic, key_actor = jax.random.split(key)
         learned, metrics = self._critic_step(learned, batch, key_critic)
-        due = count % self.config.policy_delay == 0
 
         def actor_and_temperature(learned):
             learned, log_prob, actor_metrics = self._actor_step(learned, batch, key_actor)
@@ -168,9 +167,7 @@ class Learner(OffPolicyLearner[Config]):
             steps = {"actor/steps": jnp.ones(()), "policy/steps": jnp.ones(()), "temperature/steps": jnp.ones(())}
             return learned, actor_metrics | alpha_metrics | steps
 
-        shapes = jax.eval_shape(actor_and_temperature, learned)[1]
-        nothing = {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in shapes.items()}
-        learned, delayed = jax.lax.cond(due, actor_and_temperature, lambda learned: (learned, nothing), learned)
+        learned, delayed = where_due(count % self.config.policy_delay == 0, actor_and_temperature, learned)
         return learned, metrics | delayed
 
     def _critic_step(self, learned, batch, key):

@@ -18,7 +18,7 @@ from jaxtyping import Int, PyTree
 
 from penstock._errors import require
 from penstock._types import Actions, Key, Scalar
-from penstock.algorithms.off_policy import OffPolicyLearner, polyak
+from penstock.algorithms.off_policy import OffPolicyLearner, polyak, where_due
 from penstock.algorithms.off_policy_config import OffPolicyConfig, refuse_idle
 from penstock.critics.action_value import ActionCritic, make_action_critic
 from penstock.data import Batch
@@ -167,8 +167,5 @@ class Learner(OffPolicyLearner[Config]):
                 "policy/steps": jnp.ones(()),
             }
 
-        shapes = jax.eval_shape(actor_and_targets, learned)[1]
-        nothing = {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in shapes.items()}
-        due = count % config.policy_delay == 0
-        learned, delayed = jax.lax.cond(due, actor_and_targets, lambda learned: (learned, nothing), learned)
+        learned, delayed = where_due(count % config.policy_delay == 0, actor_and_targets, learned)
         return learned, metrics | delayed

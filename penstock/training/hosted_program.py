@@ -13,7 +13,6 @@ gives the same run. What is drawn comes from the state's key and counters, and e
 
 import dataclasses
 import time
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -25,6 +24,7 @@ from penstock.algorithms.keys import purpose_key
 from penstock.algorithms.off_policy import OffPolicyLearner, OffPolicyState, summarise
 from penstock.data import Batch, Experience, Replay
 from penstock.training.hosted_evaluation import HostedEvaluator
+from penstock.training.post_mortem import Fault
 from penstock.worlds import Observation, Transition
 from penstock.worlds.hosted.hosted_world import HostedState, HostedWorld
 
@@ -188,26 +188,14 @@ class HostedProgram:
         ]
         return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
-    def explain(
-        self,
-        before: PyTree,
-        iterations: int,
-        index: int,
-        counts: dict[str, int],
-        seed: int,
-        crash: Path,
-        config_hash: str,
-    ) -> str:
+    def explain(self, fault: Fault) -> str:
         """Says what went wrong in a block of iterations, from what the world and the metrics saw.
 
-        A simulator's past cannot be played again, so the learner's state *after* the block is not replayed; no dump is
-        written beside the checkpoints.
+        A simulator's past cannot be played again: nothing is replayed, and no dump is written beside the checkpoints.
         """
-        del before, crash, config_hash
-        happened = ", ".join(f"{name} {count}" for name, count in counts.items())
-        seen = self.worlds[index].take_faults()
+        seen = self.worlds[fault.index].take_faults()
         cause = f": {'; '.join(seen[:3])}" if seen else ""
-        return f"{happened} (handled; training goes on) in seed {seed}, the last {iterations} iterations{cause}"
+        return f"{fault.happened()} in seed {fault.seed}, the last {fault.iterations} iterations{cause}"
 
     def close(self) -> None:
         """Ends all environments."""

@@ -20,7 +20,7 @@ from penstock._errors import PenstockError, require
 from penstock.training.lock import RunLock
 from penstock.training.metrics_log import MetricsLog, Mirror
 from penstock.training.plan import SAFE_TO_CHANGE, RunPlan, source_of
-from penstock.training.post_mortem import FAULTS
+from penstock.training.post_mortem import FAULTS, Fault
 from penstock.training.program import seed_keys
 from penstock.training.programs import RunProgram, make_program
 from penstock.training.run_folder import RunFolder, compare_configs, config_hash, refuse_unsafe_changes
@@ -408,7 +408,8 @@ class _Run:
                 continue
             self.faults_explained += 1
             try:
-                sentence = self.program.explain(before, iterations, index, counts, seed, self.folder.crash, self.hash)
+                fault = Fault(before, iterations, index, counts, seed, self.folder.crash, self.hash)
+                sentence = self.program.explain(fault)
             except CheckpointNotWrittenError as error:
                 sentence = f"{counts} in seed {seed} (handled; training goes on). {error}"
             if self.faults_explained == EXPLAINED_FAULTS:

@@ -1,6 +1,7 @@
 """What went wrong: replays a block of iterations and names the first bad number."""
 
 import copy
+import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -58,27 +59,40 @@ class Witness(FunctionalWorld):
         )
 
 
-def explain_fault(
-    program: "Program",
-    before: PyTree,
-    iterations: int,
-    index: int,
-    counts: dict[str, int],
-    seed: int,
-    crash: Path,
-    config_hash: str,
-) -> str:
-    """Replays a block from the state before it, saves the state before the first fault, and describes that fault.
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """Something that a block of iterations had to guard against, in one seed.
 
-    Args:
-        program: the run's programs; the replay needs no other, and is therefore exact.
+    Attributes:
         before: state of all seeds at the beginning of the block, leaves ``(K, ...)``.
         iterations: length of the block.
-        index: which of the seeds to look at.
+        index: which of the seeds.
         counts: what was counted in the block for this seed, by name.
         seed: its number, for the sentence.
         crash: the run's directory of crash dumps.
         config_hash: hash of the run's configuration.
+    """
+
+    before: PyTree
+    iterations: int
+    index: int
+    counts: dict[str, int]
+    seed: int
+    crash: Path
+    config_hash: str
+
+    def happened(self) -> str:
+        """``world/diverged 3 (handled; training goes on)``."""
+        counted = ", ".join(f"{name} {count}" for name, count in self.counts.items())
+        return f"{counted} (handled; training goes on)"
+
+
+def explain_fault(program: "Program", fault: Fault) -> str:
+    """Replays a block from the state before it, saves the state before the first fault, and describes that fault.
+
+    Args:
+        program: the run's programs; the replay needs no other, and is therefore exact.
+        fault: what happened.
 
     Returns:
         A sentence naming the first bad array, its environments, the iteration and the seed, and the dump.
@@ -86,23 +100,22 @@ def explain_fault(
     Raises:
         CheckpointNotWrittenError: the disk refused the dump.
     """
-    happened = ", ".join(f"{name} {count}" for name, count in counts.items())
-    states = before
-    for _ in range(iterations):
+    index, counts, seed = fault.index, fault.counts, fault.seed
+    states = fault.before
+    for _ in range(fault.iterations):
         after, metrics = program.train(states, jnp.asarray(1, jnp.int32))
         if any(float(metrics[name][index]) > 0 for name in counts):
             state = jax.tree.map(lambda leaf: leaf[index], states)
             cause = find_cause(program.learner, state, {name: float(values[index]) for name, values in metrics.items()})
             update = int(np.asarray(state.update))
-            path, _ = save_crash_dump(
-                crash, update, state, seed=seed, config_hash=config_hash, extra={"counts": counts, "cause": cause}
-            )
+            extra = {"counts": counts, "cause": cause}
+            path, _ = save_crash_dump(fault.crash, update, state, seed=seed, config_hash=fault.config_hash, extra=extra)
             return (
-                f"{happened} (handled; training goes on). Seed {seed}, iteration {update}: {cause}. "
+                f"{fault.happened()}. Seed {seed}, iteration {update}: {cause}. "
                 f"The state before it is kept in {path}; one `step` from there shows the fault again."
             )
         states = after
-    return f"{happened} (handled; training goes on) in seed {seed}; the replay did not show it again."
+    return f"{fault.happened()} in seed {seed}; the replay did not show it again."
 
 
 def find_cause(learner: Any, state: PyTree, metrics: dict[str, float]) -> str:

@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,7 +10,7 @@ from jaxtyping import Array, Int, Key, PyTree
 
 from penstock._types import Scalar
 from penstock.training.evaluation import evaluation_metrics
-from penstock.training.post_mortem import explain_fault
+from penstock.training.post_mortem import Fault, explain_fault
 from penstock.worlds import FunctionalWorld
 
 
@@ -69,18 +68,9 @@ class Program:
         self.train = jax.jit(self.train).lower(states, iterations).compile()
         self.evaluate = jax.jit(self.evaluate).lower(states, keys).compile()
 
-    def explain(
-        self,
-        before: PyTree,
-        iterations: int,
-        index: int,
-        counts: dict[str, int],
-        seed: int,
-        crash: Path,
-        config_hash: str,
-    ) -> str:
+    def explain(self, fault: Fault) -> str:
         """Says what went wrong in a block of iterations. See `explain_fault`."""
-        return explain_fault(self, before, iterations, index, counts, seed, crash, config_hash)
+        return explain_fault(self, fault)
 
 
 def _train_one(learner: Any, iterations: jax.Array, state: PyTree) -> tuple[PyTree, dict[str, Scalar]]:

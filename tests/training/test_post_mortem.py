@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from penstock.training import loop
-from penstock.training.post_mortem import Witness, explain_fault, find_cause
+from penstock.training.post_mortem import Fault, Witness, explain_fault, find_cause
 from penstock.training.program import Program
 from penstock.training.store import CheckpointNotWrittenError, list_checkpoints
 from penstock.worlds import make_world
@@ -66,7 +66,7 @@ def program():
 
 def test_a_fault_is_found_dumped_and_told(program, tmp_path):
     before = program.init(jax.vmap(jax.random.key)(jnp.arange(2)))
-    sentence = explain_fault(program, before, 5, 1, {"world/diverged": 12}, 8, tmp_path, "")
+    sentence = explain_fault(program, Fault(before, 5, 1, {"world/diverged": 12}, 8, tmp_path, ""))
     (step, dump), *rest = list_checkpoints(tmp_path)
     assert step == 2 and not rest
     assert sentence == (
@@ -77,7 +77,7 @@ def test_a_fault_is_found_dumped_and_told(program, tmp_path):
 
 def test_a_fault_that_does_not_come_back_is_told_too(program, tmp_path):
     before = program.init(jax.vmap(jax.random.key)(jnp.arange(1)))
-    sentence = explain_fault(program, before, 2, 0, {"world/diverged": 1}, 0, tmp_path, "")
+    sentence = explain_fault(program, Fault(before, 2, 0, {"world/diverged": 1}, 0, tmp_path, ""))
     assert "did not show it again" in sentence and list_checkpoints(tmp_path) == []
 
 
@@ -121,7 +121,9 @@ def faults(*counts):
 
 def test_the_first_faults_are_explained_and_the_others_counted():
     asked, told = [], []
-    this = run(loop.Silent(told.append), lambda *arguments: asked.append(arguments[2:5]) or "explained.")
+    this = run(
+        loop.Silent(told.append), lambda fault: asked.append((fault.index, fault.counts, fault.seed)) or "explained."
+    )
     for metrics in (faults(0, 0), faults(0, 2), faults(1, 3), faults(1, 1)):
         loop._Run._look_for_faults(this, None, metrics, 10)
     assert asked == [(1, {"world/diverged": 2}, 5), (0, {"world/diverged": 1}, 4), (1, {"world/diverged": 3}, 5)]
@@ -130,7 +132,7 @@ def test_the_first_faults_are_explained_and_the_others_counted():
 
 
 def test_a_full_disk_does_not_turn_a_handled_fault_into_a_crash():
-    def full(*arguments):
+    def full(fault):
         raise CheckpointNotWrittenError("No space left on device. It needs 100 bytes.", 100)
 
     told = []
