@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from penstock.networks.optimization import guarded_step, make_optimizer
+from penstock.networks.optimization import guarded_step, make_constant_optimizer, make_optimizer
 
 
 def optimizer(rate=0.1, final=0.1, steps=1, clip=1e9, betas=(0.7, 0.95), weight_decay=0.0):
@@ -65,3 +65,22 @@ def test_a_final_rate_above_the_initial_one_does_not_raise_it():
     for _ in range(3):
         parameter, state, _ = guarded_step(chosen, jnp.ones(1), state, parameter)
     np.testing.assert_allclose(parameter, -3e-3, rtol=1e-3)
+
+
+def test_constant_optimizer_is_adam_and_a_refused_gradient_changes_nothing():
+    betas, rate = (0.5, 0.999), 0.03
+    chosen = make_constant_optimizer(rate, betas)
+    gradients = np.random.default_rng(1).normal(size=(4, 3))
+    start = np.array([1.0, -2.0, 0.5])
+    parameter = jnp.asarray(start, jnp.float32)
+    state = chosen.init(parameter)
+    bad = jnp.array([1.0, jnp.nan, jnp.inf])
+    for gradient in gradients:
+        refused, state_after, health = guarded_step(chosen, bad, state, parameter)
+        assert health.skipped
+        for a, b in zip(jax.tree.leaves((refused, state_after)), jax.tree.leaves((parameter, state)), strict=True):
+            np.testing.assert_array_equal(a, b)
+        parameter, state, health = guarded_step(chosen, jnp.asarray(gradient, jnp.float32), state_after, refused)
+        assert not health.skipped
+    expected = adamw_by_hand(gradients, [rate] * 4, start, betas, 0.0, np.inf)
+    np.testing.assert_allclose(parameter, expected, rtol=1e-4)
