@@ -117,6 +117,7 @@ def test_chunks_run_with_resets_and_train_on_decisions_only():
     assert differ(after.actor, state.actor) and differ(after.critic, state.critic)
 
 
+@pytest.mark.slow
 def test_visual_observations():
     """Points are remembered with the window, normalised nowhere, and the flow matching losses train the encoder."""
     algorithm = learner("rfo", world(Cloud()))

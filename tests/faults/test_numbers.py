@@ -10,7 +10,7 @@ import pytest
 from jaxtyping import Array, Float, Int
 from tiny_runs import SharedProgram, rows, tiny_plan
 
-from penstock.training import loop
+from penstock.training import loop, programs
 from penstock.training.loop import TrainingFailedError, train
 from penstock.training.post_mortem import find_cause
 from penstock.training.program import seed_keys
@@ -104,7 +104,7 @@ def run_with(in_process, monkeypatch, tmp_path):
 
                 self.init = init
 
-        monkeypatch.setattr(loop, "Program", Edited)
+        monkeypatch.setattr(programs, "Program", Edited)
         messages = []
         result = train(plan(), tmp_path / name, observer=loop.Silent(messages.append))
         return result, messages, tmp_path / name

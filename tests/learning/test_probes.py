@@ -57,7 +57,7 @@ def values(state, observations):
     return np.asarray(state.critic.values(observation, state.normalizer).mean(axis=0))
 
 
-@pytest.mark.parametrize("algorithm", quickly(WITH_CRITIC, ["shac2", "rfo"]))
+@pytest.mark.parametrize("algorithm", quickly(WITH_CRITIC, ["shac2"]))
 def test_time_limits_bootstrap(algorithm):
     """V = 1 / (1 - g): a learner that takes the time limit for an end reports at most 5.7 of 10."""
     task = probes.ConstantRewardTruncated()
@@ -65,7 +65,7 @@ def test_time_limits_bootstrap(algorithm):
     np.testing.assert_allclose(values(state, [0.0]), task.right_value(DISCOUNT), rtol=0.05)
 
 
-@pytest.mark.parametrize("algorithm", quickly(WITH_CRITIC, ["shac2", "rfo"]))
+@pytest.mark.parametrize("algorithm", quickly(WITH_CRITIC, ["shac2"]))
 def test_terminations_do_not_bootstrap_and_rewards_are_discounted(algorithm):
     """V(0) = g, V(1) = 1: a learner that bootstraps over the end reports up to 10."""
     task = probes.TwoStepDiscount()
@@ -73,14 +73,14 @@ def test_terminations_do_not_bootstrap_and_rewards_are_discounted(algorithm):
     np.testing.assert_allclose(values(state, [0.0, 1.0]), [DISCOUNT, 1.0], atol=0.05)
 
 
-@pytest.mark.parametrize("algorithm", ["shac2", "rfo"])
+@pytest.mark.parametrize("algorithm", quickly(["shac2", "rfo"], ["shac2"]))
 def test_values_depend_on_the_observation(algorithm):
     """V(o) = o, although o is drawn anew at every reset."""
     _, state = learn(algorithm, probes.ObservationReward(), 200)
     np.testing.assert_allclose(values(state, [-1.0, 1.0]), [-1.0, 1.0], atol=0.05)
 
 
-@pytest.mark.parametrize("algorithm", ALL)
+@pytest.mark.parametrize("algorithm", quickly(ALL, ["apg", "shac2", "rfo"]))
 def test_actions_answer_the_observation(algorithm):
     """a = o / 2."""
     task = probes.ObservationActionReward()
@@ -90,7 +90,7 @@ def test_actions_answer_the_observation(algorithm):
     np.testing.assert_allclose(actions, task.right_action(observations), atol=0.12)
 
 
-@pytest.mark.parametrize("algorithm", quickly(ALL, ["apg", "shac2", "rfo"]))
+@pytest.mark.parametrize("algorithm", quickly(ALL, ["apg", "rfo"]))
 def test_credit_through_the_state(algorithm):
     """a = -x brings the state to rest in one step; the reward reaches the action through the next state only."""
     learner, state = learn(algorithm, probes.Regulator(), 400)
