@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from tiny_worlds import compiled, differ, same, vector
 
 from penstock.algorithms.keys import purpose_key
@@ -34,6 +35,7 @@ def test_sapo_at_temperature_zero_is_shac2():
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(soft.memory))  # checkpoints refuse infinities
 
 
+@pytest.mark.slow
 def test_sapo_at_another_temperature_is_not_shac2():
     sapo = compiled("sapo")
     shac2 = compiled("shac2")

@@ -59,6 +59,7 @@ def test_killed_in_every_phase_two_seeds(commands, whole, tmp_path):
     assert len(first) == len(second) and first != second
 
 
+@pytest.mark.slow
 def test_killed_at_a_random_moment_rfo(commands, whole, tmp_path):
     reference = whole("rfo", 1)
     delay = random.SystemRandom().randrange(1, 600)
