@@ -8,7 +8,7 @@ import dataclasses
 import sys
 from typing import Any
 
-from penstock._errors import ConfigurationError
+from penstock._errors import ConfigurationError, suggest
 from penstock.algorithms.registry import algorithm_entry
 
 _RFO_MANY_ACTIONS = {"flow_matching_reduction": "mean", "uniform_coefficient": 0.05}
@@ -126,9 +126,8 @@ def named_preset(algorithm: str, name: str, velocity: str = "") -> tuple[dict[st
             return {}, _changed(own[candidate](), entry.config())
     if name not in shared:
         known = [*own, *shared]
-        raise ConfigurationError(
-            f"preset = '{name}': {algorithm} has " + (f"{', '.join(known)}." if known else "none; leave --preset out.")
-        )
+        hint = suggest(name, known) if known else " It has none; leave --preset out."
+        raise ConfigurationError(f"preset = '{name}': {algorithm} has no such preset.{hint}")
     content = shared[name]
     return dict(content["run"]), {**content[entry.family], **content.get(algorithm, {})}
 

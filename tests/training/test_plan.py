@@ -285,7 +285,7 @@ def test_presets_by_name(algorithm):
     for name in (*own, *shared):
         plan = make_plan(algorithm, "dmc/cartpole-swingup", preset=name)
         assert plan.settings != make_plan(algorithm, "dmc/cartpole-swingup").settings
-    with pytest.raises(ConfigurationError, match=f"preset = 'lihgt': {algorithm} has"):
+    with pytest.raises(ConfigurationError, match=f"preset = 'lihgt': {algorithm} has no such preset"):
         make_plan(algorithm, "dmc/cartpole-swingup", preset="lihgt")
 
 
