@@ -32,9 +32,14 @@ _CLASSIC_OFF_POLICY = {
     "batch_size": 128,
 }
 
-# What users of these suites do: one environment, a gradient step per control step, evaluation every 10,000 steps. The
-# algorithms' own settings are the published ones: their configuration classes' defaults (docs/off_policy.md names the
-# source of each). CrossQ, FlowRL and SAC Flow were published with wide critics, which cost hours on a CPU: see "light".
+# What users of these suites do: one environment, a gradient step per control step, 1M steps, evaluation every 10,000.
+# The algorithms' own settings are the defaults of their configuration classes, from
+#   sac       Haarnoja et al. 2018 (arXiv 1812.05905), widths and learning rates as in CleanRL's and SB3's SAC
+#   td3       Fujimoto et al. 2018 (arXiv 1802.09477)
+#   crossq    Bhatt et al., ICLR 2024: critics 2048 wide, Adam's first decay 0.5, actor every third step
+#   flowrl    arXiv 2506.12811 and, where it is silent, bytedance/FlowRL at e26279b (docs/flowrl.md)
+#   sac-flow  arXiv 2509.25756 and, for its CrossQ base, Elessar123/SAC-FLOW at 3df8b9d (docs/sac_flow.md)
+# The last three were published with wide critics, which cost hours on a CPU: see "light".
 _HOSTED_RUN = {"num_envs": 1, "steps": 1_000_000, "evaluate_every": 10_000, "evaluation_episodes": 10, "log_every": 10}
 _HOSTED = {"collect_steps": 100}
 

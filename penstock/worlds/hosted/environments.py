@@ -52,10 +52,12 @@ def package(module: str, world: str, extra: str) -> Any:
 @contextlib.contextmanager
 def quiet_construction() -> Iterator[None]:
     """Keeps MuJoCo's remarks on old model files off the terminal: there would be one per environment."""
-    import sys
-
-    mujoco = sys.modules.get("mujoco")
-    if mujoco is None or not hasattr(mujoco, "set_mju_user_warning"):
+    try:
+        mujoco: Any = importlib.import_module("mujoco")
+    except ImportError:
+        yield
+        return
+    if not hasattr(mujoco, "set_mju_user_warning"):
         yield
         return
     before = mujoco.get_mju_user_warning()
