@@ -7,7 +7,8 @@ The peers are the user's own checkouts, driven through their own update function
 Penstock: torch (FlowRL); torch, tensorboard, flax and optax (SAC Flow); sbx-rl (SBX).
 
 Same work on both sides: shapes, batch, widths, depths, K, number of critics, delays, float32; replay sampling counts on
-both sides. Penstock runs as training runs it: a compiled scan of ``BLOCK`` gradient steps, states donated. The whole
+both sides. What differs: Penstock's Flow-T has no products for queries and keys whose softmax is 1 (fewer parameters,
+the same functions), time enters Flow-G as a number, and its actors have no BatchRenorm, as in the paper. Penstock runs as training runs it: a compiled scan of ``BLOCK`` gradient steps, states donated. The whole
 process is pinned to one core and one thread. Compilation and warm-up come first and count apart; then peer and Penstock
 alternate, the peer once more at the end. Figures are CPU seconds of the process. A ratio above 1 says that Penstock is
 cheaper.
@@ -179,7 +180,7 @@ def rows(flowrl_path: Path | None, sac_flow_path: Path | None) -> dict[str, tupl
         ),
         "flow-g": (
             "SAC Flow-G official, HalfCheetah 17/6, batch 512, K 4",
-            lambda: learner(sac_flow, 17, 6, velocity="gated", actor_hidden=(128,), **flow),
+            lambda: learner(sac_flow, 17, 6, velocity="gated", actor_hidden=(512,), **flow),
             sac_flow_path and (lambda: peers.sac_flow(sac_flow_path, flow_g)),
         ),
         "sac": ("SBX SAC, HalfCheetah 17/6, batch 256", lambda: learner(sac, 17, 6), lambda: peers.sbx("SAC")),
