@@ -8,10 +8,11 @@ Penstock: torch (FlowRL); torch, tensorboard, flax and optax (SAC Flow); sbx-rl 
 
 Same work on both sides: shapes, batch, widths, depths, K, number of critics, delays, float32; replay sampling counts on
 both sides. What differs: Penstock's Flow-T has no products for queries and keys whose softmax is 1 (fewer parameters,
-the same functions), time enters Flow-G as a number, and its actors have no BatchRenorm, as in the paper. Penstock runs as training runs it: a compiled scan of ``BLOCK`` gradient steps, states donated. The whole
-process is pinned to one core and one thread. Compilation and warm-up come first and count apart; then peer and Penstock
-alternate, the peer once more at the end. Figures are CPU seconds of the process. A ratio above 1 says that Penstock is
-cheaper.
+the same functions), time enters Flow-G as a number, and its actors have no BatchRenorm, as in the paper.
+
+Penstock runs as training runs it: a compiled scan of ``BLOCK`` gradient steps, states donated. The whole process is
+pinned to one core and one thread. Compilation and warm-up come first and count apart; then peer and Penstock alternate,
+the peer once more at the end. Figures are CPU seconds of the process. A ratio above 1 says that Penstock is cheaper.
 """
 
 import argparse
