@@ -36,7 +36,7 @@ _CLASSIC_OFF_POLICY = {
 # The algorithms' own settings are the defaults of their configuration classes, from
 #   sac       Haarnoja et al. 2018 (arXiv 1812.05905), widths and learning rates as in CleanRL's and SB3's SAC
 #   td3       Fujimoto et al. 2018 (arXiv 1802.09477)
-#   crossq    Bhatt et al., ICLR 2024: critics 2048 wide, Adam's first decay 0.5, actor every third step
+#   crossq    Bhatt et al., ICLR 2024, critics 1024 wide as in SBX; Adam's first decay 0.5, actor every third step
 #   flowrl    arXiv 2506.12811 and, where it is silent, bytedance/FlowRL at e26279b (docs/flowrl.md)
 #   sac-flow  arXiv 2509.25756 and, for its CrossQ base, Elessar123/SAC-FLOW at 3df8b9d (docs/sac_flow.md)
 # The last three were published with wide critics, which cost hours on a CPU: see "light".
