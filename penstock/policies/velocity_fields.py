@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from penstock._errors import ConfigurationError, suggest
 from penstock._types import Key, Scalar
 from penstock.networks import Trunk
-from penstock.networks.mlp import HiddenLayer, make_linear, orthogonal_linear
+from penstock.networks.mlp import HiddenLayer, LayerNorm, Linear, make_linear, orthogonal_linear
 
 VelocityName = Literal["mlp", "gated", "decoded"]
 DecoderName = Literal["pre-norm", "post-norm"]
@@ -58,7 +58,7 @@ class JointMLP(eqx.Module):
         widths = trunk.hidden
         first = HiddenLayer(keys[0], feature_size + flat_size + 1, widths[0], trunk)
         weight = first.linear.weight
-        features_only = eqx.nn.Linear(feature_size, widths[0], key=keys[0])
+        features_only = Linear(feature_size, widths[0], key=keys[0])
         features_only = eqx.tree_at(
             lambda layer: (layer.weight, layer.bias), features_only, (weight[:, :feature_size], first.linear.bias)
         )
@@ -172,7 +172,7 @@ class DecoderBlock(eqx.Module):
 
     def __init__(self, key: Key, width: int):
         keys = jax.random.split(key, 4)
-        self.context_norm, self.norm = eqx.nn.LayerNorm(width), eqx.nn.LayerNorm(width)
+        self.context_norm, self.norm = LayerNorm(width), LayerNorm(width)
         self.value = orthogonal_linear(keys[0], width, width, 1.0)
         self.out = orthogonal_linear(keys[1], width, width, 1.0)
         self.widen = orthogonal_linear(keys[2], width, 4 * width, 1.0)
@@ -215,7 +215,7 @@ class PostNormBlock(eqx.Module):
         self.self_value, self.self_out, self.value, self.out = square
         self.widen = orthogonal_linear(keys[4], width, 4 * width, 1.0)
         self.narrow = orthogonal_linear(keys[5], 4 * width, width, 1.0)
-        self.norms = (eqx.nn.LayerNorm(width), eqx.nn.LayerNorm(width), eqx.nn.LayerNorm(width))
+        self.norms = (LayerNorm(width), LayerNorm(width), LayerNorm(width))
 
     def state_bias(self, token: Float[Array, "D"]) -> Float[Array, "D"]:
         """``k(s) = Wo (Wv m + bv) + bo``."""
@@ -270,7 +270,7 @@ class DecodedVelocity(VelocityField):
         self.time_encoder = (linear(1, width // 4), linear(width // 4, width // 2), linear(width // 2, width))
         block = DecoderBlock if form == "pre-norm" else PostNormBlock
         self.blocks = tuple(block(next(keys), width) for _ in range(layers))
-        self.final_norm = eqx.nn.LayerNorm(width) if form == "pre-norm" else None
+        self.final_norm = LayerNorm(width) if form == "pre-norm" else None
         self.output = linear(width, heads * flat_size, output_gain)
 
     def token(self, features: Float[Array, "features"]) -> Float[Array, "D"]:

@@ -2,6 +2,8 @@
 "(F19 to F24)."""
 
 import functools
+import os
+import signal
 
 import gymnasium
 import jax
@@ -233,6 +235,17 @@ def test_dead_and_hanging_processes_are_noticed_and_the_others_ended(fault, sent
     with pytest.raises(WorldFaultError, match=sentence):
         play(world, 5)
     assert no_children()
+
+
+def test_an_interrupt_of_the_terminal_leaves_the_workers_at_work():
+    """Ctrl-C reaches all processes; only the run itself decides to stop."""
+    world = hosted(vectorization="processes")
+    state = world.reset(KEY)
+    for process in world._present.vector.envs.processes:
+        os.kill(process.pid, signal.SIGINT)
+    _, transition = world.step(state, np.zeros((2, 1), np.float32))
+    assert transition.reward.tolist() == [1.0, 1.0]
+    world.close()
 
 
 def no_children():

@@ -10,6 +10,7 @@ another process costs more than a control step. Processes pay for environments w
 import contextlib
 import functools
 import multiprocessing
+import signal
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -255,6 +256,9 @@ def vectorize(
 
 
 def _make_guarded(make: Callable[[], Any]) -> Any:
+    if multiprocessing.parent_process() is not None:
+        # Ctrl-C reaches every process of a terminal. The run ends in its own time, and the workers with it.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     with quiet_construction():
         return guarded(make())
 
