@@ -55,6 +55,7 @@ def test_rfo_without_regularizers_is_shac2_with_a_flow():
     same(flow_metrics, control_metrics)
 
 
+@pytest.mark.slow
 def test_regularizers_change_the_actor_but_not_the_rollout():
     full = compiled("rfo")
     naive = compiled("rfo", past_coefficient=0.0, uniform_coefficient=0.0)
@@ -69,6 +70,7 @@ def test_regularizers_change_the_actor_but_not_the_rollout():
         assert float(metrics[f"actor/{name}_loss"]) > 0 and float(metrics[f"actor/{name}_gradient_norm"]) > 0
 
 
+@pytest.mark.slow
 def test_apg_is_shac_with_values_of_zero():
     apg, shac = compiled("apg"), compiled("shac", target_mixing=1.0)
     plain, judged = apg.start, shac.start

@@ -71,6 +71,7 @@ def test_latents_or_actions_can_be_the_target():
     assert abs(raw["actor/flow_matching_loss"] - latent["actor/flow_matching_loss"]) > 1e-3
 
 
+@pytest.mark.slow
 def test_without_behaviour_values_the_weight_comes_from_the_policys_own_critic():
     algorithm = learner(behaviour_values=False, policy_delay=1)
     learned = jax.jit(algorithm.init_learned)(jax.random.key(0))

@@ -18,7 +18,7 @@ from penstock.data import Batch
 from penstock.worlds import Observation
 
 OFF_POLICY = tuple(family("off-policy"))
-QUICKLY = [pytest.param(n, marks=[] if n in ("sac", "flowrl") else pytest.mark.slow) for n in OFF_POLICY]
+QUICKLY = [pytest.param(n, marks=[] if n == "sac" else pytest.mark.slow) for n in OFF_POLICY]
 """crossq and sac-flow run SAC's code, and td3 is the simplest: `make test-slow` has them."""
 TINY = {"batch_size": 8, "warmup_steps": 8, "collect_steps": 4, "actor_hidden": (8,), "replay_capacity": 64}
 SMALL_CRITIC = {"flowrl": {"critic_hidden": (8, 8, 8)}}
@@ -104,6 +104,7 @@ def test_stored_actions_are_inside_the_box_and_warm_up_is_uniform(trained):
 
 
 @pytest.mark.parametrize("name", QUICKLY)
+@pytest.mark.slow
 def test_terminations_do_not_bootstrap(name):
     """F23: with bootstrap 0 the next observation changes nothing; with more it does. (BatchRenorm sees it anyway.)"""
     algorithm = learner(name, **({"critic": "target"} if name in ("crossq", "sac-flow") else {}))

@@ -118,7 +118,11 @@ def column(run_dir, name):
 
 @pytest.mark.parametrize(
     ("fault", "what"),
-    [(OBSERVATION, "observation.vector is nan"), (REWARD, "reward is nan"), (STATE, "state.x is inf")],
+    [
+        pytest.param(OBSERVATION, "observation.vector is nan", marks=pytest.mark.slow),
+        pytest.param(REWARD, "reward is nan", marks=pytest.mark.slow),
+        (STATE, "state.x is inf"),
+    ],
 )
 def test_a_bad_number_is_caught_named_and_replayed(run_with, fault, what):
     result, messages, run_dir = run_with(fault)

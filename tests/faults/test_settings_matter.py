@@ -127,7 +127,12 @@ def off_policy_cases():
         inherited |= {field.name for field in dataclasses.fields(ALGORITHMS[algorithm].config)}
 
 
-@pytest.mark.parametrize(("algorithm", "name"), [*cases(), *off_policy_cases()])
+def quickly(pairs):
+    """The settings of SAC, and of the others in `make test-slow`: each traces a program of its own."""
+    return [pytest.param(*pair, marks=[] if pair[0] == "sac" else pytest.mark.slow) for pair in pairs]
+
+
+@pytest.mark.parametrize(("algorithm", "name"), [*cases(), *quickly(off_policy_cases())])
 def test_a_setting_changes_the_program_or_is_refused(algorithm, name):
     fresh, other = fingerprint(algorithm), fingerprint(algorithm, name)
     if name in DOES_NOT_APPLY.get(algorithm, ()):

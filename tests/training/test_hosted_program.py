@@ -88,6 +88,7 @@ def test_evaluation_does_not_change_training(whole, tmp_path):
     assert_equal(seldom.state.replay, result.state.replay)
 
 
+@pytest.mark.slow
 def test_several_seeds_are_the_runs_of_each(whole, tmp_path):
     _, result = whole
     both = train(tiny_plan(seeds=2), tmp_path / "both")
