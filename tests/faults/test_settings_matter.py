@@ -118,21 +118,16 @@ def cases():
 
 
 def off_policy_cases():
-    """What SAC, FlowRL and SAC Flow have of their own; the rest takes minutes."""
+    """What SAC has of its own; each of the others traces a program of its own, which takes minutes."""
     inherited = {field.name for field in dataclasses.fields(OffPolicyConfig)}
     for algorithm in ("sac", "td3", "crossq", "flowrl", "sac-flow"):
         for field in dataclasses.fields(ALGORITHMS[algorithm].config):
-            quick = field.name not in inherited and algorithm in ("sac", "flowrl", "sac-flow")
+            quick = field.name not in inherited and algorithm == "sac"
             yield pytest.param(algorithm, field.name, marks=[] if quick else pytest.mark.slow)
         inherited |= {field.name for field in dataclasses.fields(ALGORITHMS[algorithm].config)}
 
 
-def quickly(pairs):
-    """The settings of SAC, and of the others in `make test-slow`: each traces a program of its own."""
-    return [pytest.param(*pair, marks=[] if pair[0] == "sac" else pytest.mark.slow) for pair in pairs]
-
-
-@pytest.mark.parametrize(("algorithm", "name"), [*cases(), *quickly(off_policy_cases())])
+@pytest.mark.parametrize(("algorithm", "name"), [*cases(), *off_policy_cases()])
 def test_a_setting_changes_the_program_or_is_refused(algorithm, name):
     fresh, other = fingerprint(algorithm), fingerprint(algorithm, name)
     if name in DOES_NOT_APPLY.get(algorithm, ()):
