@@ -164,9 +164,9 @@ def draw(data):
     matplotlib.use("Agg")
     import matplotlib.figure
 
-    from penstock.reports._style import _RULES, INK, PALETTE, SOFT, save
+    from penstock.reports.style import INK, PALETTE, RULES, SOFT, save
 
-    with matplotlib.rc_context(_RULES):
+    with matplotlib.rc_context(RULES):
         figure = matplotlib.figure.Figure(figsize=(9.6, 2.9 * len(data) + 0.5), layout="constrained")
         grid = figure.subplots(len(data), len(STEPS), sharey="row", squeeze=False)
         for row, (world, arms) in zip(grid, data.items(), strict=True):

@@ -159,7 +159,7 @@ def draw(data):
     matplotlib.use("Agg")
     import matplotlib.figure
 
-    from penstock.reports._style import INK, PALETTE, SOFT, save
+    from penstock.reports.style import INK, PALETTE, SOFT, save
     from penstock.worlds.classic.multi_goal import MultiGoal
 
     task = MultiGoal()

@@ -40,10 +40,10 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 from penstock.algorithms import crossq, flowrl, sac, sac_flow
 from penstock.data import Experience, Replay
 from penstock.networks import Trunk
+from penstock.observation import Observation, ObservationSpec
 from penstock.policies import NoisyFlow
 from penstock.policies.velocity_fields import make_velocity
 from penstock.reports.tables import markdown_table
-from penstock.worlds.observation import Observation, ObservationSpec
 
 OUTPUT = Path(__file__).parent / "results" / "update_speed.json"
 BLOCK = 12

@@ -30,10 +30,10 @@ from penstock.algorithms.off_policy_config import OffPolicyConfig
 from penstock.data import Batch, Experience, Replay
 from penstock.data.replay import memory_bytes
 from penstock.networks import Normalizer
+from penstock.observation import blank
 from penstock.policies import Actor, Agent, Capability, require_capabilities
-from penstock.worlds import FunctionalWorld, Observation, World
+from penstock.worlds import FunctionalWorld, Observation, Transition, World
 from penstock.worlds.hosted.hosted_world import HostedState
-from penstock.worlds.observation import blank
 from penstock.worlds.world import WorldState
 
 
@@ -60,9 +60,15 @@ class OffPolicyState(eqx.Module):
 
 
 class Rollout(NamedTuple):
-    """What a replayed iteration shows to a post-mortem: the world's diagnostics, ``(H, N)`` each."""
+    """What a replayed iteration shows to a post-mortem.
+
+    Attributes:
+        diagnostics: the world's, ``(H, N)`` each.
+        gradient_events: ``(H, 2, N)`` zeros: nothing is differentiated through the world.
+    """
 
     diagnostics: dict[str, Float[Array, "H N"]]
+    gradient_events: Float[Array, "H 2 N"]
 
 
 ConfigT = TypeVar("ConfigT", bound=OffPolicyConfig)
@@ -217,7 +223,8 @@ class OffPolicyLearner(abc.ABC, Generic[ConfigT]):
     def return_gradient(self, state: OffPolicyState) -> tuple[PyTree, Rollout, Any, dict[str, Scalar]]:
         """Replays an iteration for a post-mortem: nothing of a gradient, and what the world showed."""
         after, metrics, diagnostics = self._iterate(state)
-        return {}, Rollout(diagnostics), after.world, metrics
+        events = jnp.zeros((self.config.collect_steps, 2, self.world.num_envs))
+        return {}, Rollout(diagnostics, events), after.world, metrics
 
     def _iterate(self, state):
         world = self._functional_world()
@@ -234,14 +241,7 @@ class OffPolicyLearner(abc.ABC, Generic[ConfigT]):
                 purpose_key(state.key, count, "explore"),
             )
             world_state, transition = world.step(state.world, action)
-            experience = Experience(
-                observation,
-                action,
-                transition.reward,
-                transition.terminated,
-                transition.truncated,
-                transition.final_observation,
-            )
+            experience = remembered(observation, action, transition)
             state = dataclasses.replace(
                 state,
                 replay=state.replay.add(jax.lax.stop_gradient(experience)),
@@ -284,6 +284,19 @@ class OffPolicyLearner(abc.ABC, Generic[ConfigT]):
         if not isinstance(self.world, FunctionalWorld):
             raise CapabilityError(f"'{self.world.name}' does not live inside jit; it is trained by the hosted program.")
         return self.world
+
+
+def remembered(observation: Observation, action: Actions, transition: Transition) -> Experience:
+    """What the replay memory keeps of a control step."""
+    return Experience(
+        observation,
+        action,
+        transition.reward,
+        transition.terminated,
+        transition.truncated,
+        transition.final_observation,
+        transition.valid,
+    )
 
 
 def summarise(sums: dict[str, Scalar]) -> dict[str, Scalar]:

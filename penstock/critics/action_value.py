@@ -11,7 +11,7 @@ from penstock._types import Key
 from penstock.networks import MLP, Encoder, Trunk, make_encoder
 from penstock.networks.batch_renorm import BatchRenorm
 from penstock.networks.mlp import ACTIVATIONS, HiddenLayer, make_linear
-from penstock.worlds.observation import Observation, ObservationSpec
+from penstock.observation import Observation, ObservationSpec
 
 
 class Head(Protocol):

@@ -9,7 +9,7 @@ from penstock._types import Scalar
 from penstock.critics.value import Critic
 from penstock.networks import Normalizer
 from penstock.networks.optimization import guarded_step
-from penstock.worlds.observation import Observation
+from penstock.observation import Observation
 
 
 def value_loss(

@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 from penstock._types import Key
 from penstock.networks import MLP, Encoder, Normalizer, Trunk, make_encoder
-from penstock.worlds.observation import Observation, ObservationSpec
+from penstock.observation import Observation, ObservationSpec
 
 
 class Critic(eqx.Module):

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 
 from penstock._errors import require
 from penstock._types import Key
-from penstock.worlds.observation import Observation
+from penstock.observation import Observation
 
 ArrayLike = Any
 """A JAX or a NumPy array."""

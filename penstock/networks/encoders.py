@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from penstock._types import Key
 from penstock.networks.mlp import HiddenLayer, Trunk
 from penstock.networks.pixel_encoder import PixelNetwork
-from penstock.worlds.observation import Observation, ObservationSpec
+from penstock.observation import Observation, ObservationSpec
 
 
 class Encoder(eqx.Module):

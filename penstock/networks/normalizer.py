@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from penstock._types import Scalar
-from penstock.worlds.observation import Observation
+from penstock.observation import Observation
 
 EPSILON = 1e-5
 INITIAL_COUNT = 1e-4

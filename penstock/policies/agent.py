@@ -6,8 +6,8 @@ from jaxtyping import Array, Float
 
 from penstock._types import Key
 from penstock.networks import Encoder, Normalizer
+from penstock.observation import Observation
 from penstock.policies.policy import ActionSample, Policy
-from penstock.worlds.observation import Observation
 
 
 class Actor(eqx.Module):

@@ -8,13 +8,13 @@ import jax
 from penstock._errors import ConfigurationError, suggest
 from penstock._types import Key
 from penstock.networks import Trunk, make_encoder
+from penstock.observation import ObservationSpec
 from penstock.policies.agent import Actor
 from penstock.policies.chunked import Chunked
 from penstock.policies.gaussian import SquashedGaussian
 from penstock.policies.policy import Policy
 from penstock.policies.velocity_fields import VelocityName, make_velocity
 from penstock.policies.velocity_flow import VelocityFlow
-from penstock.worlds.observation import ObservationSpec
 
 PolicyName = Literal["gaussian", "flow"]
 StepperName = Literal["euler", "midpoint", "heun", "rk4"]

@@ -11,7 +11,6 @@ import numpy as np
 
 from penstock._errors import require, suggest
 from penstock.reports._files import write_text
-from penstock.reports._style import FAINT, PALETTE, SOFT, canvas, label_lines, save, tick
 from penstock.reports.runs import Run, RunError, SeedCurve, collect, read_run, seed_curves
 from penstock.reports.statistics import (
     Estimate,
@@ -21,6 +20,7 @@ from penstock.reports.statistics import (
     common_grid,
     interquartile_mean,
 )
+from penstock.reports.style import FAINT, PALETTE, SOFT, canvas, label_lines, save, tick
 from penstock.reports.tables import markdown_table
 
 AXES = {

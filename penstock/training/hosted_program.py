@@ -21,11 +21,11 @@ import numpy as np
 from jaxtyping import Array, Int, Key, PyTree
 
 from penstock.algorithms.keys import purpose_key
-from penstock.algorithms.off_policy import OffPolicyLearner, OffPolicyState, summarise
+from penstock.algorithms.off_policy import OffPolicyLearner, OffPolicyState, remembered, summarise
 from penstock.data import Batch, Experience, Replay
 from penstock.training.hosted_evaluation import HostedEvaluator
 from penstock.training.post_mortem import Fault
-from penstock.worlds import Observation, Transition
+from penstock.worlds import Transition
 from penstock.worlds.hosted.hosted_world import HostedState, HostedWorld
 
 _BATCH, _WARMUP = 0, 1
@@ -230,7 +230,7 @@ class HostedProgram:
             observation = present.observation
             present, transition = world.step(present, action)
             stepped = time.perf_counter()
-            replay.write(_experience(observation, action, transition, replay))
+            replay.write(remembered(observation, action, transition))
             seen.add(transition)
             env_steps += num_envs
             count += 1
@@ -320,18 +320,6 @@ class Seen:
         }
         self._forget()
         return metrics
-
-
-def _experience(observation: Observation, action: np.ndarray, transition: Transition, replay: Replay) -> Experience:
-    return Experience(
-        observation,
-        action,
-        transition.reward,
-        transition.terminated,
-        transition.truncated,
-        transition.final_observation,
-        transition.valid if replay.ring.valid is not None else None,
-    )
 
 
 def _random(words: np.ndarray, purpose: int, count: int) -> np.random.Generator:

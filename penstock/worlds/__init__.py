@@ -1,7 +1,7 @@
 """What policies act in. `make_world` builds one by name."""
 
+from penstock.observation import Observation, ObservationSpec
 from penstock.worlds import classic, hosted, soft  # noqa: F401  (registers the built-in worlds)
-from penstock.worlds.observation import Observation, ObservationSpec
 from penstock.worlds.registry import (
     WorldEntry,
     WorldFamily,

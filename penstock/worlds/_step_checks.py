@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from penstock._types import Actions, Key
+from penstock.observation import Observation
 from penstock.worlds._findings import (
     Finding,
     Stop,
@@ -25,7 +26,6 @@ from penstock.worlds._findings import (
     warning,
 )
 from penstock.worlds._task_checks import observation_problems, outcome_problems
-from penstock.worlds.observation import Observation
 from penstock.worlds.world import FunctionalWorld, Transition, World, WorldState
 
 

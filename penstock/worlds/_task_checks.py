@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
+from penstock.observation import Observation
 from penstock.worlds._findings import Finding, Stop, error, failure, is_float, leaf_names, listed, ok, warning
-from penstock.worlds.observation import Observation
 from penstock.worlds.task import Outcome, Task
 from penstock.worlds.world import World
 

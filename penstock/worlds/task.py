@@ -14,7 +14,7 @@ import jax
 from jaxtyping import Array, Bool, Float, PyTree
 
 from penstock._types import Actions, Key, PerEnv, PerEnvFlag
-from penstock.worlds.observation import Observation, ObservationSpec
+from penstock.observation import Observation, ObservationSpec
 from penstock.worlds.scene import Scene
 
 

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from jaxtyping import Bool, PyTree
 
 from penstock._types import Actions, AnyArray, GradientProbe, Key, PerEnv, PerEnvCount, PerEnvFlag
+from penstock.observation import Observation, ObservationSpec
 from penstock.worlds.firewall import gradient_firewall
-from penstock.worlds.observation import Observation, ObservationSpec
 from penstock.worlds.task import Task, flag_shape
 
 MAGNITUDE_LIMIT = 1e6

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,11 +16,12 @@ from penstock.algorithms import flowrl
 from penstock.algorithms.off_policy import polyak
 from penstock.algorithms.registry import ALGORITHMS, family
 from penstock.data import Batch
+from penstock.training.post_mortem import find_cause
 from penstock.worlds import Observation
 
 OFF_POLICY = tuple(family("off-policy"))
 QUICKLY = [pytest.param(n, marks=[] if n == "sac" else pytest.mark.slow) for n in OFF_POLICY]
-"""crossq and sac-flow run SAC's code, and td3 is the simplest: `make test-slow` has them."""
+"""The others take long to compile: `make test-slow` has them."""
 TINY = {"batch_size": 8, "warmup_steps": 8, "collect_steps": 4, "actor_hidden": (8,), "replay_capacity": 64}
 SMALL_CRITIC = {"flowrl": {"critic_hidden": (8, 8, 8)}}
 
@@ -255,3 +257,15 @@ def test_refusals():
             learner(name, discount=1.5)
     with pytest.raises(ConfigurationError, match=r"replay_capacity = 1000000000000: .* GiB"):
         learner("sac", replay_capacity=10**12, planned=10**8)
+
+
+def test_a_fault_of_the_critic_is_explained():
+    """The world is sound and the critic is not: the post-mortem names the loss."""
+    algorithm = learner("td3")
+    state, _ = algorithm.step(algorithm.init(jax.random.key(0)))
+    poisoned = jax.tree.map(lambda leaf: leaf * jnp.nan, eqx.filter(state.learned.critic, eqx.is_inexact_array))
+    critic = eqx.combine(poisoned, state.learned.critic)
+    state = dataclasses.replace(state, learned=dataclasses.replace(state.learned, critic=critic))
+    metrics = {name: float(value) for name, value in algorithm.step(state)[1].items()}
+    assert metrics["critic/skipped"] > 0 and metrics["world/diverged"] == 0
+    assert "critic/loss is nan" in find_cause(algorithm, state, metrics)

@@ -20,10 +20,10 @@ from jaxtyping import Int, UInt32
 
 from penstock._errors import CapabilityError, PenstockError, require
 from penstock._types import Actions, GradientProbe, Key
+from penstock.observation import Observation, ObservationSpec
 from penstock.worlds.hosted.environments import EnvironmentSource, quiet_construction, stated_limit, stated_timestep
 from penstock.worlds.hosted.spaces import ActionBox, ObservationReader, action_box, observation_reader
 from penstock.worlds.hosted.vectorization import GymnasiumVector, VectorEnvironment, Vectorization, vectorize
-from penstock.worlds.observation import Observation, ObservationSpec
 from penstock.worlds.scene import Scene
 from penstock.worlds.world import MAGNITUDE_LIMIT, Transition, World
 

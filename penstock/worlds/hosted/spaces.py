@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from penstock._errors import CapabilityError, ConfigurationError
-from penstock.worlds.observation import Observation, ObservationSpec
+from penstock.observation import Observation, ObservationSpec
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,12 +11,12 @@ from jaxtyping import Array, Float
 
 from penstock._errors import require
 from penstock._types import Actions, PerEnv
+from penstock.observation import Observation, ObservationSpec
 from penstock.physics.layout import Coordinates, Layout, checked_layout, pack, unpack
 from penstock.physics.mesh import TetMesh, surface
 from penstock.physics.quality import volume_ratios
 from penstock.physics.soft_body import Motion, SoftBody, simulate
 from penstock.physics.stability import warn_if_unstable
-from penstock.worlds.observation import Observation, ObservationSpec
 from penstock.worlds.scene import Scene, Surface
 from penstock.worlds.task import Outcome, Task
 

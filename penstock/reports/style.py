@@ -14,7 +14,7 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#AA4499", "#B8860B", "#56B4E9", "#3
 
 INK, SOFT, FAINT = "#22262b", "#6b7280", "#e3e6ea"
 
-_RULES = {
+RULES = {
     "font.size": 10,
     "axes.edgecolor": SOFT,
     "axes.linewidth": 0.8,
@@ -36,6 +36,7 @@ _RULES = {
     "text.color": INK,
     "svg.hashsalt": "penstock",
 }
+"""Settings of matplotlib for every figure."""
 
 
 @contextlib.contextmanager
@@ -43,7 +44,7 @@ def canvas(columns: int = 1, width: float = 7.2, height: float = 4.0) -> Iterato
     """Yields a figure and its axes side by side, in the house style. Touches no global matplotlib state for long."""
     matplotlib = extra("matplotlib", "plots")
     figures = extra("matplotlib.figure", "plots")
-    with matplotlib.rc_context(_RULES):
+    with matplotlib.rc_context(RULES):
         figure = figures.Figure(figsize=(width if columns == 1 else 5.6 * columns, height), layout="constrained")
         figure.get_layout_engine().set(wspace=0.06)
         axes = figure.subplots(1, columns, squeeze=False)[0]
