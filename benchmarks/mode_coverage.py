@@ -42,6 +42,8 @@ ARMS = {
     "SAC Flow, mlp": ("sac-flow", {"velocity": "mlp"}),
     "SAC Flow, gated": ("sac-flow", {"velocity": "gated"}),
     "SAC Flow, decoded": ("sac-flow", {"velocity": "decoded"}),
+    "SAC Flow, mlp, action": ("sac-flow", {"velocity": "mlp", "entropy": "action", "initial_temperature": 1.0}),
+    "SAC Flow, gated, action": ("sac-flow", {"velocity": "gated", "entropy": "action", "initial_temperature": 1.0}),
 }
 """All arms share widths, batch, learning rates and budget; whatever else an algorithm has is its own default."""
 

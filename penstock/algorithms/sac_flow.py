@@ -55,6 +55,11 @@ class Config(sac.Config):
     """log p of a path: exact, or noise-only, which leaves out the scale of the noise (released code with decoded)."""
     squash_log_det: Literal["exact", "epsilon"] = "exact"
     """log det of tanh: exact, or epsilon, the released code's log(1 - tanh^2 + 1e-6)."""
+    entropy: Literal["path", "action"] = "path"
+    """Whose entropy is regulated: path (paper), or action, estimated as a mixture over ``other_paths`` more paths of
+    the same state. Only the latter rewards a spread of modes. Its target is SAC's, -d."""
+    other_paths: int = 8
+    """With entropy = action: M, further paths per state."""
     candidate_bound: float | None = 50.0
     """gated: the candidate is this times tanh. Paper: 50; None, linear, as in the released code."""
     decoder: DecoderName = "pre-norm"
@@ -98,6 +103,11 @@ class Config(sac.Config):
             refuse_idle(self, f"velocity = {self.velocity!r}", "decoder")
         if not self.learn_noise:
             refuse_idle(self, "learn_noise = False", "noise_depends_on")
+        require(self.other_paths >= 1, "other_paths", self.other_paths, "must be at least 1")
+        if self.entropy == "path":
+            refuse_idle(self, "entropy = 'path'", "other_paths")
+        else:
+            refuse_idle(self, "entropy = 'action'", "density")
         if self.velocity == "gated" and self.noise_depends_on == "path":
             raise ConfigurationError(
                 "noise_depends_on = 'path': a gated velocity has no trunk that a second head could share. Choose "
@@ -120,6 +130,7 @@ class Config(sac.Config):
             (self.squash_log_det == "epsilon", "log det of tanh with an epsilon"),
             (self.velocity == "gated" and self.candidate_bound is None, "linear candidate"),
             (self.decoder == "post-norm", "post-norm decoder"),
+            (self.entropy == "action", "entropy of the action, not of its path"),
         )
         return tuple(words for active, words in cases if active)
 
@@ -179,7 +190,8 @@ class Learner(sac.Learner):
         d = world.action_size
         attainable = path_entropy_target(d, config.flow_steps, config.target_step_std)
         target = attainable if config.target_entropy is None else config.target_entropy
-        if config.learn_temperature and not config.learn_noise and target >= attainable:
+        fixed = config.entropy == "path" and not config.learn_noise
+        if config.learn_temperature and fixed and target >= attainable:
             raise ConfigurationError(
                 f"target_entropy = {target:.4g}: with constant noise (learn_noise = False) the path's entropy stays "
                 f"below {attainable:.4g} nats, whatever is learned, so the temperature would grow without bound. Pass "
@@ -226,15 +238,20 @@ class Learner(sac.Learner):
 
     @property
     def entropy_target(self) -> float:
-        """H, in nats: of the path before squashing, at ``target_step_std``."""
+        """H, in nats: of the path before squashing, at ``target_step_std``; of the action, SAC's."""
         config = self.config
-        if config.target_entropy is not None:
-            return config.target_entropy
+        if config.target_entropy is not None or config.entropy == "action":
+            return super().entropy_target
         return path_entropy_target(self.world.action_size, config.flow_steps, config.target_step_std)
 
     def sample(self, actor: Actor, observation: Observation, key: Key) -> tuple[Float[Array, "B d"], Float[Array, "B"]]:
-        """Reparameterised actions and the log-densities of their paths."""
+        """Reparameterised actions and the log-densities of their paths, or of the actions themselves."""
         features = Agent(actor, self.normalizer()).features(observation)
         keys = jax.random.split(key, features.shape[0])
-        sample, log_prob = jax.vmap(actor.policy.sample_with_path_log_prob)(features, keys)
+        policy = actor.policy
+        draw = policy.sample_with_path_log_prob
+        if self.config.entropy == "action":
+            assert isinstance(policy, NoisyFlow)
+            draw = functools.partial(policy.sample_with_action_log_prob, other_paths=self.config.other_paths)
+        sample, log_prob = jax.vmap(draw)(features, keys)
         return sample.action, log_prob

@@ -50,7 +50,8 @@ class NoisyFlow(Policy):
     is exact for any velocity and any K. Source: SAC Flow, arXiv 2509.25756, appendix, equations 13 to 15.
 
     What the entropy of a path can and cannot do: before squashing it is ``c d (K + 1) + sum_i E[log std_i]``, whatever
-    the velocity is. Maximising it widens the noise; it does not keep the modes of the action apart.
+    the velocity is. Maximising it widens the noise; it does not keep the modes of the action apart. The entropy of the
+    action does: `sample_with_action_log_prob`.
 
     The released code adds its noise elsewhere and leaves out terms; the last four attributes reproduce that, for
     comparison only.
@@ -206,23 +207,30 @@ class NoisyFlow(Policy):
         log_prob = _standard_log_prob(start) + _standard_log_prob(noise)
         if self.exact_density:
             log_prob = log_prob - log_std.sum()
-        if self.exact_squash:
-            return log_prob - log_tanh_derivative(end).sum()
-        return log_prob - jnp.log(1.0 - jnp.square(jnp.tanh(end)) + 1e-6).sum()
+        return log_prob - self._log_det(end)
 
-    def _rollout(self, features, start, noise):
-        """Latents ``x_0 .. x_K`` and the log-density of the path, squash included. ``noise`` is ``(K, flat)``."""
-        condition, log_sigma = self.field.condition(features), self.log_sigma(features)
+    def _log_det(self, end):
+        """Log-determinant of the squash at ``x_K``."""
+        if self.exact_squash:
+            return log_tanh_derivative(end).sum()
+        return jnp.log(1.0 - jnp.square(jnp.tanh(end)) + 1e-6).sum()
+
+    def _walk(self, condition, log_sigma, start, noise):
+        """Latents ``x_1 .. x_K``, and their means and log standard deviations, ``(K, flat)`` each like ``noise``."""
 
         def body(x, now):
             step, eps = now
             mean, log_std = self.transition(condition, log_sigma, x, step)
             x = mean + jnp.exp(log_std) * eps
-            return x, (x, log_std)
+            return x, (x, mean, log_std)
 
         steps = jnp.arange(self.flow_steps, dtype=start.dtype)
-        end, (latents, log_std) = jax.lax.scan(body, start, (steps, noise), unroll=min(self.flow_steps, 4))
-        return Path(jnp.concatenate([start[None], latents]), self._log_prob(start, noise, log_std, end))
+        return jax.lax.scan(body, start, (steps, noise), unroll=min(self.flow_steps, 4))[1]
+
+    def _rollout(self, features, start, noise):
+        """Latents ``x_0 .. x_K`` and the log-density of the path, squash included. ``noise`` is ``(K, flat)``."""
+        latents, _, log_std = self._walk(self.field.condition(features), self.log_sigma(features), start, noise)
+        return Path(jnp.concatenate([start[None], latents]), self._log_prob(start, noise, log_std, latents[-1]))
 
     def sample_path(self, features: Float[Array, "features"], key: Key) -> Path:
         """Draws a path, reparameterised, with its log-density."""
@@ -241,6 +249,37 @@ class NoisyFlow(Policy):
         """See `Policy.sample_with_path_log_prob`."""
         path = self.sample_path(features, key)
         return ActionSample(jnp.tanh(path.latents[-1]), path.latents[-1]), path.log_prob
+
+    def sample_with_action_log_prob(
+        self, features: Float[Array, "features"], key: Key, other_paths: int
+    ) -> tuple[ActionSample, Scalar]:
+        """An action, reparameterised, with an estimate of its own log-density: its path is integrated out.
+
+        Given ``x_{K-1}`` the last latent is Gaussian, so the policy is a mixture of Gaussians over the paths that lead
+        to their last step. With M other paths of the same state, drawn independently,
+
+            log p^(a | s) = log[ sum_{j=0..M} N(x_K; mean_j, std_j) / (M + 1) ] - log det(da / dx_K)
+
+        where j = 0 is the path of ``a`` itself. ``E[-log p^]`` is a lower bound of the action's entropy for every M and
+        reaches it as M grows; unlike a path's entropy it has a slope in the velocity. It tells apart at most
+        ``log(M + 1)`` nats of spread beyond the last step's noise. Source: Yin and Zhou 2018 (semi-implicit variational
+        inference, arXiv 1805.11183).
+
+        Args:
+            features: of the state.
+            key: random key.
+            other_paths: M, at least 1.
+        """
+        require(other_paths >= 1, "other_paths", other_paths, "must be at least 1")
+        condition, log_sigma = self.field.condition(features), self.log_sigma(features)
+        noise = jax.random.normal(key, (other_paths + 1, self.flow_steps + 1, self.flat_size))
+        walk = jax.vmap(lambda noise: self._walk(condition, log_sigma, noise[0], noise[1:]))
+        latents, means, log_std = walk(noise)
+        end = latents[0, -1]
+        mean, log_std = means[:, -1], log_std[:, -1]
+        within = jax.vmap(lambda mean, log_std: _standard_log_prob((end - mean) / jnp.exp(log_std)) - log_std.sum())
+        log_prob = jax.nn.logsumexp(within(mean, log_std)) - math.log(other_paths + 1) - self._log_det(end)
+        return ActionSample(jnp.tanh(end), end), log_prob
 
     def sample(self, features: Float[Array, "features"], key: Key) -> ActionSample:
         """See `Policy.sample`: base noise and the noise of every step."""

@@ -96,6 +96,12 @@ def test_one_line_says_which_deviations_are_active():
     ("settings", "sentence"),
     [
         ({"velocity": "mlp", "candidate_bound": None}, r"candidate_bound = None: does nothing with velocity = 'mlp'"),
+        ({"other_paths": 3}, r"other_paths = 3: does nothing with entropy = 'path'"),
+        ({"entropy": "action", "other_paths": 0}, r"other_paths = 0: must be at least 1"),
+        (
+            {"entropy": "action", "density": "noise-only"},
+            r"density = 'noise-only': does nothing with entropy = 'action'",
+        ),
         ({"decoder": "post-norm"}, r"decoder = 'post-norm': does nothing with velocity = 'gated'"),
         ({"noise_depends_on": "path"}, r"noise_depends_on = 'path': a gated velocity has no trunk"),
         ({"learn_noise": False, "velocity": "mlp", "noise_depends_on": "path"}, r"does nothing with learn_noise"),

@@ -101,12 +101,12 @@ FLOWS = [
     [("sac", {}), *(pytest.param(*case, marks=pytest.mark.slow) for case in [("crossq", {}), ("td3", {}), *FLOWS])],
 )
 def test_one_of_two_good_actions_is_found_at_every_observation(algorithm, settings):
-    """The mean of both, reward -1, must not win. A Gaussian cannot know both; measured, no flow here keeps both either.
+    """The mean of both, reward -1, must not win. A Gaussian cannot know both; measured, no published flow keeps both.
 
     TD3, FlowRL and SAC Flow (mlp, gated, decoded) end at one action on every seed tried, SAC Flow also when its values
     are exact: nothing in their losses rewards the second one. The entropy of a path has no slope in the velocity (see
-    tests/policies/test_noisy_flow.py), and FlowRL imitates what it already prefers. RFO's uniform term is what keeps
-    both (test_probes.py).
+    tests/policies/test_noisy_flow.py), and FlowRL imitates what it already prefers. What keeps both is RFO's uniform
+    term (test_probes.py), and the entropy of the action in SAC Flow (below).
     """
     task = probes.TwoActions()
     learner, state = learn(algorithm, task, 800, **{**TWO_ACTIONS[algorithm], **settings})
@@ -118,3 +118,45 @@ def test_one_of_two_good_actions_is_found_at_every_observation(algorithm, settin
         assert max(negative, positive) > 0.8
         if algorithm in ("sac", "crossq", "td3"):
             assert min(negative, positive) < 0.05
+
+
+ANNEALED = {
+    "learn_temperature": True,
+    "initial_temperature": 1.0,
+    "temperature_learning_rate": 3e-3,
+    "target_entropy": -0.5,
+    "target_rate": 0.05,
+}
+"""Wide at first, then down to an entropy that one narrow Gaussian has too."""
+FLOW_BY_SAC = {"velocity": "mlp", "critic": "target", "policy_delay": 1, "adam_betas": (0.9, 0.999)}
+
+
+def shares(algorithm, seed, **settings):
+    """The smaller share of the two good actions, the larger, and the expected reward, worst of three observations."""
+    task = probes.TwoActions()
+    learner, state = learn(algorithm, task, 800, seed=seed, **{**ANNEALED, **settings})
+    found = []
+    for place in (-0.8, 0.0, 0.8):
+        observation = Observation(jnp.full((1000, 1), place))
+        actions = learner.agent(state).sample(observation, jax.random.key(9)).action[:, 0]
+        found.append((*sorted(task.coverage(actions, place)), float(task.reward(actions, place).mean())))
+    smaller, larger, reward = zip(*found, strict=True)
+    return min(smaller), min(larger), min(reward)
+
+
+@pytest.mark.optimized
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
+def test_a_flow_that_regulates_the_entropy_of_its_action_keeps_both_good_actions(seed):
+    """Half of its actions at each."""
+    smaller, larger, reward = shares("sac-flow", seed, entropy="action", other_paths=15, **FLOW_BY_SAC)
+    assert smaller > 0.25
+    assert smaller + larger > 0.85
+    assert reward > -0.2
+
+
+def test_a_gaussian_keeps_one_of_them():
+    """In the same settings. What a flow keeps without that entropy is above."""
+    smaller, larger, reward = shares("sac", 0)
+    assert smaller < 0.05
+    assert larger > 0.6
+    assert reward > -0.4

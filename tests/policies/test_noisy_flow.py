@@ -305,3 +305,80 @@ def test_the_entropy_of_a_path_says_nothing_about_the_velocity(drift):
     gradient = eqx.filter_grad(unsquashed)(flow)
     assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradient.field)) < 1e-5
     assert float(jnp.abs(gradient.noise_network.output.bias).min()) > 0.1
+
+
+def marginal_on_a_grid(flow, ends):
+    """p(a | s) at ``a = tanh(end)``, for two steps of a flow of one entry: x_0 and x_1 integrated out on grids."""
+    x = jnp.linspace(-7.0, 7.0, 561)
+    width = float(x[1] - x[0])
+
+    def paths(end):
+        def density(start, middle):
+            return jnp.exp(flow.path_log_prob(NOTHING, jnp.stack([start, middle, end])[:, None]))
+
+        return jax.vmap(lambda start: jax.vmap(lambda middle: density(start, middle))(x))(x).sum() * width**2
+
+    return jax.lax.map(paths, ends)
+
+
+@pytest.mark.parametrize("drift", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_the_density_of_an_action_is_its_paths_integrated_out(drift):
+    """Estimated with 20,000 other paths, against the integral over x_0 and x_1."""
+    flow = policy(flow_steps=2, step_std=0.25, drift=drift, learn_noise=False)
+    keys = jax.random.split(jax.random.key(3), 6)
+    sample, log_prob = jax.lax.map(lambda key: flow.sample_with_action_log_prob(NOTHING, key, 20_000), keys)
+    exact = jnp.log(marginal_on_a_grid(flow, sample.latent[:, 0]))
+    np.testing.assert_allclose(log_prob, exact, atol=0.05)
+
+
+def test_the_entropy_of_an_action_is_bounded_from_below_and_the_bound_closes():
+    """One step of no velocity: x_1 ~ N(0, 1 + sigma^2), whose entropy is known; squash taken out again."""
+
+    class Still(VelocityField):
+        def condition(self, features):
+            return features
+
+        def __call__(self, condition, x, tau):
+            return jnp.zeros_like(x)
+
+    flow = policy(Still(), flow_steps=1, step_std=0.3, drift=False, learn_noise=False)
+
+    def estimate(other_paths):
+        def one(key):
+            sample, log_prob = flow.sample_with_action_log_prob(NOTHING, key, other_paths)
+            return -(log_prob + 2.0 * (jnp.log(2.0) - sample.latent - jax.nn.softplus(-2.0 * sample.latent)).sum())
+
+        values = np.asarray(jax.lax.map(one, jax.random.split(jax.random.key(4), 20_000), batch_size=2_000))
+        return values.mean(), values.std() / math.sqrt(values.size)
+
+    entropy = 0.5 * math.log(2.0 * math.pi * math.e * (1.0 + 0.3**2))
+    means, errors = zip(*(estimate(m) for m in (1, 4, 16, 128)), strict=True)
+    for smaller, larger, error in zip(means, means[1:], errors, strict=False):
+        assert smaller + 3 * error < larger
+    assert means[-1] < entropy + 3 * errors[-1]
+    assert entropy - means[-1] < 0.03
+
+
+def test_the_entropy_of_an_action_has_a_slope_in_the_velocity():
+    """What the entropy of a path lacks. Finite differences of the same draws, in the strength of the field."""
+
+    class Pull(VelocityField):
+        strength: jax.Array
+
+        def condition(self, features):
+            return features
+
+        def __call__(self, condition, x, tau):
+            return -self.strength * x
+
+    def entropy(strength):
+        flow = policy(Pull(strength), drift=False, learn_noise=False, step_std=0.2)
+        keys = jax.random.split(jax.random.key(5), 64)
+        return -jax.vmap(lambda key: flow.sample_with_action_log_prob(NOTHING, key, 16)[1])(keys).mean()
+
+    with jax.enable_x64(True):
+        at = jnp.asarray(1.0)
+        slope = float(jax.grad(entropy)(at))
+        difference = float(entropy(at + 1e-5) - entropy(at - 1e-5)) / 2e-5
+    np.testing.assert_allclose(slope, difference, rtol=1e-5)
+    assert slope < -0.1

@@ -1,0 +1,154 @@
+"""Trains the official FlowRL (bytedance/FlowRL at e26279b) and writes evaluation returns, to stand beside Penstock's.
+
+    python benchmarks/flowrl_official.py dmc/cartpole-swingup --flowrl CHECKOUT --steps 50000 --output official.jsonl
+    python benchmarks/flowrl_official.py Pendulum-v1 --flowrl CHECKOUT --hidden 256 --seeds 0 1 --output pendulum.jsonl
+
+Needs torch beside Penstock. The environment is a Gymnasium id, or the name of a hosted world of Penstock
+(``dmc/<domain>-<task>``), and is the very environment that Penstock trains on. The user's own checkout runs unmodified,
+on the CPU, in float32 and not compiled, prepared as `peers.flowrl` tells. The loop is that of its ``main.py``: act,
+update, step, remember. What differs from it:
+
+* A transition's mask is 0 where the environment terminated; there, where it ended in another step than the 1000th.
+* Evaluation has an environment and random numbers of its own; there, it shares them with training.
+* The environment is seeded; there, a task's start is not.
+* ``--updates-per-step`` may be a fraction: 0.5 makes an update in every second environment step.
+
+What is not an option is its default: expectile 0.9, lambda 0.1, epsilon 0 (no noise is added to actions), target rate
+0.95, delay 2 of policy and targets, replay of 80 % uniform and 20 % newest 2048, one midpoint step.
+
+A line of the output holds ``env_steps``, ``seed``, ``eval/return_mean``, ``eval/return_deterministic`` (means over the
+episodes), ``episodes`` and ``cpu_seconds`` (training so far, evaluation not counted). The official policy has one mode
+only: ``select_action(evaluate=True)`` starts from random noise too, and that is ``eval/return_mean``. For
+``eval/return_deterministic``, the same call is made with the start noise set to 0, as Penstock's mode has it.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from unittest import mock
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import gymnasium as gym
+import numpy as np
+import peers
+import torch
+
+from penstock.worlds import make_world
+
+
+def environment_factory(name: str) -> Callable[[], gym.Env]:
+    """What makes an environment from its id or from the name of a hosted world."""
+    return make_world(name if "/" in name else f"gym/{name}", 1).source.make
+
+
+def mean_return(agent, env: gym.Env, episodes: int, seed: int, zero_noise: bool) -> float:
+    """Mean undiscounted return of the policy; episode i starts from seed ``seed + i``."""
+    total = 0.0
+    start = mock.patch("torch.normal", lambda mean, std, size, device: torch.zeros(size, device=device))
+    with torch.random.fork_rng(devices=[]), start if zero_noise else contextlib.nullcontext():
+        torch.manual_seed(seed)
+        for episode in range(episodes):
+            observation, _ = env.reset(seed=seed + episode)
+            ended = False
+            while not ended:
+                action = agent.select_action(observation, evaluate=True)
+                observation, reward, terminated, truncated, _ = env.step(action)
+                total += float(reward)
+                ended = terminated or truncated
+    return total / episodes
+
+
+def train(arguments: argparse.Namespace, seed: int) -> None:
+    """One seed."""
+    from model.algo import flowAC
+    from utilis.default_config import default_config
+    from utilis.Replaybuffer import ReplayMemory
+
+    settings = default_config.copy()
+    settings.update(
+        seed=seed,
+        hidden_size=arguments.hidden,
+        batch_size=arguments.batch_size,
+        lr=arguments.learning_rate,
+        start_steps=arguments.warmup_steps,
+    )
+    settings.update(cuda=False, device=0, epsilon=0.0, lamda=0.1)  # the last two are the defaults of main.py
+    make = environment_factory(arguments.environment)
+    env, evaluation_env = make(), make()
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+    env.action_space.seed(seed)
+    agent = flowAC(env.observation_space.shape[0], env.action_space, settings)
+    agent.policy.device = torch.device("cpu")
+    memory = ReplayMemory(settings.replay_size, seed)
+
+    begin, spent, updates, owed = time.process_time(), 0.0, 0, 0.0
+    observation, _ = env.reset(seed=seed)
+    for step in range(arguments.steps):
+        if step < settings.start_steps:
+            action = env.action_space.sample()
+        else:
+            action = agent.select_action(observation)
+            owed += arguments.updates_per_step
+            while owed >= 1.0:
+                agent.update_parameters(memory, settings.batch_size, updates)
+                updates, owed = updates + 1, owed - 1.0
+        after, reward, terminated, truncated, _ = env.step(action)
+        memory.push(observation, action, reward, after, float(not terminated))
+        observation = env.reset()[0] if terminated or truncated else after
+
+        if (step + 1) % arguments.evaluate_every == 0:
+            now = time.process_time()
+            stochastic, deterministic = (
+                mean_return(agent, evaluation_env, arguments.episodes, seed=10_000, zero_noise=zero_noise)
+                for zero_noise in (False, True)
+            )
+            line = {
+                "env_steps": step + 1,
+                "seed": seed,
+                "eval/return_mean": stochastic,
+                "eval/return_deterministic": deterministic,
+                "episodes": arguments.episodes,
+                "cpu_seconds": round(now - begin - spent, 2),
+            }
+            with arguments.output.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+            print(line, flush=True)
+            spent += time.process_time() - now
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("environment", help="a Gymnasium id, or dmc/<domain>-<task>")
+    parser.add_argument("--flowrl", type=Path, required=True, help="checkout of bytedance/FlowRL")
+    parser.add_argument("--output", type=Path, required=True, help="JSON lines; must not exist yet")
+    parser.add_argument("--steps", type=int, default=100_000, help="environment steps")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--hidden", type=int, default=512, help="width of all hidden layers; their numbers are fixed")
+    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--learning-rate", type=float, default=3e-4)
+    parser.add_argument("--warmup-steps", type=int, default=5_000, help="random steps before learning")
+    parser.add_argument("--updates-per-step", type=float, default=1.0)
+    parser.add_argument("--evaluate-every", type=int, default=10_000, help="environment steps")
+    parser.add_argument("--episodes", type=int, default=5, help="episodes of an evaluation")
+    arguments = parser.parse_args()
+    if arguments.output.exists():
+        raise SystemExit(
+            f"{arguments.output} exists: lines of two runs would mix. Move it away or choose another name."
+        )
+    if arguments.warmup_steps < arguments.batch_size:
+        raise SystemExit("--warmup-steps must reach --batch-size: the official replay draws without repetition.")
+    # Called for what it does to torch and to the import path; the agent that it builds is not used.
+    peers.flowrl(arguments.flowrl, 1, 1, transitions=1)
+    for seed in arguments.seeds:
+        train(arguments, seed)
+
+
+if __name__ == "__main__":
+    main()
