@@ -104,6 +104,12 @@ class Config(OffPolicyConfig):
             self.noise_clip is None or self.noise_clip > 0, "noise_clip", self.noise_clip, "must be positive or None"
         )
         require(self.flow_steps >= 1, "flow_steps", self.flow_steps, "must be at least 1")
+        require(
+            len(self.critic_hidden) >= 3,
+            "critic_hidden",
+            self.critic_hidden,
+            "must have at least 3 layers: the first and the last have no activation, so that fewer are a linear network",
+        )
         if self.weighting != "code":
             refuse_idle(self, f"weighting = {self.weighting!r}", "weight_floor")
         if self.weighting == "constant":

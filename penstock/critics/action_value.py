@@ -53,8 +53,8 @@ def make_action_critic(key: Key, spec: ObservationSpec, action_size: int, trunk:
 class NormedHead(eqx.Module):
     """FlowRL's value network: Linear, LN, [Linear, LN, activation] ..., Linear, LN, Linear.
 
-    No activation after the first layer, and LayerNorm directly before the last. Source: released code of arXiv
-    2506.12811.
+    No activation after the first layer, and LayerNorm directly before the last: it takes at least three widths. Source:
+    released code of arXiv 2506.12811.
     """
 
     layers: tuple[HiddenLayer, ...]

@@ -31,6 +31,7 @@ _CLASSIC_OFF_POLICY = {
     "critic_hidden": (64, 64),
     "batch_size": 128,
 }
+_CLASSIC_FLOWRL = {"critic_hidden": (64, 64, 64, 64)}  # two of its layers have no activation
 
 # What users of these suites do: one environment, a gradient step per control step, 1M steps, evaluation every 10,000.
 # The algorithms' own settings are the defaults of their configuration classes, from
@@ -75,12 +76,18 @@ PRESETS: dict[str, dict[str, Any]] = {
         "rfo": _RFO_MANY_ACTIONS,
         "off-policy": {"replay_capacity": 20_000},  # 280 MB
     },
-    "classic/": {"run": _CLASSIC_RUN, "pathwise": _CLASSIC, "off-policy": _CLASSIC_OFF_POLICY},
+    "classic/": {
+        "run": _CLASSIC_RUN,
+        "pathwise": _CLASSIC,
+        "off-policy": _CLASSIC_OFF_POLICY,
+        "flowrl": _CLASSIC_FLOWRL,
+    },
     # Episodes of 8 steps.
     "classic/deceptive-basins": {
         "run": _CLASSIC_RUN,
         "pathwise": {**_CLASSIC, "window": 8},
         "off-policy": _CLASSIC_OFF_POLICY,
+        "flowrl": _CLASSIC_FLOWRL,
     },
 }
 
@@ -101,6 +108,7 @@ _LIGHT = {
         "actor_learning_rate": 1e-3,
         "critic_learning_rate": 1e-3,
     },
+    "flowrl": {"critic_hidden": (128, 128, 128, 128)},
     "sac": _LIGHT_TEMPERATURE,
     "crossq": {**_LIGHT_TEMPERATURE, "policy_delay": 1, "adam_betas": (0.9, 0.999)},
     "sac-flow": {**_LIGHT_TEMPERATURE, "policy_delay": 1, "adam_betas": (0.9, 0.999), "critic": "target"},
