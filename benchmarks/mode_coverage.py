@@ -33,6 +33,14 @@ SHARED = {
     "actor_learning_rate": 1e-3,
     "critic_learning_rate": 1e-3,
 }
+SAC_BASE = {
+    "critic": "target",
+    "policy_delay": 1,
+    "adam_betas": (0.9, 0.999),
+    "initial_temperature": 1.0,
+    "temperature_learning_rate": 3e-4,
+}
+"""What SAC has and SAC Flow, on CrossQ's base, has not."""
 ARMS = {
     "SAC": ("sac", {}),
     "CrossQ": ("crossq", {}),
@@ -42,8 +50,9 @@ ARMS = {
     "SAC Flow, mlp": ("sac-flow", {"velocity": "mlp"}),
     "SAC Flow, gated": ("sac-flow", {"velocity": "gated"}),
     "SAC Flow, decoded": ("sac-flow", {"velocity": "decoded"}),
-    "SAC Flow, mlp, action": ("sac-flow", {"velocity": "mlp", "entropy": "action", "initial_temperature": 1.0}),
-    "SAC Flow, gated, action": ("sac-flow", {"velocity": "gated", "entropy": "action", "initial_temperature": 1.0}),
+    "SAC Flow, mlp, SAC's base": ("sac-flow", {"velocity": "mlp", **SAC_BASE}),
+    "SAC Flow, mlp, action": ("sac-flow", {"velocity": "mlp", "entropy": "action", **SAC_BASE}),
+    "SAC Flow, gated, action": ("sac-flow", {"velocity": "gated", "entropy": "action", **SAC_BASE}),
 }
 """All arms share widths, batch, learning rates and budget; whatever else an algorithm has is its own default."""
 

@@ -40,13 +40,18 @@ class Clock:
         acting: waiting for actions, which includes waiting for the gradient steps before them.
         environment: the environments' steps and resets.
         replay: writing to the replay memory and drawing batches from it.
-        handing_over: starting gradient steps: the transfer of their batches.
+        handing_over: starting gradient steps, with the transfer of their batches; with ``apart``, the transfer.
+        learning: with ``apart``, the gradient steps.
+        apart: waits for every transfer and every gradient step, so that their times stand apart. Slower: for
+            measurements.
     """
 
     acting: float = 0.0
     environment: float = 0.0
     replay: float = 0.0
     handing_over: float = 0.0
+    learning: float = 0.0
+    apart: bool = False
 
 
 class HostedProgram:
@@ -220,13 +225,19 @@ class HostedProgram:
                 action = _random(words, _WARMUP, count).uniform(-1.0, 1.0, box).astype(np.float32)
             else:
                 action = np.asarray(self._act(leaves, present.observation, key, np.int32(count)))
-            acted = drawn = handed = time.perf_counter()
+            acted = drawn = handed = learned = time.perf_counter()
             if env_steps >= config.warmup_steps and int(replay.filled) * num_envs >= config.batch_size:
                 batches = self._draw(replay, words, gradient_steps)
                 drawn = time.perf_counter()
+                if clock.apart:
+                    batches = jax.block_until_ready(jax.device_put(batches))
+                    handed = time.perf_counter()
                 leaves, sums = self._learn(leaves, sums, batches, key, np.int32(gradient_steps))
                 gradient_steps += config.updates_per_step
-                handed = time.perf_counter()
+                if clock.apart:
+                    jax.block_until_ready(leaves)
+                learned = time.perf_counter()
+                handed = handed if clock.apart else learned
             observation = present.observation
             present, transition = world.step(present, action)
             stepped = time.perf_counter()
@@ -238,7 +249,8 @@ class HostedProgram:
             clock.acting += acted - begin
             clock.replay += drawn - acted + written - stepped
             clock.handing_over += handed - drawn
-            clock.environment += stepped - handed
+            clock.learning += learned - handed
+            clock.environment += stepped - learned
         metrics = {name: float(value) for name, value in summarise(sums).items()} | seen.take()
         state = dataclasses.replace(
             state,
