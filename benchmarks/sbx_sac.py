@@ -1,20 +1,20 @@
 """Trains SBX's SAC on a Gymnasium environment and writes evaluation returns, to stand beside Penstock's on one task.
 
     python benchmarks/sbx_sac.py Pendulum-v1 --steps 20000 --hidden 256 256 --seeds 0 1 2 --output pendulum.jsonl
-    python benchmarks/sbx_sac.py my_package.tasks:make_task --output task.jsonl
+    python benchmarks/sbx_sac.py dmc/cartpole-swingup --preset light --steps 50000 --seeds 1 2 3 --output cartpole.jsonl
 
-Needs the package sbx-rl. The environment is a Gymnasium id, or ``module:function`` of a function that makes one. Each
-evaluation plays whole episodes with the mode of the policy in an environment of its own. A line of the output holds
-``env_steps``, ``seed``, ``eval/return_deterministic`` (mean over the episodes), ``episodes`` and ``cpu_seconds``
-(training so far, evaluation not counted).
+Needs the package sbx-rl beside Penstock. The environment is a Gymnasium id, or the name of a hosted world of Penstock
+(``dmc/<domain>-<task>``), and is the very environment that Penstock trains on. ``--preset light`` takes environments,
+widths, batches, rates and temperature of Penstock's preset of that name. Each evaluation plays whole episodes with the
+mode of the policy in an environment of its own. A line of the output holds ``env_steps``, ``seed``,
+``eval/return_deterministic`` (mean over the episodes), ``episodes`` and ``cpu_seconds`` (training so far, evaluation
+not counted).
 """
 
 import argparse
-import importlib
 import json
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -22,16 +22,11 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import gymnasium as gym
 import sbx
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
 
-
-def environment_factory(name: str) -> Callable[[], gym.Env]:
-    """What makes an environment from its id or from ``module:function``."""
-    module, _, function = name.partition(":")
-    if function and name not in gym.registry:  # an id may also be written module:id
-        found = getattr(importlib.import_module(module), function, None)
-        if found is not None:
-            return found
-    return lambda: gym.make(name)
+from penstock.algorithms.sac import Config
+from penstock.training.presets import named_preset
+from penstock.worlds import make_world
 
 
 def mean_return(model, env: gym.Env, episodes: int, seed: int) -> float:
@@ -76,40 +71,40 @@ class Evaluation(BaseCallback):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("environment", help="a Gymnasium id, or module:function")
+    parser.add_argument("environment", help="a Gymnasium id, or dmc/<domain>-<task>")
     parser.add_argument("--output", type=Path, required=True, help="JSON lines; must not exist yet")
+    parser.add_argument("--preset", default="", help="of Penstock's SAC, for example light")
     parser.add_argument("--steps", type=int, default=100_000, help="environment steps")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--hidden", type=int, nargs="+", default=[256, 256], help="widths of the actor")
-    parser.add_argument("--critic-hidden", type=int, nargs="+", help="widths of the critics; as the actor's by default")
-    parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--learning-rate", type=float, default=3e-4)
-    parser.add_argument("--warmup-steps", type=int, default=1_000, help="random steps before learning")
-    parser.add_argument("--updates-per-step", type=int, default=1)
-    parser.add_argument("--discount", type=float, default=0.99)
-    parser.add_argument("--replay-capacity", type=int, default=1_000_000)
-    parser.add_argument("--evaluate-every", type=int, default=1_000, help="environment steps")
-    parser.add_argument("--episodes", type=int, default=10, help="episodes of an evaluation")
+    parser.add_argument("--evaluate-every", type=int, default=10_000, help="environment steps")
+    parser.add_argument("--episodes", type=int, default=5, help="episodes of an evaluation")
     arguments = parser.parse_args()
     if arguments.output.exists():
         raise SystemExit(
             f"{arguments.output} exists: lines of two runs would mix. Move it away or choose another name."
         )
-    make = environment_factory(arguments.environment)
+    run, settings = named_preset("sac", arguments.preset) if arguments.preset else ({}, {})
+    config, num_envs = Config(**settings), run.get("num_envs", 1)
+    name = arguments.environment
+    make = make_world(name if "/" in name else f"gym/{name}", 1).source.make
     for seed in arguments.seeds:
         model = sbx.SAC(
             "MlpPolicy",
-            make(),
+            make_vec_env(make, num_envs, seed=seed),
             seed=seed,
-            learning_rate=arguments.learning_rate,
-            batch_size=arguments.batch_size,
-            learning_starts=arguments.warmup_steps,
-            train_freq=1,
-            gradient_steps=arguments.updates_per_step,
-            gamma=arguments.discount,
-            buffer_size=min(arguments.replay_capacity, arguments.steps),
+            learning_rate=config.actor_learning_rate,
+            qf_learning_rate=config.critic_learning_rate,
+            batch_size=config.batch_size,
+            learning_starts=config.warmup_steps,
+            train_freq=1,  # in control steps of all environments
+            gradient_steps=config.updates_per_step,
+            gamma=config.discount,
+            tau=config.target_rate,
+            ent_coef=f"auto_{config.initial_temperature}",  # at the actor's rate
+            buffer_size=min(config.replay_capacity, arguments.steps),
             policy_kwargs={
-                "net_arch": {"pi": arguments.hidden, "qf": arguments.critic_hidden or arguments.hidden},
+                "net_arch": {"pi": list(config.actor_hidden), "qf": list(config.critic_hidden)},
+                "layer_norm": config.layer_norm,
             },
         )
         model.learn(

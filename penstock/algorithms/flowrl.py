@@ -108,7 +108,7 @@ class Config(OffPolicyConfig):
             len(self.critic_hidden) >= 3,
             "critic_hidden",
             self.critic_hidden,
-            "needs at least 3 layers: the first and the last have no activation, so that fewer are a linear network",
+            "needs at least 3 layers: the first and the last have no activation, and only those between have one",
         )
         if self.weighting != "code":
             refuse_idle(self, f"weighting = {self.weighting!r}", "weight_floor")
