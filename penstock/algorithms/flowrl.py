@@ -186,7 +186,7 @@ class Learner(OffPolicyLearner[Config]):
             return ActionCritic(key_networks, encoder, head, size)
 
         critic = values(keys[2], d, 2)
-        behaviour_critic = values(keys[3], d, 2) if config.behaviour_values else None
+        behaviour_critic = critic if config.behaviour_values else None  # the released code starts it as a copy
         behaviour_value = values(keys[4], 0, 1) if config.behaviour_values else None
 
         def optimizer_state(optimizer, module):

@@ -1,6 +1,7 @@
 """Multi-layer perceptrons: Linear, LayerNorm, activation."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import equinox as eqx
@@ -15,7 +16,7 @@ ACTIVATIONS = {
     "silu": jax.nn.silu,
     "elu": jax.nn.elu,
     "relu": jax.nn.relu,
-    "gelu": jax.nn.gelu,
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
     "mish": jax.nn.mish,
     "tanh": jnp.tanh,
     "identity": lambda x: x,
