@@ -155,35 +155,43 @@ class Replay(eqx.Module):
         self, uniform: ArrayLike, discount: float, *, n_step: int = 1, recent: int = 0, newest: int = 2048
     ) -> Batch:
         """The batch that belongs to B uniform numbers in [0, 1). See `sample`."""
-        xp = np if isinstance(self.ring.reward, np.ndarray) else jnp
-        count = self.filled * self.num_envs
+        # Attributes of a module are slow to read, and the host draws in Python: each is read once.
+        ring, filled, slots, num_envs = self.ring, self.filled, self.slots, self.num_envs
+        reward, terminated, truncated = ring.reward, ring.terminated, ring.truncated
+        xp = np if isinstance(reward, np.ndarray) else jnp
+        count = filled * num_envs
         whole = _stratified(xp, uniform[recent:], count)
-        late = xp.minimum(count, newest)
-        fresh = count - late + _stratified(xp, uniform[:recent], late)
-        rank = xp.concatenate([fresh, whole])  # 0 is the oldest transition
-        if self.ring.valid is not None:
+        if recent:
+            late = xp.minimum(count, newest)
+            fresh = count - late + _stratified(xp, uniform[:recent], late)
+            rank = xp.concatenate([fresh, whole])  # 0 is the oldest transition
+        else:
+            rank = whole
+        if ring.valid is not None:
             rank = self._only_valid(rank, uniform, count)
-        age, env = rank // self.num_envs, rank % self.num_envs
-        oldest = self.position - self.filled
+        age, env = rank // num_envs, rank % num_envs
+        oldest = self.position - filled
 
-        def at(leaf, age):
-            return leaf[(oldest + age) % self.slots, env]
+        def slot(age):
+            return (oldest + age) % slots
 
         total, weight = xp.zeros_like(uniform), xp.ones_like(uniform)
-        end, going = age, xp.ones(age.shape, bool)
+        begin = last = slot(age)
+        going = xp.ones(age.shape, bool)
         for k in range(n_step):
             here = age + k
-            going = going & (here < self.filled)
-            total = total + xp.where(going, weight * at(self.ring.reward, here), 0.0)
-            end = xp.where(going, here, end)
+            at = slot(here) if k else begin
+            going = going & (here < filled)
+            total = total + xp.where(going, weight * reward[at, env], 0.0)
+            last = xp.where(going, at, last)
             weight = xp.where(going, weight * discount, weight)
-            going = going & ~(at(self.ring.terminated, here) | at(self.ring.truncated, here))
+            going = going & ~(terminated[at, env] | truncated[at, env])
         return Batch(
-            observation=jax.tree.map(lambda leaf: at(leaf, age), self.ring.observation),
-            action=at(self.ring.action, age),
+            observation=jax.tree.map(lambda leaf: leaf[begin, env], ring.observation),
+            action=ring.action[begin, env],
             reward=total,
-            bootstrap=xp.where(at(self.ring.terminated, end), 0.0, weight).astype(uniform.dtype),
-            next_observation=jax.tree.map(lambda leaf: at(leaf, end), self.ring.next_observation),
+            bootstrap=xp.where(terminated[last, env], 0.0, weight).astype(uniform.dtype),
+            next_observation=jax.tree.map(lambda leaf: leaf[last, env], ring.next_observation),
         )
 
     def _only_valid(self, rank: Any, uniform: Any, count: Any) -> Any:
