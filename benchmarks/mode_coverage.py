@@ -50,7 +50,8 @@ ARMS = {
     "SAC Flow, mlp": ("sac-flow", {"velocity": "mlp"}),
     "SAC Flow, gated": ("sac-flow", {"velocity": "gated"}),
     "SAC Flow, decoded": ("sac-flow", {"velocity": "decoded"}),
-    "SAC Flow, mlp, SAC's base": ("sac-flow", {"velocity": "mlp", **SAC_BASE}),
+    # The path's entropy meets its target from the start, so that alpha stays where it began: 1 drowns the reward.
+    "SAC Flow, mlp, SAC's base": ("sac-flow", {"velocity": "mlp", **SAC_BASE, "initial_temperature": 0.2}),
     "SAC Flow, mlp, action": ("sac-flow", {"velocity": "mlp", "entropy": "action", **SAC_BASE}),
     "SAC Flow, gated, action": ("sac-flow", {"velocity": "gated", "entropy": "action", **SAC_BASE}),
 }
@@ -180,7 +181,10 @@ def draw(data):
     grid = np.linspace(-6.4, 6.4, 161)
     x, y = np.meshgrid(grid, grid)
     distance = np.sqrt(((np.stack([x, y], -1)[..., None, :] - places) ** 2).sum(-1).min(-1))
-    for axes, (name, arm) in zip(figure.subplots(rows, columns).flat, data.items(), strict=True):
+    panels = list(figure.subplots(rows, columns).flat)
+    for axes in panels[len(data) :]:
+        axes.set_axis_off()
+    for axes, (name, arm) in zip(panels, data.items(), strict=False):
         axes.contour(x, y, distance, levels=np.arange(1.5, 6.0, 0.75), colors="#e8eaed", linewidths=0.7, zorder=0)
         for i, place in enumerate(places):
             axes.add_patch(
