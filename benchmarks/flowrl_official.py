@@ -24,10 +24,7 @@ only: ``select_action(evaluate=True)`` starts from random noise too, and that is
 
 import argparse
 import contextlib
-import json
 import os
-import time
-from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
@@ -38,30 +35,18 @@ import gymnasium as gym
 import numpy as np
 import peers
 import torch
-
-from penstock.worlds import make_world
-
-
-def environment_factory(name: str) -> Callable[[], gym.Env]:
-    """What makes an environment from its id or from the name of a hosted world."""
-    return make_world(name if "/" in name else f"gym/{name}", 1).source.make
+from peer_learning import Lines, environment_factory, mean_return, parser_for, refuse_existing
 
 
-def mean_return(agent, env: gym.Env, episodes: int, seed: int, zero_noise: bool) -> float:
-    """Mean undiscounted return of the policy; episode i starts from seed ``seed + i``."""
-    total = 0.0
-    start = mock.patch("torch.normal", lambda mean, std, size, device: torch.zeros(size, device=device))
-    with torch.random.fork_rng(devices=[]), start if zero_noise else contextlib.nullcontext():
-        torch.manual_seed(seed)
-        for episode in range(episodes):
-            observation, _ = env.reset(seed=seed + episode)
-            ended = False
-            while not ended:
-                action = agent.select_action(observation, evaluate=True)
-                observation, reward, terminated, truncated, _ = env.step(action)
-                total += float(reward)
-                ended = terminated or truncated
-    return total / episodes
+def evaluate(agent, env: gym.Env, episodes: int) -> dict[str, float]:
+    """Mean returns with random and with zero start noise. Leaves torch's random numbers as they were."""
+    zeros = mock.patch("torch.normal", lambda mean, std, size, device: torch.zeros(size, device=device))
+    found = {}
+    for name, start in (("eval/return_mean", contextlib.nullcontext()), ("eval/return_deterministic", zeros)):
+        with torch.random.fork_rng(devices=[]), start:
+            torch.manual_seed(10_000)
+            found[name] = mean_return(lambda o: agent.select_action(o, evaluate=True), env, episodes)
+    return found
 
 
 def train(arguments: argparse.Namespace, seed: int) -> None:
@@ -88,7 +73,7 @@ def train(arguments: argparse.Namespace, seed: int) -> None:
     agent.policy.device = torch.device("cpu")
     memory = ReplayMemory(settings.replay_size, seed)
 
-    begin, spent, updates, owed = time.process_time(), 0.0, 0, 0.0
+    lines, updates, owed = Lines(arguments.output, seed, arguments.episodes), 0, 0.0
     observation, _ = env.reset(seed=seed)
     for step in range(arguments.steps):
         if step < settings.start_steps:
@@ -104,44 +89,19 @@ def train(arguments: argparse.Namespace, seed: int) -> None:
         observation = env.reset()[0] if terminated or truncated else after
 
         if (step + 1) % arguments.evaluate_every == 0:
-            now = time.process_time()
-            stochastic, deterministic = (
-                mean_return(agent, evaluation_env, arguments.episodes, seed=10_000, zero_noise=zero_noise)
-                for zero_noise in (False, True)
-            )
-            line = {
-                "env_steps": step + 1,
-                "seed": seed,
-                "eval/return_mean": stochastic,
-                "eval/return_deterministic": deterministic,
-                "episodes": arguments.episodes,
-                "cpu_seconds": round(now - begin - spent, 2),
-            }
-            with arguments.output.open("a") as file:
-                file.write(json.dumps(line) + "\n")
-            print(line, flush=True)
-            spent += time.process_time() - now
+            lines.write(step + 1, lambda: evaluate(agent, evaluation_env, arguments.episodes))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("environment", help="a Gymnasium id, or dmc/<domain>-<task>")
+    parser = parser_for(__doc__)
     parser.add_argument("--flowrl", type=Path, required=True, help="checkout of bytedance/FlowRL")
-    parser.add_argument("--output", type=Path, required=True, help="JSON lines; must not exist yet")
-    parser.add_argument("--steps", type=int, default=100_000, help="environment steps")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--hidden", type=int, default=512, help="width of all hidden layers; their numbers are fixed")
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--learning-rate", type=float, default=3e-4)
     parser.add_argument("--warmup-steps", type=int, default=5_000, help="random steps before learning")
     parser.add_argument("--updates-per-step", type=float, default=1.0)
-    parser.add_argument("--evaluate-every", type=int, default=10_000, help="environment steps")
-    parser.add_argument("--episodes", type=int, default=5, help="episodes of an evaluation")
     arguments = parser.parse_args()
-    if arguments.output.exists():
-        raise SystemExit(
-            f"{arguments.output} exists: lines of two runs would mix. Move it away or choose another name."
-        )
+    refuse_existing(arguments.output)
     if arguments.warmup_steps < arguments.batch_size:
         raise SystemExit("--warmup-steps must reach --batch-size: the official replay draws without repetition.")
     # Called for what it does to torch and to the import path; the agent that it builds is not used.

@@ -175,7 +175,7 @@ def draw(data):
     from penstock.worlds.classic.multi_goal import MultiGoal
 
     task = MultiGoal()
-    places, columns = np.asarray(task.places()), 4
+    places, columns = np.asarray(task.places()), 5
     rows = math.ceil(len(data) / columns)
     figure = matplotlib.figure.Figure(figsize=(2.55 * columns, 2.85 * rows + 0.3), layout="constrained")
     grid = np.linspace(-6.4, 6.4, 161)
