@@ -1,7 +1,7 @@
 """Trains the official FlowRL (bytedance/FlowRL at e26279b) and writes evaluation returns, to stand beside Penstock's.
 
-    python benchmarks/flowrl_official.py dmc/cartpole-swingup --flowrl CHECKOUT --steps 50000 --output official.jsonl
-    python benchmarks/flowrl_official.py Pendulum-v1 --flowrl CHECKOUT --hidden 256 --seeds 0 1 --output pendulum.jsonl
+    python benchmarks/flowrl_official.py dmc/cartpole-swingup --flowrl CHECKOUT --steps 50000 --output FlowRL-official
+    python benchmarks/flowrl_official.py Pendulum-v1 --flowrl CHECKOUT --hidden 256 --seeds 0 1 --output FlowRL-pendulum
 
 Needs torch beside Penstock. The environment is a Gymnasium id, or the name of a hosted world of Penstock
 (``dmc/<domain>-<task>``), and is the very environment that Penstock trains on. The user's own checkout runs unmodified,
@@ -16,9 +16,8 @@ update, step, remember. What differs from it:
 What is not an option is its default: expectile 0.9, lambda 0.1, epsilon 0 (no noise is added to actions), target rate
 0.95, delay 2 of policy and targets, replay of 80 % uniform and 20 % newest 2048, one midpoint step.
 
-A line of the output holds ``env_steps``, ``seed``, ``eval/return_mean``, ``eval/return_deterministic`` (means over the
-episodes), ``episodes`` and ``cpu_seconds`` (training so far, evaluation not counted). The official policy has one mode
-only: ``select_action(evaluate=True)`` starts from random noise too, and that is ``eval/return_mean``. For
+The output is a folder with ``config.json`` and ``metrics.jsonl``, as of a run of Penstock. The official policy has one
+mode only: ``select_action(evaluate=True)`` starts from random noise too, and that is ``eval/return_mean``. For
 ``eval/return_deterministic``, the same call is made with the start noise set to 0, as Penstock's mode has it.
 """
 
@@ -35,7 +34,7 @@ import gymnasium as gym
 import numpy as np
 import peers
 import torch
-from peer_learning import Lines, environment_factory, mean_return, parser_for, refuse_existing
+from peer_learning import Lines, begin_output, environment_factory, mean_return, parser_for
 
 
 def evaluate(agent, env: gym.Env, episodes: int) -> dict[str, float]:
@@ -73,7 +72,7 @@ def train(arguments: argparse.Namespace, seed: int) -> None:
     agent.policy.device = torch.device("cpu")
     memory = ReplayMemory(settings.replay_size, seed)
 
-    lines, updates, owed = Lines(arguments.output, seed, arguments.episodes), 0, 0.0
+    lines, updates, owed = Lines(arguments, seed), 0, 0.0
     observation, _ = env.reset(seed=seed)
     for step in range(arguments.steps):
         if step < settings.start_steps:
@@ -101,7 +100,7 @@ def main() -> None:
     parser.add_argument("--warmup-steps", type=int, default=5_000, help="random steps before learning")
     parser.add_argument("--updates-per-step", type=float, default=1.0)
     arguments = parser.parse_args()
-    refuse_existing(arguments.output)
+    begin_output(arguments)
     if arguments.warmup_steps < arguments.batch_size:
         raise SystemExit("--warmup-steps must reach --batch-size: the official replay draws without repetition.")
     # Called for what it does to torch and to the import path; the agent that it builds is not used.

@@ -92,7 +92,9 @@ def report(arguments: argparse.Namespace) -> None:
     runs = sorted(path for path in folder.iterdir() if (path / "metrics.jsonl").is_file())
     if arguments.arms:
         runs = [folder / arm for arm in arguments.arms]
+    everything = runs
     for metric in ("eval/return_deterministic", "eval/return_mean"):
+        runs = [path for path in everything if metric in (path / "metrics.jsonl").read_text()]  # peers lack some
         print(f"\n{arguments.world}, {metric}\n")
         print(markdown_table([summary.row() for summary in summary_table(runs, metric)]))
         for written in plot_runs(runs, folder / f"{metric.split('/')[1]}.png", metric=metric):

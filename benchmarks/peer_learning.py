@@ -16,7 +16,7 @@ def parser_for(description: str | None) -> argparse.ArgumentParser:
     """The options that all of them have."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("environment", help="a Gymnasium id, or dmc/<domain>-<task>")
-    parser.add_argument("--output", type=Path, required=True, help="JSON lines; must not exist yet")
+    parser.add_argument("--output", type=Path, required=True, help="a folder like a run's; must not exist yet")
     parser.add_argument("--steps", type=int, default=100_000, help="environment steps")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--evaluate-every", type=int, default=10_000, help="environment steps")
@@ -24,15 +24,24 @@ def parser_for(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def refuse_existing(output: Path) -> None:
-    """Ends the program where the output exists."""
+def begin_output(arguments: argparse.Namespace) -> None:
+    """Makes the folder, so that `penstock plot` can read it; ends the program where it exists."""
+    output = arguments.output
     if output.exists():
         raise SystemExit(f"{output} exists: lines of two runs would mix. Move it away or choose another name.")
+    output.mkdir(parents=True)
+    config = {"label": output.name, "world": world_name(arguments.environment)}
+    (output / "config.json").write_text(json.dumps(config) + "\n")
+
+
+def world_name(name: str) -> str:
+    """The hosted world that a Gymnasium id or a world's name means."""
+    return name if "/" in name else f"gym/{name}"
 
 
 def environment_factory(name: str) -> Callable[[], gym.Env]:
     """What makes the environment that Penstock trains on."""
-    return make_world(name if "/" in name else f"gym/{name}", 1).source.make
+    return make_world(world_name(name), 1).source.make
 
 
 def mean_return(act: Callable[[np.ndarray], np.ndarray], env: gym.Env, episodes: int) -> float:
@@ -49,10 +58,15 @@ def mean_return(act: Callable[[np.ndarray], np.ndarray], env: gym.Env, episodes:
 
 
 class Lines:
-    """Writes a line of evaluation with the CPU seconds of training before it; those of evaluations are not counted."""
+    """Writes evaluations with the CPU seconds of training before them; those of evaluations are not counted.
 
-    def __init__(self, output: Path, seed: int, episodes: int):
-        self.output, self.seed, self.episodes = output, seed, episodes
+    Seeds run one after the other here. As in a run of Penstock, CPU seconds are those of all seeds together: one
+    seed's, times their number.
+    """
+
+    def __init__(self, arguments: argparse.Namespace, seed: int):
+        self.output, self.seed, self.episodes = arguments.output, seed, arguments.episodes
+        self.seeds = len(arguments.seeds)
         self.begin, self.spent = time.process_time(), 0.0
 
     def write(self, env_steps: int, evaluate: Callable[[], dict[str, float]]) -> None:
@@ -62,10 +76,9 @@ class Lines:
             "env_steps": env_steps,
             "seed": self.seed,
             **evaluate(),
-            "episodes": self.episodes,
-            "cpu_seconds": round(now - self.begin - self.spent, 2),
+            "cpu_seconds": round(self.seeds * (now - self.begin - self.spent), 2),
         }
-        with self.output.open("a") as file:
+        with (self.output / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
         print(line, flush=True)
         self.spent += time.process_time() - now

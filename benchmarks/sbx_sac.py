@@ -1,14 +1,13 @@
 """Trains SBX's SAC on a Gymnasium environment and writes evaluation returns, to stand beside Penstock's on one task.
 
-    python benchmarks/sbx_sac.py Pendulum-v1 --steps 20000 --hidden 256 256 --seeds 0 1 2 --output pendulum.jsonl
-    python benchmarks/sbx_sac.py dmc/cartpole-swingup --preset light --steps 50000 --seeds 1 2 3 --output cartpole.jsonl
+    python benchmarks/sbx_sac.py Pendulum-v1 --steps 20000 --hidden 256 256 --seeds 0 1 2 --output SBX-SAC
+    python benchmarks/sbx_sac.py dmc/cartpole-swingup --preset light --steps 50000 --seeds 1 2 3 --output SBX-SAC
 
 Needs the package sbx-rl beside Penstock. The environment is a Gymnasium id, or the name of a hosted world of Penstock
 (``dmc/<domain>-<task>``), and is the very environment that Penstock trains on. ``--preset light`` takes environments,
 widths, batches, rates and temperature of Penstock's preset of that name. Each evaluation plays whole episodes with the
-mode of the policy in an environment of its own. A line of the output holds ``env_steps``, ``seed``,
-``eval/return_deterministic`` (mean over the episodes), ``episodes`` and ``cpu_seconds`` (training so far, evaluation
-not counted).
+mode of the policy in an environment of its own. The output is a folder with ``config.json`` and ``metrics.jsonl``, as
+of a run of Penstock.
 """
 
 import os
@@ -16,7 +15,7 @@ import os
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import sbx
-from peer_learning import Lines, environment_factory, mean_return, parser_for, refuse_existing
+from peer_learning import Lines, begin_output, environment_factory, mean_return, parser_for
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 
@@ -47,7 +46,7 @@ def main() -> None:
     parser = parser_for(__doc__)
     parser.add_argument("--preset", default="", help="of Penstock's SAC, for example light")
     arguments = parser.parse_args()
-    refuse_existing(arguments.output)
+    begin_output(arguments)
     run, settings = named_preset("sac", arguments.preset) if arguments.preset else ({}, {})
     config, num_envs = Config(**settings), run.get("num_envs", 1)
     make = environment_factory(arguments.environment)
@@ -71,7 +70,7 @@ def main() -> None:
                 "layer_norm": config.layer_norm,
             },
         )
-        lines = Lines(arguments.output, seed, arguments.episodes)
+        lines = Lines(arguments, seed)
         model.learn(arguments.steps, callback=Evaluation(make(), lines, arguments.evaluate_every))
 
 
