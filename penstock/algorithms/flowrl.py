@@ -93,7 +93,13 @@ class Config(OffPolicyConfig):
         require(0.0 <= value < math.inf, "constraint_coefficient", value, "must be finite and at least 0")
         require(0.0 < self.expectile < 1.0, "expectile", self.expectile, "must lie between 0 and 1")
         require(
-            0.0 <= self.weight_floor <= self.weight_ceiling < math.inf,
+            0.0 < self.weight_ceiling < math.inf,
+            "weight_ceiling",
+            self.weight_ceiling,
+            "must be finite and greater than 0",
+        )
+        require(
+            self.weight_floor >= 0.0 and (self.weighting != "code" or self.weight_floor <= self.weight_ceiling),
             "weight_floor",
             self.weight_floor,
             f"must be at least 0 and at most weight_ceiling = {self.weight_ceiling}",

@@ -98,7 +98,8 @@ class OffPolicyLearner(abc.ABC, Generic[ConfigT]):
         if config.warmup_steps >= planned_updates * self.steps_per_update:
             raise ConfigurationError(
                 f"warmup_steps = {config.warmup_steps}: the whole run has "
-                f"{planned_updates * self.steps_per_update} environment steps, so nothing would be learned."
+                f"{planned_updates * self.steps_per_update} environment steps, so nothing would be learned. "
+                "Pass more --steps, or fewer --warmup-steps."
             )
 
         self._refuse_too_much_memory()
@@ -122,7 +123,7 @@ class OffPolicyLearner(abc.ABC, Generic[ConfigT]):
         size = self.replay_bytes
         text = f"{size / 2**30:.2f} GiB" if size > 2**28 else f"{size / 2**20:.1f} MiB"
         where = "on the device" if self.world.functional else "in host memory"
-        return [f"replay memory: {self.capacity:,} transitions, {text} {where}", *self.notices]
+        return [f"replay memory: {self.capacity:,} transitions, {text} {where}, for each seed", *self.notices]
 
     # ------------------------------------------------------------------ what an algorithm states
 

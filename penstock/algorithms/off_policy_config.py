@@ -56,11 +56,12 @@ class OffPolicyConfig:
     policy_delay: int = 1
     """Gradient steps of the critics per gradient step of the actor."""
     actor_hidden: tuple[int, ...] = (256, 256)
-    """Widths of the actor's hidden layers."""
+    """Widths of the actor's hidden layers. A decoded velocity takes the first as its width."""
     critic_hidden: tuple[int, ...] = (256, 256)
     """Widths of the critics' hidden layers."""
     activation: str = "relu"
-    """Activation of all networks: relu, silu, gelu, elu, mish or tanh."""
+    """Activation of networks that have none of their own: relu, silu, gelu, elu, mish or tanh. A decoded velocity and
+    SAC Flow's gated one have."""
     layer_norm: bool = False
     """LayerNorm in the critics' hidden layers."""
 

@@ -97,6 +97,11 @@ class Learner(OffPolicyLearner[Config]):
     )
     policy_hint: ClassVar[str] = "Use the Gaussian, or sac-flow for a flow."
 
+    @property
+    def regulates_actions(self) -> bool:
+        """Whether the regulated entropy is that of the action."""
+        return True
+
     def __init__(self, config: Config, world: Any, planned_updates: int):
         if config.critic == "crossq" and not world.observation_spec.points:
             refuse_idle(config, "critic = 'crossq'", "layer_norm")  # it shapes the encoder of points
@@ -104,6 +109,13 @@ class Learner(OffPolicyLearner[Config]):
         self.critic_optimizer = make_constant_optimizer(config.critic_learning_rate, config.adam_betas)
         self.alpha_optimizer = make_constant_optimizer(config.temperature_learning_rate, config.adam_betas)
         super().__init__(config, world, planned_updates)
+        most = world.action_size * math.log(2.0)
+        if config.learn_temperature and self.regulates_actions and self.entropy_target >= most:
+            raise ConfigurationError(
+                f"target_entropy = {self.entropy_target:.4g}: actions in [-1, 1] have at most {most:.4g} nats "
+                f"({world.action_size} x log 2), so the temperature would grow without bound. Choose a smaller "
+                "--target-entropy."
+            )
 
     # ------------------------------------------------------------------ what another policy class replaces
 

@@ -204,6 +204,11 @@ class Learner(sac.Learner):
 
     config: Config  # pyright: ignore[reportIncompatibleVariableOverride]
 
+    @property
+    def regulates_actions(self) -> bool:
+        """See `sac.Learner.regulates_actions`."""
+        return self.config.entropy == "action"
+
     def make_policy(self, key: Key, feature_size: int) -> Policy:
         """The policy: a flow with noise at every step."""
         config, d = self.config, self.world.action_size

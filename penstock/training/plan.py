@@ -14,7 +14,7 @@ from penstock.algorithms.registry import algorithm_entry
 from penstock.training.presets import preset as preset_of
 from penstock.worlds import FunctionalWorld, World
 from penstock.worlds.checker import load_world, resolved_spec
-from penstock.worlds.registry import option_types
+from penstock.worlds.registry import is_own, option_types
 
 SAFE_TO_CHANGE = frozenset(
     {"steps", "label", "log_every", "evaluate_every", "evaluation_episodes", "penstock", "world_constants"}
@@ -85,7 +85,7 @@ class RunPlan:
 
     def _refuse_bad_options(self) -> None:
         """Says more precisely why a world did not take its options, where names or types are the reason."""
-        if ":" in self.world:
+        if is_own(self.world):
             return  # what a user's own factory takes, its own signature says
         try:
             world = load_world(self.world, 1)

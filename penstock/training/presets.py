@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 from penstock._errors import ConfigurationError, suggest
-from penstock.algorithms.registry import algorithm_entry
+from penstock.algorithms.registry import ALGORITHMS, algorithm_entry
 
 _RFO_MANY_ACTIONS = {"flow_matching_reduction": "mean", "uniform_coefficient": 0.05}
 """Above about 50 actions the summed flow-matching loss drowns the return (docs/rfo.md)."""
@@ -95,7 +95,8 @@ _LIGHT_TEMPERATURE = {"temperature_learning_rate": 1e-3, "initial_temperature": 
 
 # Our own, for two CPU cores: four environments share a control step and bring two gradient steps of small networks. All
 # arms have the same widths, learning rates and batches; CrossQ and SAC Flow take SAC's actor steps, and SAC Flow has
-# SAC's targets. No arm was tuned: the values are one guess for all.
+# SAC's targets. No arm was tuned: the values are one guess for all. CrossQ's batch renormalisation begins after 100,000
+# calls, as published, so that runs of this length see plain batch normalisation.
 _LIGHT = {
     "run": {"num_envs": 4, "steps": 100_000, "evaluate_every": 10_000, "evaluation_episodes": 5, "log_every": 10},
     "off-policy": {
@@ -136,7 +137,17 @@ def named_preset(algorithm: str, name: str, velocity: str = "") -> tuple[dict[st
     default = getattr(entry.config, "velocity", "")
     for candidate in (name, f"{name}-{velocity or default}"):
         if candidate in own:
-            return {}, _changed(own[candidate](), entry.config())
+            settings = _changed(own[candidate](), entry.config())
+            meant = settings.get("velocity", default)
+            if velocity and velocity != meant:
+                raise ConfigurationError(
+                    f"preset = '{name}' is made for the velocity {meant}, and {velocity} was asked for. Leave one of "
+                    "the two out."
+                )
+            return {}, settings
+    if name in NAMED and name not in shared:
+        families = " and ".join(sorted({entry.family for entry in ALGORITHMS.values()} & set(NAMED[name])))
+        raise ConfigurationError(f"preset = '{name}' is for {families} algorithms, not for {algorithm}; leave it out.")
     if name not in shared:
         known = [*own, *shared]
         hint = suggest(name, known) if known else " It has none; leave --preset out."

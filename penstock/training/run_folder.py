@@ -249,6 +249,11 @@ def refuse_unsafe_changes(changes: Collection[Change], folder: Path, flag: str) 
         flag: the option that allows such changes, for example ``--allow-config-change``.
     """
     unsafe = [change.sentence() for change in changes if not change.safe]
+    other = next((change for change in changes if change.field == "algorithm"), None)
+    if other is not None:
+        raise ConfigurationError(
+            f"The folder {folder} holds a run of {other.old}; {other.new} cannot continue it. Choose another folder."
+        )
     if unsafe:
         raise ConfigurationError(
             f"The run in {folder} was started with another configuration: {'; '.join(unsafe)}. "

@@ -11,6 +11,8 @@ from penstock.worlds._findings import Finding, Stop, differing_leaves, error, fa
 from penstock.worlds.hosted.faults import WorldFaultError
 from penstock.worlds.hosted.hosted_world import HostedWorld
 
+LEFT_OUT = "Correct the environment's reset(); such episodes are left out."
+
 
 def hosted_findings(world: HostedWorld, key: Key, max_steps: int) -> Iterator[Finding]:
     """Plays a hosted world with random actions and checks what comes."""
@@ -43,6 +45,13 @@ def _findings(world: HostedWorld, key: Key, max_steps: int) -> Iterator[Finding]
     except Exception as exception:
         yield failure("reset()", exception)
         raise Stop from None
+    faults = world.take_faults()
+    if faults:
+        yield error(
+            "Finite numbers at the start",
+            f"{'; '.join(faults[:3])}.",
+            LEFT_OUT,
+        )
     yield from _seed_findings(start, again, other)
     yield from _play_findings(world, key, max_steps)
 
@@ -97,6 +106,12 @@ def _play_findings(world: HostedWorld, key: Key, max_steps: int) -> Iterator[Fin
             f"{plural(diverged, 'step')} of {steps * world.num_envs} brought a number that is not finite or "
             f"beyond 1e6: {'; '.join(world.take_faults()[:3])}.",
             "Correct the environment; such steps end their episode and teach nothing.",
+        )
+    elif faults := world.take_faults():
+        yield error(
+            "Finite numbers",
+            f"{'; '.join(faults[:3])}.",
+            LEFT_OUT,
         )
     else:
         yield ok("Finite numbers", f"{steps * world.num_envs} random steps, all numbers finite.")

@@ -24,7 +24,7 @@ from penstock.worlds._step_checks import Played, step_findings
 from penstock.worlds._task_checks import declaration_findings, task_findings
 from penstock.worlds.hosted.hosted_world import HostedWorld
 from penstock.worlds.hosted.own import is_environment, own_world, split_options
-from penstock.worlds.registry import make_world
+from penstock.worlds.registry import is_own, make_world
 from penstock.worlds.task import SingleTask, Task, Vmapped
 from penstock.worlds.world import FunctionalWorld, World
 
@@ -39,7 +39,7 @@ def check_world(world: World | Task | SingleTask, key: Key | None = None, *, max
     Looks at declarations, shapes and types, the environment axis, finiteness, reproducible resets, purity of the step
     and number of compilations, independence of environments, actions outside the box, time limit, termination and final
     observation, gradients (finite, right against finite differences, not zero), pictures and descriptions. A functional
-    world is checked with four environments.
+    world is checked with four environments, a hosted one with its own number.
 
     Args:
         world: what to check.
@@ -67,7 +67,7 @@ def _all_checks(world: World | Task | SingleTask, key: Key, max_steps: int) -> I
     if isinstance(world, SingleTask):
         world = Vmapped(world)
     if isinstance(world, HostedWorld):
-        yield from hosted_findings(world.with_num_envs(NUM_ENVS), key, max_steps)
+        yield from hosted_findings(world.with_num_envs(world.num_envs), key, max_steps)
         return
     yield from declaration_findings(world)
     task = world if isinstance(world, Task) else world.task if isinstance(world, FunctionalWorld) else None
@@ -109,7 +109,7 @@ def load_world(spec: str, num_envs: int, **options: Any) -> World:
         ConfigurationError: no such name, file, module or attribute; the import fails; or what it makes is no world.
     """
     require(num_envs >= 1, "num_envs", num_envs, "must be at least 1")
-    if ":" not in spec:
+    if not is_own(spec):
         if spec.endswith(".py"):
             raise ConfigurationError(f"'{spec}' names a file but nothing in it. Write '{spec}:MyTask'.")
         return make_world(spec, num_envs, **options)

@@ -61,6 +61,14 @@ def register_family(prefix: str, pattern: str, summary: str, make: Callable[...,
     _families[prefix] = WorldFamily(prefix, pattern, summary, make)
 
 
+def is_own(name: str) -> bool:
+    """Whether a name means somebody's module or file (``place:attribute``), not a world of ours or of a family.
+
+    An id of a family may hold a colon itself: ``gym/package:Id-v0``.
+    """
+    return ":" in name and name.partition("/")[0] not in _families
+
+
 def world_families() -> list[WorldFamily]:
     """All families, by prefix."""
     return [_families[prefix] for prefix in sorted(_families)]

@@ -9,6 +9,7 @@ import time
 import pytest
 from tiny_runs import OPTIONS, UPDATES, listing, rows
 
+from penstock.cli._arguments import gathered
 from penstock.cli._run import closing_lines
 from penstock.training.loop import Result
 from penstock.training.program import Program
@@ -272,3 +273,17 @@ def test_terminal_output_is_drawn_in_place(commands, trained):
     lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", finished.stdout).replace("\r", "").splitlines()
     assert lines[-1].startswith("first: deterministic return ")
     assert any("100%" in line and "done" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        (["--world-option", "a=1", "--world-option", "b=2"], ["--world-option", "a=1", "b=2"]),
+        (["--world-option", "a=1", "b=2", "--seed", "3"], ["--world-option", "a=1", "b=2", "--seed", "3"]),
+        (["W", "--world_option=a=1", "--seed", "3", "--world-option", "b=2"],
+         ["W", "--world-option", "a=1", "b=2", "--seed", "3"]),
+        (["--world-option", "wrong", "W"], ["--world-option", "wrong", "W"]),
+    ],
+)  # fmt: skip
+def test_a_repeated_world_option_keeps_all_its_values(given, read):
+    assert gathered(given, "world-option") == read

@@ -77,9 +77,22 @@ class DMControlEnvironment(gymnasium.Env):
         self.action_repeat = action_repeat
         self.pixels, self.image_size, self.camera = pixels, image_size, camera
         self.env = self.suite.load(domain, task, task_kwargs={"random": 0})
-        own_limit = round(self.env._step_limit)
-        self.max_episode_steps = -(-own_limit // action_repeat) if max_episode_steps is None else max_episode_steps
+        own_limit = self.env._step_limit  # of the task: infinite for some
+        if max_episode_steps is None and own_limit == float("inf"):
+            raise ConfigurationError(
+                f"'{self.world}' has no time limit. Pass --world-option max_episode_steps=1000, or another number of "
+                "control steps."
+            )
+        self.max_episode_steps: int = (
+            max_episode_steps if max_episode_steps is not None else -(-round(own_limit) // action_repeat)
+        )
         require(self.max_episode_steps >= 1, "max_episode_steps", self.max_episode_steps, "must be at least 1")
+        require(
+            (self.max_episode_steps - 1) * action_repeat < own_limit,
+            "max_episode_steps",
+            self.max_episode_steps,
+            f"the task itself ends after {own_limit:g} control steps; choose fewer",
+        )
         self.control_timestep = float(self.env.control_timestep()) * action_repeat
         actions = self.env.action_spec()
         self.action_space = gymnasium.spaces.Box(

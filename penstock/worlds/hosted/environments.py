@@ -6,9 +6,10 @@ import functools
 import importlib
 import inspect
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, get_type_hints
 
 from penstock._errors import ConfigurationError, PenstockError, require, suggest
+from penstock._field_types import convert
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,10 +44,10 @@ def package(module: str, world: str, extra: str) -> Any:
     except ImportError as error:
         if error.name is not None and error.name.partition(".")[0] != module.partition(".")[0]:
             raise MissingPackageError(f"'{world}': importing {module} failed: {error}.") from error
-        raise MissingPackageError(
-            f"'{world}' needs the package {module.partition('.')[0]}, which is not installed: "
-            f"pip install 'penstock[{extra}]'"
-        ) from error
+        name = module.partition(".")[0]
+        known = {"gymnasium", "dm_control", "mujoco", "envpool", "humanoid_bench"}
+        how = f": pip install 'penstock[{extra}]'" if name in known else ", or not in the current folder."
+        raise MissingPackageError(f"'{world}' needs the package {name}, which is not installed{how}") from error
 
 
 @contextlib.contextmanager
@@ -78,9 +79,16 @@ def gymnasium_source(ident: str, *, max_episode_steps: int | None = None, **opti
         ConfigurationError: unknown id.
     """
     gymnasium = package("gymnasium", f"gym/{ident}", "gymnasium")
+    max_episode_steps = convert(max_episode_steps, int | None, "max_episode_steps")
+    require(
+        max_episode_steps is None or max_episode_steps >= 1,
+        "max_episode_steps",
+        max_episode_steps,
+        "must be at least 1",
+    )
     module, colon, plain = ident.rpartition(":")
     if colon:
-        importlib.import_module(module)
+        package(module, f"gym/{ident}", "gymnasium")
     if plain not in gymnasium.registry:
         raise ConfigurationError(
             f"gym/{ident}: Gymnasium knows no '{plain}'.{suggest_few(plain, gymnasium.registry)} An id of "
@@ -103,7 +111,8 @@ def make_gymnasium(ident: str, max_episode_steps: int | None, options: tuple[tup
             f"gym/{ident} cannot be made with the options {sorted(dict(options))}: {error}"
         ) from error
     except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
-        extra = " or, for MuJoCo's, pip install 'penstock[gymnasium]'" if "mujoco" in str(error).lower() else ""
+        extra = " MuJoCo's current versions (-v5) need: pip install 'penstock[gymnasium]'."
+        extra = extra if "mujoco" in str(error).lower() else ""
         raise MissingPackageError(f"gym/{ident} needs a package that is not installed: {error}{extra}") from error
 
 
@@ -144,6 +153,9 @@ def dm_control_source(task: str, **options: Any) -> EnvironmentSource:
     except TypeError as error:
         known = [p for p in inspect.signature(DMControlEnvironment).parameters if p not in ("domain", "task")]
         raise ConfigurationError(f"{name}: {error}. Options: {', '.join(known)}.") from error
+    types = get_type_hints(DMControlEnvironment.__init__)
+    for option, value in options.items():
+        convert(value, types[option], option)
     return EnvironmentSource(name, make)
 
 

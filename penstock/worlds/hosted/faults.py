@@ -29,28 +29,46 @@ def guarded(env: Any) -> Any:
         """See `guarded`."""
 
         def reset(self, *, seed=None, options=None):
-            observation, info = _called("reset()", lambda: self.env.reset(seed=seed, options=options))
+            returned = called("reset()", lambda: self.env.reset(seed=seed, options=options))
+            observation, info = _parts(returned, "reset()", ("observation", "info"))
             _refuse_other_shapes(self.env.observation_space, observation, "reset()")
             return observation, info
 
         def step(self, action):
-            observation, reward, terminated, truncated, info = _called("step()", lambda: self.env.step(action))
+            returned = called("step()", lambda: self.env.step(action))
+            names = ("observation", "reward", "terminated", "truncated", "info")
+            observation, reward, terminated, truncated, info = _parts(returned, "step()", names)
             _refuse_other_shapes(self.env.observation_space, observation, "step()")
             if np.ndim(reward) != 0:
                 raise EnvironmentRaisedError(
                     f"step() returned a reward of shape {np.shape(reward)}; return one number."
                 )
-            return observation, float(reward), bool(terminated), bool(truncated), info
+            try:
+                reward = float(reward)
+            except (TypeError, ValueError):
+                raise EnvironmentRaisedError(f"step() returned the reward {reward!r}; return one number.") from None
+            return observation, reward, bool(terminated), bool(truncated), info
 
     return Guarded(env)
 
 
-def _called(what: str, call: Callable[[], Any]) -> Any:
+def called(what: str, call: Callable[[], Any]) -> Any:
+    """Calls somebody's code; what it raises becomes text that keeps the traceback."""
     try:
         return call()
     except Exception as error:
         first = f"{what} raised {type(error).__name__}: {error}"
         raise EnvironmentRaisedError(f"{first}\n\n{traceback.format_exc().rstrip()}\n") from error
+
+
+def _parts(returned: Any, what: str, names: tuple[str, ...]) -> tuple:
+    if not isinstance(returned, tuple) or len(returned) != len(names):
+        got = f"{len(returned)} values" if isinstance(returned, tuple) else f"a {type(returned).__name__}"
+        raise EnvironmentRaisedError(
+            f"{what} returned {got}; return ({', '.join(names)}). Environments of the old gym package are wrapped with "
+            "shimmy.GymV26CompatibilityV0."
+        )
+    return returned
 
 
 def _refuse_other_shapes(space: Any, observation: Any, what: str, where: str = "") -> None:
@@ -65,8 +83,16 @@ def _refuse_other_shapes(space: Any, observation: Any, what: str, where: str = "
             )
         for name, part in space.spaces.items():
             _refuse_other_shapes(part, observation[name], what, f" '{name}'")
-    elif isinstance(space, spaces.Box) and np.shape(observation) != space.shape:
-        raise EnvironmentRaisedError(
-            f"{what} returned an observation{where} of shape {np.shape(observation)}; observation_space declares "
-            f"{space.shape}. Return what the space declares, or declare what is returned."
-        )
+    elif isinstance(space, spaces.Box):
+        try:
+            numbers = np.asarray(observation, space.dtype)
+        except (TypeError, ValueError) as error:
+            raise EnvironmentRaisedError(
+                f"{what} returned an observation{where} that is no array of numbers ({error}); observation_space "
+                f"declares {space.shape}. Return what the space declares."
+            ) from None
+        if numbers.shape != space.shape:
+            raise EnvironmentRaisedError(
+                f"{what} returned an observation{where} of shape {numbers.shape}; observation_space declares "
+                f"{space.shape}. Return what the space declares, or declare what is returned."
+            )

@@ -9,6 +9,7 @@ that a run does not depend on what was played before. The simulator's own state 
 begins new episodes (`restart`), and the episodes that were cut count as truncated.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -18,15 +19,18 @@ import jax
 import numpy as np
 from jaxtyping import Int, UInt32
 
-from penstock._errors import CapabilityError, PenstockError, require
+from penstock._errors import CapabilityError, ConfigurationError, PenstockError, require
 from penstock._types import Actions, GradientProbe, Key
 from penstock.observation import Observation, ObservationSpec
 from penstock.worlds.hosted.environments import EnvironmentSource, quiet_construction, stated_limit, stated_timestep
+from penstock.worlds.hosted.faults import WorldFaultError
 from penstock.worlds.hosted.spaces import ActionBox, ObservationReader, action_box, observation_reader
 from penstock.worlds.hosted.vectorization import GymnasiumVector, VectorEnvironment, Vectorization, vectorize
 from penstock.worlds.scene import Scene
 from penstock.worlds.world import MAGNITUDE_LIMIT, Transition, World
 
+STARTS_TRIED = 8
+"""Episodes in a row that may begin with a number that cannot be used."""
 FAULTS_KEPT = 8
 """Sentences about diverged environments that are kept until somebody takes them."""
 
@@ -159,10 +163,41 @@ class HostedWorld(World):
         present = self._present
         if present.vector is None:
             present.vector = self._make_vector(int(np.random.SeedSequence(words.tolist()).generate_state(1)[0]))
-        batch = present.vector.reset(self._seeds(words, episode))
-        age = np.zeros((self.num_envs,), np.int32)
-        present.state = HostedState(self.declared.reader.read(batch), age, episode.astype(np.int32), words)
+        observation = self.declared.reader.read(present.vector.reset(self._seeds(words, episode)))
+        observation, episode = self._usable_starts(observation, words, episode.astype(np.int32))
+        present.state = HostedState(observation, np.zeros((self.num_envs,), np.int32), episode, words)
         return present.state
+
+    def _usable_starts(
+        self, observation: Observation, words: np.ndarray, episode: np.ndarray
+    ) -> tuple[Observation, np.ndarray]:
+        """Leaves out episodes that begin with an observation that is no usable number: nothing could be done in them.
+
+        Raises:
+            WorldFaultError: an environment begins so again and again, or resets itself only.
+        """
+        vector = self._present.vector
+        assert vector is not None
+        for _ in range(STARTS_TRIED):
+            fine = np.abs(observation.vector) <= MAGNITUDE_LIMIT
+            bad = ~fine.all(axis=1)
+            if not bad.any():
+                return observation, episode
+            index = int(np.flatnonzero(bad)[0])
+            entry = int(np.flatnonzero(~fine[index])[0])
+            fault = (
+                f"observation[{entry}] is {observation.vector[index, entry]:g} in environment {index} right after the "
+                f"reset of episode {int(episode[index])}"
+            )
+            if len(self._present.faults) < FAULTS_KEPT:
+                self._present.faults.append(fault)
+            episode = (episode + bad).astype(np.int32)
+            fresh = vector.renew(bad, np.zeros_like(bad), self._seeds(words, episode))
+            observation = self.declared.reader.read(fresh)
+        raise WorldFaultError(
+            f"'{self.name}': {fault}, and so it was in {STARTS_TRIED} episodes one after the other. Correct the "  # pyright: ignore[reportPossiblyUnboundVariable]
+            "environment's reset()."
+        )
 
     def present(self) -> HostedState:
         """The present state: the one that the environments are in.
@@ -206,15 +241,16 @@ class HostedWorld(World):
         if over.any():
             fresh = present.vector.renew(over, ended, self._seeds(state.words, state.episode + 1))
             batch = played.observation if fresh is None else fresh
-            observation = self.declared.reader.read(batch)
+            observation, episode = self._usable_starts(
+                self.declared.reader.read(batch), state.words, (state.episode + over).astype(np.int32)
+            )
         else:
+            episode = state.episode
             observation = final if played.final is played.observation else self.declared.reader.read(played.observation)
         if diverged.any():
             reward = np.where(diverged, 0.0, reward).astype(np.float32)
             final = jax.tree.map(lambda leaf: _cleared(leaf, diverged), final)
-        present.state = HostedState(
-            observation, np.where(over, 0, age).astype(np.int32), (state.episode + over).astype(np.int32), state.words
-        )
+        present.state = HostedState(observation, np.where(over, 0, age).astype(np.int32), episode, state.words)
         return present.state, Transition(
             observation=observation,
             reward=reward,
@@ -306,9 +342,15 @@ def declare(source: EnvironmentSource) -> Declared:
     with quiet_construction():
         env = _made(source.make, source.name)
     try:
+        for space in ("action_space", "observation_space"):
+            if getattr(env, space, None) is None:
+                raise ConfigurationError(
+                    f"'{source.name}' has no {space}. Set self.{space} in __init__, to a gymnasium.spaces.Box."
+                )
         return _declared(source, env, env.action_space, env.observation_space)
     finally:
-        env.close()
+        with contextlib.suppress(Exception):  # whoever cannot be closed can still be played
+            env.close()
 
 
 def declare_vector(source: EnvironmentSource, envs: Any) -> Declared:

@@ -1,5 +1,6 @@
 """Environments that a user brings: a class or function that makes a single `gymnasium.Env` or a vector of them."""
 
+import contextlib
 import functools
 import inspect
 import sys
@@ -58,8 +59,9 @@ def own_world(
     vectorization = convert(ours.get("vectorization", "serial"), Vectorization, "vectorization")
     require(vectorization != "envpool", "vectorization", vectorization, "EnvPool steps gym/<id> worlds only")
     timeout = convert(ours.get("timeout", 60.0), float, "timeout")
-    made.close()
     if isinstance(made, gymnasium.Env):
+        with contextlib.suppress(Exception):
+            made.close()
         source = own_source(spec, functools.partial(make, **factory), limit)
         return HostedWorld(source, num_envs, vectorization, timeout, declare(source))
     if "num_envs" not in factory:
@@ -73,5 +75,7 @@ def own_world(
         del seed
         return make(**{**factory, "num_envs": count})
 
+    with contextlib.suppress(Exception):
+        made.close()
     source = EnvironmentSource(spec, make, limit, make_vector)
     return HostedWorld(source, num_envs, vectorization, timeout, declare_vector(source, made))

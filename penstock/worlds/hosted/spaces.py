@@ -48,6 +48,13 @@ def action_box(space: Any, name: str) -> ActionBox:
             f"'{name}' has the action space {space}; Penstock's policies make continuous actions and need a "
             "Box. Choose another environment, or wrap it so that its actions are continuous."
         )
+    if not np.issubdtype(space.dtype, np.floating):
+        raise CapabilityError(
+            f"'{name}' has actions of type {space.dtype}; Penstock's policies make continuous ones, which would be cut "
+            "off to whole numbers. Declare the Box with dtype=np.float32 and round inside the environment."
+        )
+    if space.shape == () or 0 in space.shape:
+        raise ConfigurationError(f"'{name}': the action space has the shape {space.shape}; an action has entries.")
     low, high = space.low.reshape(-1).astype(np.float64), space.high.reshape(-1).astype(np.float64)
     # Numbers near the largest float32 stand for infinity in many environments.
     endless = np.flatnonzero(~(np.abs(low) < 1e30) | ~(np.abs(high) < 1e30))
@@ -114,10 +121,9 @@ def observation_reader(space: Any, name: str) -> ObservationReader:
     parts: dict[str, Any] = dict(sorted(space.spaces.items())) if isinstance(space, spaces.Dict) else {"": space}
     for part, box in parts.items():
         if not isinstance(box, spaces.Box):
-            where = f" has the part '{part}'" if part else ""
+            where = f"the part '{part}' of the observation space" if part else "the observation space"
             raise CapabilityError(
-                f"'{name}': the observation space{where} {box} is no Box. Wrap the environment in "
-                "gymnasium.wrappers.FlattenObservation."
+                f"'{name}': {where} is {box}, no Box. Wrap the environment in gymnasium.wrappers.FlattenObservation."
             )
     images = [part for part, box in parts.items() if box.dtype == np.uint8 and len(box.shape) >= 3]
     vectors = tuple(part for part in parts if part not in images)
@@ -131,6 +137,8 @@ def observation_reader(space: Any, name: str) -> ObservationReader:
         np.concatenate([np.zeros((0,)), *(getattr(parts[part], side).reshape(-1) for part in vectors)])
         for side in ("low", "high")
     )
+    if not images and size == 0:
+        raise ConfigurationError(f"'{name}': the observation space {space} holds no number. Correct it.")
     if not images:
         return ObservationReader(ObservationSpec(vector=size), vectors, None, False, low, high)
     shape = parts[images[0]].shape

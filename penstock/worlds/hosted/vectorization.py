@@ -18,7 +18,7 @@ import numpy as np
 
 from penstock._errors import ConfigurationError
 from penstock.worlds.hosted.environments import quiet_construction
-from penstock.worlds.hosted.faults import EnvironmentRaisedError, WorldFaultError, guarded
+from penstock.worlds.hosted.faults import EnvironmentRaisedError, WorldFaultError, called, guarded
 
 Vectorization = Literal["serial", "processes", "envpool"]
 
@@ -187,6 +187,8 @@ class GymnasiumVector:
                 "--world-option timeout=SECONDS if its steps take that long."
             ) from error
         except (EOFError, BrokenPipeError, ConnectionResetError) as error:
+            for process in getattr(self.envs, "processes", []):
+                process.join(0.2)  # a process that has just died has no exit code yet
             dead = [
                 f"{index} (exit code {process.exitcode})"
                 for index, process in enumerate(getattr(self.envs, "processes", []))
@@ -209,7 +211,12 @@ class GymnasiumVector:
                 process.kill()
                 process.join(5.0)
         with contextlib.suppress(Exception):
-            self.envs.close(terminate=True) if hasattr(self.envs, "processes") else self.envs.close()
+            if hasattr(self.envs, "processes"):
+                # Gymnasium would wait for the answer of a worker that is no more, and complain.
+                self.envs._state = type(self.envs._state)("default")
+                self.envs.close(terminate=True)
+            else:
+                self.envs.close()
 
     def scene_source(self) -> Any:
         """See `VectorEnvironment`."""
@@ -242,7 +249,11 @@ def vectorize(
 
     makers = [functools.partial(_make_guarded, make)] * num_envs
     if vectorization == "serial":
-        return GymnasiumVector(SyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.DISABLED), name)
+        try:
+            envs = SyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.DISABLED)
+        except EnvironmentRaisedError as error:
+            raise WorldFaultError(f"'{name}': an environment failed. {error}") from None
+        return GymnasiumVector(envs, name)
     _refuse_unpicklable(make, name)
     try:
         # Threads of JAX do not survive a fork.
@@ -260,7 +271,7 @@ def _make_guarded(make: Callable[[], Any]) -> Any:
         # Ctrl-C reaches every process of a terminal. The run ends in its own time, and the workers with it.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     with quiet_construction():
-        return guarded(make())
+        return guarded(called("making the environment", make))
 
 
 def _refuse_unpicklable(make: Callable[[], Any], name: str) -> None:
