@@ -131,6 +131,9 @@ def test_actor_waits_and_critics_do_not_move_with_it(name):
     same(odd.actor, learned.actor)
     assert float(metrics["actor/steps"]) == 0.0
     assert differ(even.actor, learned.actor)
+    if name in ("flowrl", "td3"):  # their targets wait, too
+        same(odd.target, learned.target)
+        assert differ(even.target, learned.target)
     same(even.critic, odd.critic)  # the actor's step leaves the critics alone
     same(even.critic_optimizer, odd.critic_optimizer)
 
@@ -150,6 +153,16 @@ def test_temperature_moves_the_right_way(gap, alpha):
     for _ in range(50):
         learned, _ = algorithm._temperature_step(learned, jnp.asarray(algorithm.entropy_target + gap))
     np.testing.assert_allclose(jnp.exp(learned.log_alpha), alpha, atol=1e-4)
+
+
+@pytest.mark.parametrize(("target", "sign"), [(-50.0, -1.0), (1.38, 1.0)])
+def test_a_gradient_step_moves_the_temperature_the_right_way(target, sign):
+    """Down where the policy has more entropy than it should (2 (1.42 - 2) nats at the start), up where less."""
+    algorithm = learner("sac", target_entropy=target, initial_log_std=-2.0)
+    learned = initial(algorithm)
+    after, metrics = jax.jit(algorithm.gradient_step)(learned, batch(), jax.random.key(2), jnp.asarray(0))
+    assert -3.0 < float(metrics["policy/entropy"]) < 0.5
+    assert sign * float(after.log_alpha - learned.log_alpha) > 0
 
 
 def test_target_entropy_of_paths_follows_steps_and_noise():
@@ -269,3 +282,24 @@ def test_a_fault_of_the_critic_is_explained():
     metrics = {name: float(value) for name, value in algorithm.step(state)[1].items()}
     assert metrics["critic/skipped"] > 0 and metrics["world/diverged"] == 0
     assert "critic/loss is nan" in find_cause(algorithm, state, metrics)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"), [("sac", {}), ("crossq", {}), ("sac-flow", {"entropy": "action", "velocity": "mlp"})]
+)
+def test_an_entropy_that_no_action_can_have_is_refused(name, settings):
+    """Actions in [-1, 1]^2 have at most 2 log 2 nats."""
+    with pytest.raises(ConfigurationError, match=r"target_entropy = 1\.4: actions in .* at most 1\.386 nats"):
+        learner(name, target_entropy=1.4, **settings)
+    learner(name, target_entropy=1.38, **settings)
+
+
+def test_a_small_ceiling_needs_no_floor_that_is_not_read():
+    assert flowrl.Config(weight_ceiling=1e-4).weight_ceiling == 1e-4
+    with pytest.raises(ConfigurationError, match=r"weight_floor = 0\.001: must be at least 0 and at most"):
+        flowrl.Config(weighting="code", weight_ceiling=1e-4)
+
+
+def test_a_critic_whose_layers_have_no_activation_is_refused():
+    with pytest.raises(ConfigurationError, match=r"critic_hidden = \(8, 8\): needs at least 3 layers"):
+        flowrl.Config(critic_hidden=(8, 8))

@@ -316,3 +316,10 @@ def test_updates_use_at_least_the_budget():
     assert plan.updates == 2
     assert make_plan("rfo", WORLD, num_envs=4, steps=128, settings={"window": 16}).updates == 2
     assert json.loads(json.dumps(plan.to_config()))["steps"] == 100
+
+
+def test_a_preset_of_another_velocity_or_family_is_refused():
+    with pytest.raises(ConfigurationError, match=r"preset = 'reference-code-mlp' is made for the velocity mlp"):
+        make_plan("sac-flow", "gym/Pendulum-v1", preset="reference-code-mlp", settings={"velocity": "decoded"})
+    with pytest.raises(ConfigurationError, match=r"preset = 'light' is for off-policy algorithms, not for rfo"):
+        make_plan("rfo", "classic/pendulum", preset="light")
