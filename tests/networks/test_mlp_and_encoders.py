@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 
 from penstock._errors import ConfigurationError
 from penstock.networks import ACTIVATIONS, MLP, PointCloudEncoder, Trunk, VectorEncoder, make_encoder
@@ -16,7 +17,7 @@ FORMULAS = {
     "elu": lambda h: np.where(h > 0, h, np.expm1(h)),
     "relu": lambda h: np.maximum(h, 0.0),
     "tanh": np.tanh,
-    "gelu": lambda h: 0.5 * h * (1.0 + np.tanh(np.sqrt(2.0 / np.pi) * (h + 0.044715 * h**3))),
+    "gelu": lambda h: 0.5 * h * (1.0 + scipy.special.erf(h / np.sqrt(2.0))),
     "mish": lambda h: h * np.tanh(np.log1p(np.exp(h))),
     "identity": lambda h: h,
 }

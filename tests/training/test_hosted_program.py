@@ -197,7 +197,7 @@ def test_pathwise_algorithms_refuse_hosted_worlds():
 def test_memory_is_announced_and_too_much_is_refused():
     plan = tiny_plan()
     (notice,) = plan.make_learner(plan.make_world()).opening_notices()
-    assert notice == "replay memory: 100 transitions, 0.0 MiB in host memory"
+    assert notice == "replay memory: 100 transitions, 0.0 MiB in host memory, for each seed"
     with pytest.raises(Exception, match=r"replay_capacity = 1000000000000: .* GiB"):
         huge = tiny_plan(settings={"replay_capacity": 10**12}, steps=2**31 - 1)
         huge = dataclasses.replace(huge, num_envs=1)
