@@ -21,6 +21,7 @@ def run(program, state, updates):
     return state, metrics
 
 
+@pytest.mark.slow
 def test_sapo_at_temperature_zero_is_shac2():
     sapo = compiled("sapo", initial_temperature=0.0, learn_temperature=False)
     shac2 = compiled("shac2")
@@ -86,6 +87,7 @@ def test_apg_is_shac_with_values_of_zero():
     assert not any(name.startswith("critic/") for name in plain_metrics)
 
 
+@pytest.mark.slow
 def test_target_critic_keeps_the_old_one_by_the_mixing():
     frozen = compiled("shac", target_mixing=1.0)
     before = frozen.start

@@ -58,6 +58,7 @@ def test_the_codes_loss_is_a_plain_sum_and_the_papers_is_not():
     assert 0.2 < paper["actor/better_stored"] < 0.8 and abs(paper["actor/loss"] - plain) > 1e-3
 
 
+@pytest.mark.slow
 def test_constant_weights_and_summed_errors_by_hand():
     mean = actor_metrics(STORED, weighting="constant", constraint_coefficient=0.3)
     expected = -mean["actor/value_mean"] + 0.3 * mean["actor/flow_matching_loss"]
@@ -66,6 +67,7 @@ def test_constant_weights_and_summed_errors_by_hand():
     np.testing.assert_allclose(total["actor/flow_matching_loss"], 2 * mean["actor/flow_matching_loss"], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_latents_or_actions_can_be_the_target():
     raw, latent = (actor_metrics(STORED, squash_target=name) for name in ("raw", "atanh"))
     assert abs(raw["actor/flow_matching_loss"] - latent["actor/flow_matching_loss"]) > 1e-3

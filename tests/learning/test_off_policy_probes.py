@@ -96,6 +96,7 @@ FLOWS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("algorithm", "settings"),
     [("sac", {}), *(pytest.param(*case, marks=pytest.mark.slow) for case in [("crossq", {}), ("td3", {}), *FLOWS])],

@@ -73,14 +73,14 @@ def test_terminations_do_not_bootstrap_and_rewards_are_discounted(algorithm):
     np.testing.assert_allclose(values(state, [0.0, 1.0]), [DISCOUNT, 1.0], atol=0.05)
 
 
-@pytest.mark.parametrize("algorithm", quickly(["shac2", "rfo"], ["shac2"]))
+@pytest.mark.parametrize("algorithm", quickly(["shac2", "rfo"], []))
 def test_values_depend_on_the_observation(algorithm):
     """V(o) = o, although o is drawn anew at every reset."""
     _, state = learn(algorithm, probes.ObservationReward(), 200)
     np.testing.assert_allclose(values(state, [-1.0, 1.0]), [-1.0, 1.0], atol=0.05)
 
 
-@pytest.mark.parametrize("algorithm", quickly(ALL, ["apg", "shac2", "rfo"]))
+@pytest.mark.parametrize("algorithm", quickly(ALL, ["apg", "shac2"]))
 def test_actions_answer_the_observation(algorithm):
     """a = o / 2."""
     task = probes.ObservationActionReward()
@@ -139,7 +139,7 @@ def test_a_flow_opens_both_doors(seed):
 
 @pytest.mark.parametrize(
     "algorithm",
-    ["apg", pytest.param("shac", marks=pytest.mark.slow), "shac2", pytest.param("sapo", marks=pytest.mark.slow)],
+    quickly(["apg", "shac", "shac2", "sapo"], ["apg"]),
 )
 def test_a_gaussian_cannot_open_both_doors(algorithm):
     """The bound holds for every Gaussian; the learners come near it, so they do learn."""

@@ -95,7 +95,7 @@ def test_gradient_equals_finite_differences(contact):
             assert float(jnp.vdot(gradients[which], direction)) == pytest.approx(difference, rel=1e-5, abs=1e-8)
 
 
-@pytest.mark.parametrize("layout", ["soa", "rows"])
+@pytest.mark.parametrize("layout", ["soa", pytest.param("rows", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("volume_damping", [pytest.param(0.0, marks=pytest.mark.slow), 20.0])
 def test_hand_written_force_gradient_equals_autodiff_of_the_naive_form(layout, volume_damping):
     with jax.enable_x64(True):

@@ -157,7 +157,7 @@ def test_the_released_decoder_has_the_measured_size():
     assert sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(field)) == 311_998 - 74_496 - 34 - 48
 
 
-@pytest.mark.parametrize("make", [GatedVelocity, DecodedVelocity])
+@pytest.mark.parametrize("make", [GatedVelocity, pytest.param(DecodedVelocity, marks=pytest.mark.slow)])
 def test_fields_depend_on_state_latent_and_time(make):
     args = (TRUNK,) if make is GatedVelocity else (16,)
     field = make(jax.random.key(4), 3, 2, *args, output_gain=1.0)

@@ -70,6 +70,7 @@ def whole(tmp_path_factory):
     return folder, result
 
 
+@pytest.mark.slow
 def test_same_seed_same_run_and_another_seed_another(whole, tmp_path):
     folder, result = whole
     again = train(tiny_plan(), tmp_path / "again")
