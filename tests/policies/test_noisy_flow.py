@@ -81,7 +81,7 @@ def test_t2_density_matches_a_histogram():
 
 
 @pytest.mark.parametrize("drift", [True, False])
-@pytest.mark.parametrize("make", [GatedVelocity, MLPVelocity])
+@pytest.mark.parametrize("make", [pytest.param(GatedVelocity, marks=pytest.mark.slow), MLPVelocity])
 def test_t3_a_recorded_path_has_the_density_it_was_drawn_with(make, drift):
     field = make(jax.random.key(3), 1, 2, TRUNK, output_gain=1.0)
     flow = policy(field, 2, drift=drift)
@@ -145,7 +145,7 @@ def test_t10_drift_in_its_other_form():
         np.testing.assert_allclose(got, x + 0.25 * b, rtol=1e-6)
 
 
-@pytest.mark.parametrize(("drift", "std"), [(True, 0.299), (False, 0.380)])
+@pytest.mark.parametrize(("drift", "std"), [(True, 0.299), pytest.param(False, 0.380, marks=pytest.mark.slow)])
 def test_t11_drift_keeps_the_marginal_of_an_ideal_flow(drift, std):
     flow = policy(ToGaussian(), flow_steps=400, step_std=0.34 / 20.0, drift=drift, learn_noise=False)
     ends = jax.vmap(flow.sample, (None, 0))(NOTHING, jax.random.split(jax.random.key(9), 60_000)).latent
