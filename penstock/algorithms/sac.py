@@ -97,11 +97,6 @@ class Learner(OffPolicyLearner[Config]):
     )
     policy_hint: ClassVar[str] = "Use the Gaussian, or sac-flow for a flow."
 
-    @property
-    def regulates_actions(self) -> bool:
-        """Whether the regulated entropy is that of the action."""
-        return True
-
     def __init__(self, config: Config, world: Any, planned_updates: int):
         if config.critic == "crossq" and not world.observation_spec.points:
             refuse_idle(config, "critic = 'crossq'", "layer_norm")  # it shapes the encoder of points
@@ -125,6 +120,11 @@ class Learner(OffPolicyLearner[Config]):
         return SquashedGaussian(
             key, feature_size, self.world.action_size, trunk, initial_log_std=self.config.initial_log_std
         )
+
+    @property
+    def regulates_actions(self) -> bool:
+        """Whether the regulated entropy is that of the action."""
+        return True
 
     @property
     def entropy_target(self) -> float:

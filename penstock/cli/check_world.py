@@ -18,7 +18,7 @@ class CheckWorldOptions:
     world_option: tuple[str, ...] = ()
     """Options of the world, as name=value, for example max_episode_steps=200."""
     num_envs: int = 4
-    """Environments to check with."""
+    """Environments to check a hosted world with; a functional one is checked with four."""
 
 
 def run(arguments: list[str]) -> int:

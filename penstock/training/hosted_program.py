@@ -252,6 +252,7 @@ class HostedProgram:
             clock.learning += learned - handed
             clock.environment += stepped - learned
         metrics = {name: float(value) for name, value in summarise(sums).items()} | seen.take()
+        metrics["world/bad_starts"] = float(world.take_bad_starts())
         state = dataclasses.replace(
             state,
             learned=jax.tree.unflatten(self._structure, leaves),

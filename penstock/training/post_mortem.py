@@ -20,7 +20,14 @@ from penstock.worlds.world import MAGNITUDE_LIMIT, Transition, WorldState
 if TYPE_CHECKING:
     from penstock.training.program import Program
 
-FAULTS = ("actor/skipped", "critic/skipped", "temperature/skipped", "world/diverged", "world/gradients_lost")
+FAULTS = (
+    "actor/skipped",
+    "critic/skipped",
+    "temperature/skipped",
+    "world/diverged",
+    "world/bad_starts",
+    "world/gradients_lost",
+)
 """Counters whose events are explained. Large gradients that a firewall scales down belong to the method."""
 
 _EVIDENCE = "evidence: "

@@ -11,8 +11,6 @@ from penstock.worlds._findings import Finding, Stop, differing_leaves, error, fa
 from penstock.worlds.hosted.faults import WorldFaultError
 from penstock.worlds.hosted.hosted_world import HostedWorld
 
-LEFT_OUT = "Correct the environment's reset(); such episodes are left out."
-
 
 def hosted_findings(world: HostedWorld, key: Key, max_steps: int) -> Iterator[Finding]:
     """Plays a hosted world with random actions and checks what comes."""
@@ -39,21 +37,27 @@ def _findings(world: HostedWorld, key: Key, max_steps: int) -> Iterator[Finding]
         start = world.reset(key)
         again = world.reset(key)
         other = world.reset(jax.random.fold_in(key, 1))
-    except WorldFaultError as fault:
-        yield error("Start", str(fault), "Correct the environment's reset().")
-        raise Stop from None
     except Exception as exception:
-        yield failure("reset()", exception)
+        yield _fatal("Start", "reset()", exception)
         raise Stop from None
-    faults = world.take_faults()
-    if faults:
-        yield error(
-            "Finite numbers at the start",
-            f"{'; '.join(faults[:3])}.",
-            LEFT_OUT,
-        )
+    yield from _bad_starts(world, "Finite numbers at the start")
     yield from _seed_findings(start, again, other)
     yield from _play_findings(world, key, max_steps)
+
+
+def _fatal(title: str, method: str, exception: Exception) -> Finding:
+    """What ends the checks: a fault that was told already, or one that nobody expected."""
+    if isinstance(exception, WorldFaultError):
+        return error(title, str(exception), f"Correct the environment's {method}.")
+    return failure(method, exception)
+
+
+def _bad_starts(world: HostedWorld, title: str) -> Iterator[Finding]:
+    faults = world.take_faults()
+    world.take_bad_starts()
+    if faults:
+        told = f"{'; '.join(faults[:3])}."
+        yield error(title, told, "Correct the environment's reset(); such episodes are left out.")
 
 
 def _seed_findings(start, again, other) -> Iterator[Finding]:
@@ -93,11 +97,8 @@ def _play_findings(world: HostedWorld, key: Key, max_steps: int) -> Iterator[Fin
             terminated += int(transition.terminated.sum())
             truncated += int(transition.truncated.sum())
             diverged += int(transition.diverged.sum())
-    except WorldFaultError as fault:
-        yield error("Step", str(fault), "Correct the environment's step().")
-        raise Stop from None
     except Exception as exception:
-        yield failure("step()", exception)
+        yield _fatal("Step", "step()", exception)
         raise Stop from None
     seconds = time.perf_counter() - begin
     if diverged:
@@ -107,12 +108,8 @@ def _play_findings(world: HostedWorld, key: Key, max_steps: int) -> Iterator[Fin
             f"beyond 1e6: {'; '.join(world.take_faults()[:3])}.",
             "Correct the environment; such steps end their episode and teach nothing.",
         )
-    elif faults := world.take_faults():
-        yield error(
-            "Finite numbers",
-            f"{'; '.join(faults[:3])}.",
-            LEFT_OUT,
-        )
+    elif world.take_bad_starts():
+        yield from _bad_starts(world, "Finite numbers")
     else:
         yield ok("Finite numbers", f"{steps * world.num_envs} random steps, all numbers finite.")
     if outside.any():

@@ -189,6 +189,13 @@ def test_diverged_environments_are_counted_and_named(tmp_path):
     assert sum(row.get("world/diverged", 0) for row in rows(tmp_path / "run")) > 0
 
 
+def test_episodes_that_begin_badly_are_counted_and_named(tmp_path):
+    said = []
+    train(tiny_plan(environment="BadStarts", steps=40), tmp_path / "run", observer=Silent(said.append))
+    assert any("world/bad_starts" in text and "right after the reset of episode" in text for text in said)
+    assert sum(row.get("world/bad_starts", 0) for row in rows(tmp_path / "run")) > 0
+
+
 def test_pathwise_algorithms_refuse_hosted_worlds():
     plan = make_plan("shac", f"{ENVIRONMENTS}:Counting", num_envs=2)
     with pytest.raises(CapabilityError, match=r"differentiates through the world, and .*Counting' is not differ"):

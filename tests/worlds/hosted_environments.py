@@ -61,6 +61,19 @@ class Unsteady(Counting):
         return observation, reward, terminated, truncated, info
 
 
+class BadStarts(Counting):
+    """Begins every ``period``-th episode with NaN; ``by_offset``: those whose offset the period divides."""
+
+    def __init__(self, period=3, by_offset=False):
+        super().__init__(limit=2)
+        self.period, self.by_offset = period, by_offset
+
+    def reset(self, *, seed=None, options=None):
+        observation, info = super().reset(seed=seed)
+        number = int(self.offset) if self.by_offset else self.episodes
+        return observation * (np.nan if number % self.period == 0 else 1.0), info
+
+
 class Picture(gymnasium.Env):
     """Observes stacked pictures whose bytes count the steps, and one number."""
 

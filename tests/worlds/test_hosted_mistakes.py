@@ -7,7 +7,7 @@ import gymnasium
 import jax
 import numpy as np
 import pytest
-from hosted_environments import Counting
+from hosted_environments import BadStarts, Counting
 
 from penstock._errors import CapabilityError, ConfigurationError, PenstockError
 from penstock.worlds import make_world
@@ -110,18 +110,6 @@ def test_spaces_that_hold_nothing_or_whole_numbers_are_refused(space, box, error
 # ------------------------------------------------------------------------------------------------- bad starts
 
 
-class BadStarts(Counting):
-    """Begins every ``period``-th episode with NaN."""
-
-    def __init__(self, period=3):
-        super().__init__(limit=2)
-        self.period = period
-
-    def reset(self, *, seed=None, options=None):
-        observation, info = super().reset(seed=seed)
-        return observation * (np.nan if self.episodes % self.period == 0 else 1.0), info
-
-
 def test_an_episode_that_begins_with_nan_is_left_out():
     world = hosted(BadStarts, num_envs=1)
     state = world.reset(KEY)
@@ -131,7 +119,27 @@ def test_an_episode_that_begins_with_nan_is_left_out():
             assert np.isfinite(leaf).all()
         assert not transition.diverged.any()
     assert int(state.episode[0]) == 10 + 5  # every third was left out
+    assert world.take_bad_starts() == 5 and world.take_bad_starts() == 0
     assert "observation[0] is nan in environment 0 right after the reset of episode 2" in world.take_faults()[0]
+
+
+def test_a_bad_start_of_one_environment_leaves_the_others_alone():
+    """Which episodes begin badly follows from their seeds, so that the two environments differ."""
+    starts = []
+    for period in (10**9, 3):
+        world = hosted(BadStarts, period=period, by_offset=True)
+        state, seen = world.reset(KEY), {}
+        for _ in range(12):
+            assert np.isfinite(state.observation.vector).all()
+            for env, (offset, age) in enumerate(state.observation.vector.tolist()):
+                if age == 0.0:
+                    seen[env, int(state.episode[env])] = offset
+            state, _ = world.step(state, np.zeros((2, 1), np.float32))
+        starts.append(seen)
+    good, bad = starts
+    assert all(offset % 3 for offset in bad.values()) and not all(offset % 3 for offset in good.values())
+    shared = set(good) & set(bad)  # the same episode begins the same, whether another one was left out or not
+    assert len(shared) >= 3 and all(good[key] == bad[key] for key in shared)
 
 
 def test_an_environment_that_always_begins_with_nan_stops_the_run():

@@ -80,6 +80,7 @@ class _Present:
         self.vector: VectorEnvironment | None = None
         self.state: HostedState | None = None
         self.faults: list[str] = []
+        self.bad_starts = 0
 
 
 class HostedWorld(World):
@@ -178,11 +179,13 @@ class HostedWorld(World):
         """
         vector = self._present.vector
         assert vector is not None
+        fault = ""
         for _ in range(STARTS_TRIED):
-            fine = np.abs(observation.vector) <= MAGNITUDE_LIMIT
+            fine = np.abs(observation.vector) <= MAGNITUDE_LIMIT  # False for NaN
             bad = ~fine.all(axis=1)
             if not bad.any():
                 return observation, episode
+            self._present.bad_starts += int(bad.sum())
             index = int(np.flatnonzero(bad)[0])
             entry = int(np.flatnonzero(~fine[index])[0])
             fault = (
@@ -195,7 +198,7 @@ class HostedWorld(World):
             fresh = vector.renew(bad, np.zeros_like(bad), self._seeds(words, episode))
             observation = self.declared.reader.read(fresh)
         raise WorldFaultError(
-            f"'{self.name}': {fault}, and so it was in {STARTS_TRIED} episodes one after the other. Correct the "  # pyright: ignore[reportPossiblyUnboundVariable]
+            f"'{self.name}': {fault}, and so it was in {STARTS_TRIED} episodes one after the other. Correct the "
             "environment's reset()."
         )
 
@@ -288,8 +291,13 @@ class HostedWorld(World):
         return diverged
 
     def take_faults(self) -> list[str]:
-        """What diverged since the last call: array, value, environment, episode and step."""
+        """What diverged, or was left out, since the last call: array, value, environment, episode and step."""
         taken, self._present.faults = self._present.faults, []
+        return taken
+
+    def take_bad_starts(self) -> int:
+        """How many episodes were left out since the last call, because they began with a number that is none."""
+        taken, self._present.bad_starts = self._present.bad_starts, 0
         return taken
 
     def scene(self, caption: str = "") -> Scene | None:
