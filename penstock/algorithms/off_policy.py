@@ -102,20 +102,20 @@ class OffPolicyLearner(abc.ABC, Generic[ConfigT]):
                 "Pass more --steps, or fewer --warmup-steps."
             )
 
-        self._refuse_too_much_memory()
-
-    def _refuse_too_much_memory(self) -> None:
+    def require_memory(self, seeds: int) -> None:
+        """Refuses a replay memory that this machine cannot hold once for each seed."""
         available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         # On functional worlds, a step holds the memory before and after it, and a checkpoint a copy.
         copies = 3 if self.world.functional else 1
         if self.world.functional and jax.default_backend() != "cpu":
             return
-        if copies * self.replay_bytes > 0.8 * available:
-            times = "training holds them up to three times; " if copies == 3 else ""
+        if seeds * copies * self.replay_bytes > 0.8 * available:
+            times = f" for each of {seeds} seeds" if seeds > 1 else ""
+            times += ", training holds them up to three times" if copies == 3 else ""
             raise ConfigurationError(
                 f"replay_capacity = {self.config.replay_capacity}: {self.capacity:,} transitions of this world take "
-                f"{self.replay_bytes / 2**30:.1f} GiB, and {times}this machine has {available / 2**30:.1f} "
-                "GiB. Choose a smaller --replay-capacity."
+                f"{self.replay_bytes / 2**30:.1f} GiB{times}, and this machine has "
+                f"{available / 2**30:.1f} GiB. Choose a smaller --replay-capacity{' or fewer --seeds' * (seeds > 1)}."
             )
 
     def opening_notices(self) -> list[str]:

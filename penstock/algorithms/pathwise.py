@@ -161,6 +161,9 @@ class PathwiseLearner(abc.ABC, Generic[ConfigT]):
     def _make_actor(self, key: Key) -> Actor:
         return make_actor(key, self.config.policy_settings(), self.world.observation_spec, self.world.action_size)
 
+    def require_memory(self, seeds: int) -> None:
+        """Nothing to refuse: no replay memory."""
+
     def opening_notices(self) -> list[str]:
         """What a user should know before the first step, in sentences."""
         return []

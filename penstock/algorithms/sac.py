@@ -26,6 +26,7 @@ from penstock.algorithms.off_policy_config import OffPolicyConfig, refuse_idle
 from penstock.critics.action_value import ActionCritic, RenormCritic, make_action_critic
 from penstock.data import Batch
 from penstock.networks import make_encoder
+from penstock.networks.batch_renorm import with_statistics
 from penstock.networks.optimization import guarded_step, make_constant_optimizer
 from penstock.policies import Actor, Agent, Capability, Policy, SquashedGaussian
 from penstock.worlds import Observation
@@ -138,6 +139,12 @@ class Learner(OffPolicyLearner[Config]):
         sample, log_prob = jax.vmap(actor.policy.sample_with_log_prob)(features, keys)
         return sample.action, log_prob
 
+    def sample_to_learn(
+        self, actor: Actor, observation: Observation, key: Key
+    ) -> tuple[Float[Array, "B d"], Float[Array, "B"], Actor]:
+        """`sample` for the actor's loss; also the actor, its running statistics moved where its networks have any."""
+        return *self.sample(actor, observation, key), actor
+
     # ------------------------------------------------------------------ SAC
 
     def init_learned(self, key: Key) -> Learned:
@@ -209,9 +216,8 @@ class Learner(OffPolicyLearner[Config]):
         )
         if isinstance(critic, RenormCritic):
             assert statistics is not None
-            # A batch that was refused must not leave its statistics behind.
-            moved = critic.with_statistics(statistics)
-            critic = jax.tree.map(lambda new, old: jnp.where(health.skipped, old, new), moved, critic)
+            norms = with_statistics(critic.norms, statistics, unless=health.skipped)
+            critic = eqx.tree_at(lambda c: c.norms, critic, norms)
         tracked = None if learned.target is None else polyak(learned.target, critic, self.config.target_rate)
         learned = dataclasses.replace(learned, critic=critic, target=tracked, critic_optimizer=optimizer)
         return learned, {
@@ -226,12 +232,13 @@ class Learner(OffPolicyLearner[Config]):
         alpha = jnp.exp(learned.log_alpha)
 
         def loss(actor):
-            action, log_prob = self.sample(actor, batch.observation, key)
+            action, log_prob, seen = self.sample_to_learn(actor, batch.observation, key)
             value = learned.critic.values(batch.observation, action).min(axis=0)
-            return (alpha * log_prob - value).mean(), (log_prob, action)
+            return (alpha * log_prob - value).mean(), (log_prob, action, seen)
 
-        (value, (log_prob, action)), gradient = eqx.filter_value_and_grad(loss, has_aux=True)(learned.actor)
+        (value, (log_prob, action, seen)), gradient = eqx.filter_value_and_grad(loss, has_aux=True)(learned.actor)
         actor, optimizer, health = guarded_step(self.actor_optimizer, gradient, learned.actor_optimizer, learned.actor)
+        actor = with_statistics(actor, seen, unless=health.skipped)
         learned = dataclasses.replace(learned, actor=actor, actor_optimizer=optimizer)
         return (
             learned,

@@ -29,6 +29,7 @@ from penstock.algorithms.off_policy_config import refuse_idle
 from penstock.networks import Trunk
 from penstock.policies import Actor, Agent, Capability, NoisyFlow, Policy
 from penstock.policies.noisy_flow import NoiseEntry, path_entropy_target
+from penstock.policies.released_velocities import make_released_velocity
 from penstock.policies.velocity_fields import DecoderName, VelocityName, make_velocity
 from penstock.worlds import Observation, World
 
@@ -60,6 +61,9 @@ class Config(sac.Config):
     the same state. Only the latter rewards a spread of modes. Its target is SAC's, -d."""
     other_paths: int = 8
     """With entropy = action: M, further paths per state."""
+    networks: Literal["paper", "released"] = "paper"
+    """Networks of velocity and noise: the paper's, or the released from-scratch code's: BatchRenorm inside, post-norm
+    blocks in Flow-T, Flow-G with an embedding of time and two layers of 512 for its noise."""
     candidate_bound: float | None = 50.0
     """gated: the candidate is this times tanh. Paper: 50; None, linear, as in the released code."""
     decoder: DecoderName = "pre-norm"
@@ -101,6 +105,8 @@ class Config(sac.Config):
             refuse_idle(self, f"velocity = {self.velocity!r}", "candidate_bound")
         if self.velocity != "decoded":
             refuse_idle(self, f"velocity = {self.velocity!r}", "decoder")
+        if self.networks == "released":
+            refuse_idle(self, "networks = 'released'", "decoder")
         if not self.learn_noise:
             refuse_idle(self, "learn_noise = False", "noise_depends_on")
         require(self.other_paths >= 1, "other_paths", self.other_paths, "must be at least 1")
@@ -108,6 +114,11 @@ class Config(sac.Config):
             refuse_idle(self, "entropy = 'path'", "other_paths")
         else:
             refuse_idle(self, "entropy = 'action'", "density")
+        if self.networks == "released" and self.entropy == "action":
+            raise ConfigurationError(
+                "entropy = 'action': draws several paths per state, and the released networks normalise by the batch, "
+                "path by path. Choose --entropy path, or --networks paper."
+            )
         if self.velocity == "gated" and self.noise_depends_on == "path":
             raise ConfigurationError(
                 "noise_depends_on = 'path': a gated velocity has no trunk that a second head could share. Choose "
@@ -117,6 +128,12 @@ class Config(sac.Config):
     def actor_trunk(self) -> Trunk:
         """Shape of the velocity and noise networks."""
         return Trunk(self.actor_hidden, "silu" if self.velocity == "gated" else self.activation, layer_norm=False)
+
+    def noise_trunk(self) -> Trunk:
+        """Shape of the noise network."""
+        if self.networks == "released":
+            return Trunk((512, 512), "relu", layer_norm=False, initializer="lecun")
+        return self.actor_trunk()
 
     def deviations(self) -> tuple[str, ...]:
         """In which ways these settings leave the paper's algorithm, in words; sizes and rates are not counted."""
@@ -130,6 +147,7 @@ class Config(sac.Config):
             (self.squash_log_det == "epsilon", "log det of tanh with an epsilon"),
             (self.velocity == "gated" and self.candidate_bound is None, "linear candidate"),
             (self.decoder == "post-norm", "post-norm decoder"),
+            (self.networks == "released", "released networks, with BatchRenorm"),
             (self.entropy == "action", "entropy of the action, not of its path"),
         )
         return tuple(words for active, words in cases if active)
@@ -139,11 +157,9 @@ def reference_code(velocity: VelocityName = "gated", **changes: Any) -> Config:
     """The settings of the released from-scratch scripts, one per velocity. For comparison only.
 
     Reproduced: no drift; where the noise enters and what its scale depends on; the missing term in Flow-T's density;
-    the squash's epsilon; Flow-G's linear candidate; Flow-T's post-norm blocks; sizes; H = 0 literally; a noise scale
-    that starts at exp(-1.5); 50,000 steps of warm-up.
-
-    Not reproduced: BatchRenorm inside the velocity networks (LayerNorm in Flow-T's blocks, nothing in the others),
-    Flow-G's sinusoidal time embedding, and the two layers of its noise network, which here has the velocity's one.
+    the squash's epsilon; Flow-G's linear candidate; sizes; H = 0 literally; a noise scale
+    that starts at exp(-1.5); 50,000 steps of warm-up; networks, with BatchRenorm on the flow's inputs (Flow-T: after
+    each residual sum too), and their initial weights.
     """
     start = math.exp(-1.5)
     own = {
@@ -153,12 +169,12 @@ def reference_code(velocity: VelocityName = "gated", **changes: Any) -> Config:
             "noise_enters": "velocity",
             "noise_depends_on": "path",
             "density": "noise-only",
-            "decoder": "post-norm",
             "actor_hidden": (96,),
             "target_step_std": start / 4,
         },
     }
     shared = {
+        "networks": "released",
         "drift": False,
         "squash_log_det": "epsilon",
         "target_entropy": 0.0,
@@ -213,24 +229,20 @@ class Learner(sac.Learner):
         """The policy: a flow with noise at every step."""
         config, d = self.config, self.world.action_size
         key_field, key_noise = jax.random.split(key)
-        trunk = config.actor_trunk()
         noise_head = config.learn_noise and config.noise_depends_on == "path"
-        field = make_velocity(
-            key_field,
-            config.velocity,
-            feature_size,
-            d,
-            trunk,
-            heads=2 if noise_head else 1,
-            candidate_bound=config.candidate_bound,
-            decoder=config.decoder,
-        )
+        shape = {"heads": 2 if noise_head else 1, "candidate_bound": config.candidate_bound}
+        if config.networks == "paper":
+            trunk = config.actor_trunk()
+            field = make_velocity(key_field, config.velocity, feature_size, d, trunk, decoder=config.decoder, **shape)
+        else:
+            shape |= {"flow_steps": config.flow_steps, "renorm_warmup": config.renorm_warmup}
+            field = make_released_velocity(key_field, config.velocity, feature_size, d, config.actor_hidden, **shape)
         return NoisyFlow(
             key_noise,
             field,
             feature_size,
             d,
-            trunk,
+            config.noise_trunk(),
             flow_steps=config.flow_steps,
             drift=config.drift,
             step_std=config.target_step_std,
@@ -260,3 +272,19 @@ class Learner(sac.Learner):
             draw = functools.partial(policy.sample_with_action_log_prob, other_paths=self.config.other_paths)
         sample, log_prob = jax.vmap(draw)(features, keys)
         return sample.action, log_prob
+
+    def sample_to_learn(
+        self, actor: Actor, observation: Observation, key: Key
+    ) -> tuple[Float[Array, "B d"], Float[Array, "B"], Actor]:
+        """See `sac.Learner.sample_to_learn`. Released networks normalise by the statistics of this batch."""
+        policy = actor.policy
+        if self.config.networks == "paper":
+            return super().sample_to_learn(actor, observation, key)
+        assert isinstance(policy, NoisyFlow)
+        features = Agent(actor, self.normalizer()).features(observation)
+        keys = jax.random.split(key, features.shape[0])
+        draw = jax.vmap(
+            functools.partial(policy.train_with_path_log_prob, axis="batch"), axis_name="batch", out_axes=(0, 0, None)
+        )
+        sample, log_prob, seen = draw(features, keys)
+        return sample.action, log_prob, dataclasses.replace(actor, policy=seen)

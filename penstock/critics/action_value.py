@@ -141,11 +141,3 @@ class RenormCritic(eqx.Module):
             return jax.vmap(output)(h)[:, 0], tuple(moved)
 
         return eqx.filter_vmap(member)((self.linears, self.norms, self.output))
-
-    def with_statistics(self, moved: tuple[BatchRenorm, ...]) -> "RenormCritic":
-        """The critic with the running statistics of other layers, and its own learned parameters."""
-
-        def statistics(norms):
-            return [leaf for norm in norms for leaf in (norm.mean, norm.variance, norm.calls)]
-
-        return eqx.tree_at(lambda critic: statistics(critic.norms), self, statistics(moved))

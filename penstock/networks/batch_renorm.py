@@ -1,11 +1,15 @@
 """Batch renormalisation: batch statistics, corrected toward running statistics."""
 
+from typing import TypeVar
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from penstock._types import Scalar
+
+T = TypeVar("T")
 
 
 class BatchRenorm(eqx.Module):
@@ -44,7 +48,14 @@ class BatchRenorm(eqx.Module):
 
     def train(self, x: Float[Array, "B n"]) -> tuple[Float[Array, "B n"], "BatchRenorm"]:
         """Normalises a batch by its own statistics; also returns the layer with its running statistics moved on."""
-        mean, variance = x.mean(axis=0), x.var(axis=0)
+        return self._train(x, x.mean(axis=0), x.var(axis=0))
+
+    def train_within(self, x: Float[Array, "n"], axis: str) -> tuple[Float[Array, "n"], "BatchRenorm"]:
+        """`train` for one sample inside a `jax.vmap` whose ``axis_name`` is ``axis``: the batch is that axis."""
+        mean = jax.lax.pmean(x, axis)
+        return self._train(x, mean, jax.lax.pmean(jnp.square(x - mean), axis))
+
+    def _train(self, x, mean, variance):
         running = jax.lax.stop_gradient((self.mean, self.variance))
         seen_mean, seen_variance = jax.lax.stop_gradient((mean, variance))
         deviation = jnp.sqrt(running[1] + EPSILON)
@@ -59,7 +70,7 @@ class BatchRenorm(eqx.Module):
             return self.momentum * old + (1.0 - self.momentum) * new
 
         moved = eqx.tree_at(
-            lambda layer: (layer.mean, layer.variance, layer.calls),
+            _statistics,
             self,
             (blend(running[0], seen_mean), blend(running[1], seen_variance), self.calls + 1.0),
         )
@@ -69,6 +80,28 @@ class BatchRenorm(eqx.Module):
         """Normalises by the running statistics."""
         mean, variance = jax.lax.stop_gradient((self.mean, self.variance))
         return (x - mean) * (self.scale * jax.lax.rsqrt(variance + EPSILON)) + self.offset
+
+
+def _statistics(layer: BatchRenorm):
+    return layer.mean, layer.variance, layer.calls
+
+
+def with_statistics(model: T, seen: T, unless: Bool[Array, ""]) -> T:
+    """``model`` with the running statistics of ``seen``, which has the same structure; what is learned stays.
+
+    Args:
+        model: anything that has `BatchRenorm` layers; without one it is returned as it is.
+        seen: where the statistics come from.
+        unless: True keeps the old ones: a batch that was refused leaves nothing behind.
+    """
+
+    def one(layer, other):
+        if not isinstance(layer, BatchRenorm):
+            return layer
+        moved = jax.tree.map(lambda old, new: jnp.where(unless, old, new), _statistics(layer), _statistics(other))
+        return eqx.tree_at(_statistics, layer, moved)
+
+    return jax.tree.map(one, model, seen, is_leaf=lambda node: isinstance(node, BatchRenorm))
 
 
 EPSILON = 1e-3

@@ -23,6 +23,13 @@ ACTIVATIONS = {
 }
 
 
+INITIALIZERS = {
+    "xavier": jax.nn.initializers.glorot_uniform(),
+    "lecun": jax.nn.initializers.lecun_normal(in_axis=-1, out_axis=-2),
+}
+"""Of weights ``(outputs, inputs)``."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Trunk:
     """How the hidden layers of a network are made.
@@ -33,7 +40,8 @@ class Trunk:
             ``tanh`` or ``identity``.
         layer_norm: LayerNorm after every hidden linear layer, before its activation.
         gain: gain of the orthogonal initialisation of the hidden layers. Biases start at zero.
-        initializer: weights of hidden and output layers: ``orthogonal``, or ``xavier`` (uniform; the gain is not used).
+        initializer: weights of hidden and output layers: ``orthogonal``, or, without a gain, ``xavier`` (uniform) or
+            ``lecun`` (normal).
     """
 
     hidden: tuple[int, ...] = (64, 64)
@@ -43,7 +51,7 @@ class Trunk:
     initializer: str = "orthogonal"
 
     def __post_init__(self):
-        for field, known in (("activation", ACTIVATIONS), ("initializer", ("orthogonal", "xavier"))):
+        for field, known in (("activation", ACTIVATIONS), ("initializer", ("orthogonal", *INITIALIZERS))):
             value = getattr(self, field)
             if value not in known:
                 raise ConfigurationError(f"{field} = {value!r}: unknown.{suggest(value, known)}")
@@ -120,7 +128,7 @@ def make_linear(key: Key, inputs: int, outputs: int, trunk: Trunk, gain: float) 
         return orthogonal_linear(key, inputs, outputs, gain)
     layer = Linear(inputs, outputs, key=key)
     assert layer.bias is not None
-    weight = jax.nn.initializers.glorot_uniform()(key, (outputs, inputs))
+    weight = INITIALIZERS[trunk.initializer](key, (outputs, inputs))
     return eqx.tree_at(lambda x: (x.weight, x.bias), layer, (weight, jnp.zeros_like(layer.bias)))
 
 

@@ -12,6 +12,7 @@ from penstock._errors import ConfigurationError, require, suggest
 from penstock._types import Key, Scalar
 from penstock.networks import MLP, Trunk
 from penstock.policies.policy import ActionSample, Capability, Policy
+from penstock.policies.released_velocities import BatchNormedVelocity
 from penstock.policies.squash import log_tanh_derivative
 from penstock.policies.velocity_fields import DecodedVelocity, VelocityField
 
@@ -192,9 +193,12 @@ class NoisyFlow(Policy):
             x: x_i.
             step: i, from 0 to K - 1.
         """
+        return self._moments(self.field(condition, x, step / self.flow_steps), log_sigma, x, step)
+
+    def _moments(self, v, log_sigma, x, step):
+        """`transition`, given what the field returns at ``x``."""
         dtau = 1.0 / self.flow_steps
         tau = step * dtau
-        v = self.field(condition, x, tau)
         if self.noise_head:
             v, u = jnp.split(v, 2)
             log_sigma = self._bounded(u + self._unbounded_start)
@@ -236,6 +240,34 @@ class NoisyFlow(Policy):
         """Draws a path, reparameterised, with its log-density."""
         noise = jax.random.normal(key, (self.flow_steps + 1, self.flat_size))
         return self._rollout(features, noise[0], noise[1:])
+
+    def train_with_path_log_prob(
+        self, features: Float[Array, "features"], key: Key, axis: str
+    ) -> tuple[ActionSample, Scalar, "NoisyFlow"]:
+        """`sample_with_path_log_prob` for a field with BatchRenorm, normalised by the statistics of the batch.
+
+        For use inside a `jax.vmap` over the batch whose ``axis_name`` is ``axis``. Also returns the policy with its
+        running statistics moved on by every flow step.
+        """
+        assert isinstance(self.field, BatchNormedVelocity)
+        noise = jax.random.normal(key, (self.flow_steps + 1, self.flat_size))
+        condition, field = self.field.train_condition(features, axis)
+        log_sigma = self.log_sigma(features)
+
+        def body(carry, now):
+            x, norms = carry
+            step, eps = now
+            here = eqx.tree_at(lambda f: f.norms, field, norms)
+            v, moved = here.train(condition, x, step / self.flow_steps, axis)
+            mean, log_std = self._moments(v, log_sigma, x, step)
+            x = mean + jnp.exp(log_std) * eps
+            return (x, moved.norms), log_std
+
+        steps = jnp.arange(self.flow_steps, dtype=noise.dtype)
+        (end, norms), log_std = jax.lax.scan(body, (noise[0], field.norms), (steps, noise[1:]))
+        log_prob = self._log_prob(noise[0], noise[1:], log_std, end)
+        policy = eqx.tree_at(lambda p: p.field.norms, self, norms)
+        return ActionSample(jnp.tanh(end), end), log_prob, policy
 
     def path_log_prob(self, features: Float[Array, "features"], latents: Float[Array, "path flat"]) -> Scalar:
         """Log-density of a recorded path ``x_0 .. x_K`` (and of its squashed end) under this policy."""

@@ -6,7 +6,8 @@ adds to a normalised token (SAC Flow, arXiv 2509.25756).
 """
 
 import abc
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeVar, get_args
 
 import equinox as eqx
 import jax
@@ -15,11 +16,12 @@ from jaxtyping import Array, Float
 
 from penstock._errors import ConfigurationError, suggest
 from penstock._types import Key, Scalar
-from penstock.networks import Trunk
+from penstock.networks import MLP, Trunk
 from penstock.networks.mlp import HiddenLayer, LayerNorm, Linear, make_linear, orthogonal_linear
 
 VelocityName = Literal["mlp", "gated", "decoded"]
 DecoderName = Literal["pre-norm", "post-norm"]
+Norm = Callable[[Array], Array]
 
 
 class VelocityField(eqx.Module):
@@ -82,6 +84,9 @@ class JointMLP(eqx.Module):
         return self.output(h)
 
 
+Network = TypeVar("Network", JointMLP, MLP)
+
+
 class MLPVelocity(VelocityField):
     """A `JointMLP`; its last layer starts near zero."""
 
@@ -101,6 +106,16 @@ class MLPVelocity(VelocityField):
     ) -> Float[Array, "outputs"]:
         """See `VelocityField`."""
         return self.network(condition, x, tau)
+
+
+def open_gate(network: Network) -> Network:
+    """The network with zero weights and bias 5 in its last layer: the gate starts at sigmoid(5) = 0.99331."""
+    output = network.output
+    return eqx.tree_at(
+        lambda n: (n.output.weight, n.output.bias),
+        network,
+        (jnp.zeros_like(output.weight), jnp.full((output.weight.shape[0],), 5.0)),
+    )
 
 
 class GatedVelocity(VelocityField):
@@ -125,12 +140,7 @@ class GatedVelocity(VelocityField):
         output_gain: float = 0.01,
     ):
         key_gate, key_candidate = jax.random.split(key)
-        gate = JointMLP(key_gate, feature_size, flat_size, trunk)
-        self.gate = eqx.tree_at(
-            lambda network: (network.output.weight, network.output.bias),
-            gate,
-            (jnp.zeros_like(gate.output.weight), jnp.full((flat_size,), 5.0)),
-        )
+        self.gate = open_gate(JointMLP(key_gate, feature_size, flat_size, trunk))
         # The bound multiplies the output, so the last layer is made smaller by as much.
         gain = output_gain / (candidate_bound or 1.0)
         self.candidate = JointMLP(key_candidate, feature_size, flat_size, trunk, gain)
@@ -198,7 +208,7 @@ class PostNormBlock(eqx.Module):
         out: its output projection.
         widen: first layer of the feed-forward network, D to 4 D.
         narrow: its second, 4 D to D.
-        norms: LayerNorms after the three residual sums. The from-scratch code has BatchRenorm here.
+        norms: LayerNorms after the three residual sums; none where `apply` is told others.
     """
 
     self_value: eqx.nn.Linear
@@ -207,15 +217,16 @@ class PostNormBlock(eqx.Module):
     out: eqx.nn.Linear
     widen: eqx.nn.Linear
     narrow: eqx.nn.Linear
-    norms: tuple[eqx.nn.LayerNorm, eqx.nn.LayerNorm, eqx.nn.LayerNorm]
+    norms: tuple[eqx.nn.LayerNorm, ...]
 
-    def __init__(self, key: Key, width: int):
+    def __init__(self, key: Key, width: int, *, initializer: str = "orthogonal", layer_norm: bool = True):
         keys = jax.random.split(key, 6)
-        square = [orthogonal_linear(k, width, width, 1.0) for k in keys[:4]]
+        trunk = Trunk(initializer=initializer)
+        square = [make_linear(k, width, width, trunk, 1.0) for k in keys[:4]]
         self.self_value, self.self_out, self.value, self.out = square
-        self.widen = orthogonal_linear(keys[4], width, 4 * width, 1.0)
-        self.narrow = orthogonal_linear(keys[5], 4 * width, width, 1.0)
-        self.norms = (LayerNorm(width), LayerNorm(width), LayerNorm(width))
+        self.widen = make_linear(keys[4], width, 4 * width, trunk, 1.0)
+        self.narrow = make_linear(keys[5], 4 * width, width, trunk, 1.0)
+        self.norms = tuple(LayerNorm(width) for _ in range(3)) if layer_norm else ()
 
     def state_bias(self, token: Float[Array, "D"]) -> Float[Array, "D"]:
         """``k(s) = Wo (Wv m + bv) + bo``."""
@@ -223,7 +234,11 @@ class PostNormBlock(eqx.Module):
 
     def __call__(self, y: Float[Array, "D"], state_bias: Float[Array, "D"]) -> Float[Array, "D"]:
         """``y <- LN(y + S(y));  y <- LN(y + k(s));  y <- LN(y + FFN(y))``."""
-        after_self, after_state, after_network = self.norms
+        return self.apply(y, state_bias, self.norms)
+
+    def apply(self, y: Float[Array, "D"], state_bias: Float[Array, "D"], norms: Sequence[Norm]) -> Float[Array, "D"]:
+        """The block with given norms, three."""
+        after_self, after_state, after_network = norms
         y = after_self(y + self.self_out(self.self_value(y)))
         y = after_state(y + state_bias)
         return after_network(y + self.narrow(jax.nn.gelu(self.widen(y))))

@@ -103,7 +103,9 @@ class RunPlan:
 
     def make_learner(self, world: World) -> Any:
         """Builds the learner, bound to the world and to this plan's number of iterations."""
-        return algorithm_entry(self.algorithm).learner(self.settings, world, self.updates)
+        learner = algorithm_entry(self.algorithm).learner(self.settings, world, self.updates)
+        learner.require_memory(self.seeds)
+        return learner
 
     @property
     def updates(self) -> int:

@@ -66,21 +66,27 @@ def attention(queries, keys, values, heads):
     return jnp.einsum("hqs,shd->qhd", weights, v).reshape(queries.shape)
 
 
+def dense(layer, h):
+    return layer.weight @ h + layer.bias
+
+
+def embeddings(field, x, tau):
+    """The context token of the state, and the query token: latent plus time."""
+    first, second = field.state_encoder
+    token = dense(second, jax.nn.silu(dense(first, FEATURES)))
+    h = tau[None]
+    for layer in field.time_encoder[:-1]:
+        h = jax.nn.silu(dense(layer, h))
+    return token, dense(field.latent_encoder, x) + dense(field.time_encoder[-1], h)
+
+
 def decoder_oracle(field, projections, x, tau, heads=4):
     """Flow-T as a transformer decoder: one query token, one context token, pre-norm, with query and key projections."""
 
     def norm(h):
         return (h - h.mean()) / jnp.sqrt(h.var() + 1e-5)
 
-    def dense(layer, h):
-        return layer.weight @ h + layer.bias
-
-    first, second = field.state_encoder
-    token = dense(second, jax.nn.silu(dense(first, FEATURES)))
-    h = tau[None]
-    for layer in field.time_encoder[:-1]:
-        h = jax.nn.silu(dense(layer, h))
-    y = dense(field.latent_encoder, x) + dense(field.time_encoder[-1], h)
+    token, y = embeddings(field, x, tau)
     for block, (query, key) in zip(field.blocks, projections, strict=True):
         context = norm(token)
         attended = attention((query @ norm(y))[None], (key @ context)[None], dense(block.value, context)[None], heads)
@@ -120,15 +126,7 @@ def post_norm_oracle(field, projections, x, tau, heads=4):
     def norm(layer, h):
         return (h - h.mean()) / jnp.sqrt(h.var() + 1e-5) * layer.weight + layer.bias
 
-    def dense(layer, h):
-        return layer.weight @ h + layer.bias
-
-    first, second = field.state_encoder
-    token = dense(second, jax.nn.silu(dense(first, FEATURES)))
-    h = tau[None]
-    for layer in field.time_encoder[:-1]:
-        h = jax.nn.silu(dense(layer, h))
-    y = dense(field.latent_encoder, x) + dense(field.time_encoder[-1], h)
+    token, y = embeddings(field, x, tau)
     for block, (sq, sk, cq, ck) in zip(field.blocks, projections, strict=True):
         own = attention((sq @ y)[None], (sk @ y)[None], dense(block.self_value, y)[None], heads)[0]
         y = norm(block.norms[0], y + dense(block.self_out, own))

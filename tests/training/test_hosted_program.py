@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "worlds"))
 
-from penstock._errors import CapabilityError
+from penstock._errors import CapabilityError, ConfigurationError
 from penstock.training.loop import Silent, train
 from penstock.training.metrics_log import read_metrics
 from penstock.training.plan import make_plan
@@ -206,11 +207,13 @@ def test_memory_is_announced_and_too_much_is_refused():
     plan = tiny_plan()
     (notice,) = plan.make_learner(plan.make_world()).opening_notices()
     assert notice == "replay memory: 100 transitions, 0.0 MiB in host memory, for each seed"
-    with pytest.raises(Exception, match=r"replay_capacity = 1000000000000: .* GiB"):
-        huge = tiny_plan(settings={"replay_capacity": 10**12}, steps=2**31 - 1)
-        huge = dataclasses.replace(huge, num_envs=1)
-        learner = type(plan.make_learner(plan.make_world()))
-        learner(huge.settings, huge.make_world(), 10**12)
+    size = plan.make_learner(plan.make_world()).replay_bytes / 100
+    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    fits_once = int(0.6 * available / size)
+    once, twice = (tiny_plan(settings={"replay_capacity": fits_once}, steps=fits_once, seeds=k) for k in (1, 2))
+    assert once.make_learner(once.make_world()).capacity == fits_once
+    with pytest.raises(ConfigurationError, match=r"GiB for each of 2 seeds, .* or fewer --seeds"):
+        twice.make_learner(twice.make_world())
 
 
 def test_keys_of_seeds_do_not_depend_on_their_number():
