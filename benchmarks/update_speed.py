@@ -6,9 +6,10 @@
 The peers are the user's own checkouts, driven through their own update functions as peers.py tells. Needed beside
 Penstock: torch (FlowRL); torch, tensorboard, flax and optax (SAC Flow); sbx-rl (SBX).
 
-Same work on both sides: shapes, batch, widths, depths, K, number of critics, delays, float32; replay sampling counts on
-both sides. What differs: Penstock's Flow-T has no products for queries and keys whose softmax is 1 (fewer parameters,
-the same functions), time enters Flow-G as a number, and its actors have no BatchRenorm, as in the paper.
+Same work on both sides: shapes, batch, networks, K, number of critics, delays, float32; replay sampling counts on both
+sides. What differs: Penstock's Flow-T has no products for queries and keys whose softmax is 1 (fewer parameters, the
+same functions). The rows ``-paper`` have the paper's networks at the released code's widths: no BatchRenorm in the
+actor, and time enters Flow-G as a number.
 
 Penstock runs as training runs it: a compiled scan of ``BLOCK`` gradient steps, states donated. The whole process is
 pinned to one core and one thread. Compilation and warm-up come first and count apart; then peer and Penstock alternate,
@@ -39,10 +40,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from penstock.algorithms import crossq, flowrl, sac, sac_flow
 from penstock.data import Experience, Replay
-from penstock.networks import Trunk
 from penstock.observation import Observation, ObservationSpec
-from penstock.policies import NoisyFlow
-from penstock.policies.velocity_fields import make_velocity
 from penstock.reports.tables import markdown_table
 
 OUTPUT = Path(__file__).parent / "results" / "update_speed.json"
@@ -61,17 +59,6 @@ class ShapesWorld:
     action_size: int
     name: str = "shapes"
     num_envs: int = 1
-
-
-class OfficialNoise(sac_flow.Learner):
-    """SAC Flow whose noise network has the official 512 x 512, whatever the velocity's width."""
-
-    def make_policy(self, key, feature_size):
-        """See `sac_flow.Learner.make_policy`."""
-        key_field, key_noise = jax.random.split(key)
-        config, d = self.config, self.world.action_size
-        field = make_velocity(key_field, config.velocity, feature_size, d, config.actor_trunk())
-        return NoisyFlow(key_noise, field, feature_size, d, Trunk((512, 512), "relu", False), flow_steps=4, drift=False)
 
 
 class Ours:
@@ -146,48 +133,45 @@ def product_flops(jaxpr: ClosedJaxpr | Jaxpr, branch_share: float) -> float:
     return total
 
 
-def learner(algorithm, observation_size: int, action_size: int, cls=None, **settings):
-    config = algorithm.Config(**settings)
+def learner(algorithm, observation_size: int, action_size: int, config):
     world = ShapesWorld(ObservationSpec(vector=observation_size), action_size)
-    return Ours((cls or algorithm.Learner)(config, world, 10**8), observation_size)
+    return Ours(algorithm.Learner(config, world, 10**8), observation_size)
 
 
 def rows(flowrl_path: Path | None, sac_flow_path: Path | None) -> dict[str, tuple[str, Callable, Callable | None]]:
     """Per row: what is compared, how to build Penstock's side, how to build the peer."""
 
-    def released(*sizes):
-        config = flowrl.released()
-        return learner(
-            flowrl, *sizes, **{field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    def sac_flow_row(velocity: str, script: str, **changes):
+        return (
+            f"SAC Flow {velocity} official, HalfCheetah 17/6, batch 512, K 4",
+            lambda: learner(sac_flow, 17, 6, sac_flow.reference_code(velocity, **changes)),
+            sac_flow_path and (lambda: peers.sac_flow(sac_flow_path, script)),
         )
 
-    flow = {"cls": OfficialNoise, "drift": False}
     flow_t, flow_g = "SAC_flow_transformer_jax.py", "SAC_flow_gru_jax.py"
     return {
         "flowrl-dog": (
             "FlowRL official, dog 223/38, batch 256",
-            lambda: released(223, 38),
+            lambda: learner(flowrl, 223, 38, flowrl.released()),
             flowrl_path and (lambda: peers.flowrl(flowrl_path, 223, 38)),
         ),
         "flowrl-cheetah": (
             "FlowRL official, cheetah 17/6, batch 256",
-            lambda: released(17, 6),
+            lambda: learner(flowrl, 17, 6, flowrl.released()),
             flowrl_path and (lambda: peers.flowrl(flowrl_path, 17, 6)),
         ),
-        "flow-t": (
-            "SAC Flow-T official, HalfCheetah 17/6, batch 512, K 4",
-            lambda: learner(sac_flow, 17, 6, velocity="decoded", actor_hidden=(96,)),
-            sac_flow_path and (lambda: peers.sac_flow(sac_flow_path, flow_t)),
+        "flow-t": sac_flow_row("decoded", flow_t),
+        "flow-g": sac_flow_row("gated", flow_g),
+        "flow-t-paper": sac_flow_row("decoded", flow_t, networks="paper"),
+        "flow-g-paper": sac_flow_row("gated", flow_g, networks="paper"),
+        "sac": (
+            "SBX SAC, HalfCheetah 17/6, batch 256",
+            lambda: learner(sac, 17, 6, sac.Config()),
+            lambda: peers.sbx("SAC"),
         ),
-        "flow-g": (
-            "SAC Flow-G official, HalfCheetah 17/6, batch 512, K 4",
-            lambda: learner(sac_flow, 17, 6, velocity="gated", actor_hidden=(512,), **flow),
-            sac_flow_path and (lambda: peers.sac_flow(sac_flow_path, flow_g)),
-        ),
-        "sac": ("SBX SAC, HalfCheetah 17/6, batch 256", lambda: learner(sac, 17, 6), lambda: peers.sbx("SAC")),
         "crossq": (
             "SBX CrossQ, HalfCheetah 17/6, batch 256",
-            lambda: learner(crossq, 17, 6),
+            lambda: learner(crossq, 17, 6, crossq.Config()),
             lambda: peers.sbx("CrossQ"),
         ),
     }

@@ -249,8 +249,12 @@ class NoisyFlow(Policy):
         For use inside a `jax.vmap` over the batch whose ``axis_name`` is ``axis``. Also returns the policy with its
         running statistics moved on by every flow step.
         """
-        assert isinstance(self.field, BatchNormedVelocity)
         noise = jax.random.normal(key, (self.flow_steps + 1, self.flat_size))
+        return self._train_rollout(features, noise[0], noise[1:], axis)
+
+    def _train_rollout(self, features, start, noise, axis):
+        """`_rollout` by the statistics of the batch; what `train_with_path_log_prob` returns."""
+        assert isinstance(self.field, BatchNormedVelocity)
         condition, field = self.field.train_condition(features, axis)
         log_sigma = self.log_sigma(features)
 
@@ -264,8 +268,8 @@ class NoisyFlow(Policy):
             return (x, moved.norms), log_std
 
         steps = jnp.arange(self.flow_steps, dtype=noise.dtype)
-        (end, norms), log_std = jax.lax.scan(body, (noise[0], field.norms), (steps, noise[1:]))
-        log_prob = self._log_prob(noise[0], noise[1:], log_std, end)
+        (end, norms), log_std = jax.lax.scan(body, (start, field.norms), (steps, noise))
+        log_prob = self._log_prob(start, noise, log_std, end)
         policy = eqx.tree_at(lambda p: p.field.norms, self, norms)
         return ActionSample(jnp.tanh(end), end), log_prob, policy
 
