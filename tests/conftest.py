@@ -12,15 +12,15 @@ set_up_jax()
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
-QUICKLY_COMPILED = {"policies", "networks", "critics", "algorithms", "learning", "worlds", "training", "docs"}
-"""Rooms whose programs run for milliseconds: there, the compiler's costly passes take most of the time. A test that
-computes for seconds is marked ``optimized``."""
+WELL_COMPILED = {"cli", "reports"}
+"""Rooms whose programs compute for seconds. In the others the compiler's costly passes take most of the time; a test
+there that computes for seconds is marked ``optimized``."""
 
 
 @pytest.fixture(autouse=True, scope="module")
 def quick_compilation(request):
     """Compiles fast rather than well where that pays."""
-    with _most_optimizations_off(request.path.parent.name in QUICKLY_COMPILED):
+    with _most_optimizations_off(request.path.parent.name not in WELL_COMPILED):
         yield
 
 

@@ -57,6 +57,7 @@ class Trunk:
                 raise ConfigurationError(f"{field} = {value!r}: unknown.{suggest(value, known)}")
 
 
+@functools.partial(jax.jit, static_argnums=(1, 2))
 def orthogonal_matrix(key: Key, rows: int, columns: int) -> Float[Array, "{rows} {columns}"]:
     """A random matrix with orthonormal rows or columns, whichever are fewer, drawn from the Haar measure.
 
@@ -88,8 +89,10 @@ class Linear(eqx.nn.Linear):
     it round again. `benchmarks/update_speed.py` shows the cost.
     """
 
-    def __init__(self, inputs: int, outputs: int, *, key: Key):
-        super().__init__(inputs, outputs, key=key)
+    def __init__(self, weight: Float[Array, "outputs inputs"]):
+        """A layer with these weights and zero bias."""
+        self.out_features, self.in_features = weight.shape
+        self.weight, self.bias, self.use_bias = weight, jnp.zeros(weight.shape[0]), True
 
     def __call__(self, x: Float[Array, "inputs"], *, key: Key | None = None) -> Float[Array, "outputs"]:
         """Applies the layer. ``key`` is ignored."""
@@ -116,20 +119,19 @@ class LayerNorm(eqx.nn.LayerNorm):
 
 def orthogonal_linear(key: Key, inputs: int, outputs: int, gain: float) -> Linear:
     """A linear layer with orthogonal weights of the given gain and zero bias."""
-    layer = Linear(inputs, outputs, key=key)
-    assert layer.bias is not None
-    weight = gain * orthogonal_matrix(key, outputs, inputs)
-    return eqx.tree_at(lambda x: (x.weight, x.bias), layer, (weight, jnp.zeros_like(layer.bias)))
+    return Linear(gain * orthogonal_matrix(key, outputs, inputs))
 
 
 def make_linear(key: Key, inputs: int, outputs: int, trunk: Trunk, gain: float) -> Linear:
     """A linear layer with zero bias and weights as ``trunk.initializer`` says."""
     if trunk.initializer == "orthogonal":
         return orthogonal_linear(key, inputs, outputs, gain)
-    layer = Linear(inputs, outputs, key=key)
-    assert layer.bias is not None
-    weight = INITIALIZERS[trunk.initializer](key, (outputs, inputs))
-    return eqx.tree_at(lambda x: (x.weight, x.bias), layer, (weight, jnp.zeros_like(layer.bias)))
+    return Linear(_initial_weight(trunk.initializer, key, (outputs, inputs)))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def _initial_weight(initializer, key, shape):
+    return INITIALIZERS[initializer](key, shape)
 
 
 class HiddenLayer(eqx.Module):

@@ -60,11 +60,7 @@ class JointMLP(eqx.Module):
         widths = trunk.hidden
         first = HiddenLayer(keys[0], feature_size + flat_size + 1, widths[0], trunk)
         weight = first.linear.weight
-        features_only = Linear(feature_size, widths[0], key=keys[0])
-        features_only = eqx.tree_at(
-            lambda layer: (layer.weight, layer.bias), features_only, (weight[:, :feature_size], first.linear.bias)
-        )
-        self.feature_layer = eqx.tree_at(lambda layer: layer.linear, first, features_only)
+        self.feature_layer = eqx.tree_at(lambda layer: layer.linear, first, Linear(weight[:, :feature_size]))
         self.latent_weight = weight[:, feature_size:-1]
         self.time_weight = weight[:, -1]
         self.hidden_layers = tuple(HiddenLayer(keys[i], widths[i - 1], widths[i], trunk) for i in range(1, len(widths)))

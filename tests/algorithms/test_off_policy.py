@@ -269,7 +269,7 @@ def test_refusals():
         with pytest.raises(ConfigurationError, match="discount"):
             learner(name, discount=1.5)
     with pytest.raises(ConfigurationError, match=r"replay_capacity = 1000000000000: .* GiB"):
-        learner("sac", replay_capacity=10**12, planned=10**8)
+        learner("sac", replay_capacity=10**12, planned=10**8).require_memory(1)
 
 
 def test_a_fault_of_the_critic_is_explained():

@@ -25,6 +25,7 @@ CASES = {
     "sapo": ("sapo", {"initial_temperature": 0.7}),
     "rfo with chunks": ("rfo", {"chunk_length": 2}),
 }
+QUICK = ("shac2 with a flow", "sapo")
 
 
 def brute_force_return(window, discount):
@@ -44,7 +45,7 @@ def brute_force_return(window, discount):
     return total
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [pytest.param(c, marks=[] if c in QUICK else pytest.mark.slow) for c in CASES])
 def test_return_gradient_equals_finite_differences(case):
     """With episode ends inside the window, the bootstrap value, and the bonus of SAPO; all noise held fixed."""
     name, settings = CASES[case]

@@ -49,8 +49,11 @@ CHAIN = [
 MORE = [("row", 2), ("committed", 1), ("best-copied", 1), ("best-verified", 1)]
 
 
-def test_killed_in_every_phase_two_seeds(commands, whole, tmp_path):
-    kill_and_finish(commands, "apg", tmp_path / "run", 2, CHAIN)
+@pytest.mark.parametrize(
+    "chain", [[CHAIN[0], CHAIN[3]], pytest.param(CHAIN, marks=pytest.mark.slow)], ids=["some", "all"]
+)
+def test_two_seeds_killed_again_and_again(commands, whole, tmp_path, chain):
+    kill_and_finish(commands, "apg", tmp_path / "run", 2, chain)
     assert_same_run(tmp_path / "run", whole("apg", 2))
     first, second = (
         [row for row in rows(tmp_path / "run") if f'"seed": {seed},' in row and '"update": 0,' not in row]

@@ -70,7 +70,7 @@ def test_time_limits_bootstrap(algorithm):
 
 @pytest.mark.parametrize(
     "algorithm",
-    [pytest.param(n, marks=pytest.mark.slow if n in ("crossq", "flowrl", "sac-flow") else []) for n in OFF_POLICY],
+    QUICKLY,
 )
 def test_actions_answer_the_observation(algorithm):
     """a = o / 2."""
@@ -145,8 +145,9 @@ def shares(algorithm, seed, **settings):
     return min(smaller), min(larger), min(reward)
 
 
+@pytest.mark.slow
 @pytest.mark.optimized
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
+@pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_flow_that_regulates_the_entropy_of_its_action_keeps_both_good_actions(seed):
     """Half of its actions at each."""
     smaller, larger, reward = shares("sac-flow", seed, entropy="action", other_paths=15, **FLOW_BY_SAC)
@@ -155,6 +156,7 @@ def test_a_flow_that_regulates_the_entropy_of_its_action_keeps_both_good_actions
     assert reward > -0.2
 
 
+@pytest.mark.slow
 def test_a_gaussian_keeps_one_of_them():
     """In the same settings. What a flow keeps without that entropy is above."""
     smaller, larger, reward = shares("sac", 0)

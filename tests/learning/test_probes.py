@@ -139,7 +139,7 @@ def test_a_flow_opens_both_doors(seed):
 
 @pytest.mark.parametrize(
     "algorithm",
-    quickly(["apg", "shac", "shac2", "sapo"], ["apg"]),
+    quickly(["apg", "shac", "shac2", "sapo"], []),
 )
 def test_a_gaussian_cannot_open_both_doors(algorithm):
     """The bound holds for every Gaussian; the learners come near it, so they do learn."""

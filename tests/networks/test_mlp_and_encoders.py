@@ -91,7 +91,8 @@ def test_point_cloud_encoder_ignores_the_order_and_passes_gradients_to_points():
 def test_layers_equal_equinox_s_own_forms_forward_and_backward(inputs, outputs):
     keys = jax.random.split(jax.random.key(0), 4)
     x = 30.0 + 5.0 * jax.random.normal(keys[0], (5, inputs))
-    linear = Linear(inputs, outputs, key=keys[1])
+    weight, bias = jax.random.normal(keys[1], (outputs, inputs)), jax.random.normal(keys[2], (outputs,))
+    linear = eqx.tree_at(lambda layer: layer.bias, Linear(weight), bias)
     norm = LayerNorm(outputs)
     norm = eqx.tree_at(lambda n: (n.weight, n.bias), norm, tuple(jax.random.normal(k, (outputs,)) for k in keys[2:]))
 

@@ -59,6 +59,12 @@ def test_the_gates_first_layer_wakes_after_one_update():
     assert np.any(eqx.filter_grad(loss)(moved).gate.feature_layer.linear.weight)
 
 
+def shaken(field):
+    """The field with 0.1 of normal noise on every parameter."""
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda p: jnp.asarray(p + np.float32(0.1) * rng.standard_normal(p.shape, np.float32)), field)
+
+
 def attention(queries, keys, values, heads):
     """Multi-head scaled dot-product attention: ``(Q, D), (S, D), (S, D) -> (Q, D)``."""
     q, k, v = (t.reshape(t.shape[0], heads, -1) for t in (queries, keys, values))
@@ -96,8 +102,7 @@ def decoder_oracle(field, projections, x, tau, heads=4):
 
 
 def test_folded_decoder_equals_attention_and_queries_and_keys_have_no_gradient():
-    field = DecodedVelocity(jax.random.key(3), 3, 2, width=16, layers=3, output_gain=1.0)
-    field = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(p.size), p.shape), field)
+    field = shaken(DecodedVelocity(jax.random.key(3), 3, 2, width=16, layers=3, output_gain=1.0))
     for block in field.blocks:  # the oracle's norms have neither scale nor shift
         for norm in (block.context_norm, block.norm):
             assert norm.weight.shape == (16,)
@@ -138,7 +143,7 @@ def post_norm_oracle(field, projections, x, tau, heads=4):
 
 def test_folded_post_norm_decoder_equals_attention():
     field = DecodedVelocity(jax.random.key(3), 3, 2, width=16, output_gain=1.0, heads=2, form="post-norm")
-    field = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(p.size), p.shape), field)
+    field = shaken(field)
     projections = [tuple(jax.random.normal(jax.random.key(10 * i + j), (16, 16)) for j in range(4)) for i in range(2)]
     x, tau = jnp.array([0.7, -0.4]), jnp.asarray(0.25)
     folded = jax.jit(lambda field: field(field.condition(FEATURES), x, tau))(field)
