@@ -87,7 +87,8 @@ class Ours:
         def one(carry, _):
             learned, count = carry
             key_batch, key_step = jax.random.split(jax.random.fold_in(keys[5], count))
-            learned, metrics = learner.gradient_step(learned, learner.sample_batch(replay, key_batch), key_step, count)
+            batch = replay.sample(key_batch, config.batch_size, config.discount, **learner.sampling())
+            learned, metrics = learner.gradient_step(learned, batch, key_step, count)
             return (learned, count + 1), metrics
 
         def block(learned, count):

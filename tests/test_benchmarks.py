@@ -1,0 +1,44 @@
+"""Benchmarks still fit the library that they measure: the sides that need no other package run, at tiny sizes."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+TINY = "batch_size=8, actor_hidden=(8,)"
+
+SMALL_RUNS = {
+    "gradient steps beside the peers'": f"""
+import update_speed as benchmark
+from penstock.algorithms import crossq, flowrl, sac, sac_flow
+critics = dict(critic_hidden=(8, 8, 8))
+for algorithm, config in (
+    (sac, sac.Config({TINY}, **critics)),
+    (crossq, crossq.Config({TINY}, **critics)),
+    (flowrl, flowrl.released({TINY}, **critics)),
+    (sac_flow, sac_flow.reference_code("gated", {TINY}, **critics)),
+    (sac_flow, sac_flow.reference_code("decoded", {TINY}, networks="paper", **critics)),
+):
+    side = benchmark.learner(algorithm, 5, 2, config)
+    side.run(benchmark.BLOCK)
+    assert int(side.count) == benchmark.BLOCK and side.gflop > 0
+""",
+    "training on hosted worlds": """
+import hosted_training as benchmark
+from penstock.algorithms import sac
+found = benchmark.measure("sac", "gym/Pendulum-v1", "light", 200)
+assert abs(sum(found["shares"].values()) - 1.0) < 0.2, found["shares"]
+assert min(found["steps_per_second"]) > 0
+""",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALL_RUNS)
+def test_a_small_run(name):
+    finished = subprocess.run(
+        [sys.executable, "-c", SMALL_RUNS[name]], cwd=BENCHMARKS, capture_output=True, text=True, timeout=300
+    )
+    assert finished.returncode == 0, finished.stderr
