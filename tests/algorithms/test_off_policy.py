@@ -155,13 +155,16 @@ def test_temperature_moves_the_right_way(gap, alpha):
     np.testing.assert_allclose(jnp.exp(learned.log_alpha), alpha, atol=1e-4)
 
 
-@pytest.mark.parametrize(("target", "sign"), [(-50.0, -1.0), (1.38, 1.0)])
+@pytest.mark.parametrize(("target", "sign"), [(-50.0, -1.0), (0.0, 1.0)])
 def test_a_gradient_step_moves_the_temperature_the_right_way(target, sign):
-    """Down where the policy has more entropy than it should (2 (1.42 - 2) nats at the start), up where less."""
+    """Down where the policy has more entropy than it should (2 (1.42 - 2) nats at the start), up where less.
+
+    The second target lies between that entropy and its negative, which is the mean of log p.
+    """
     algorithm = learner("sac", target_entropy=target, initial_log_std=-2.0)
     learned = initial(algorithm)
     after, metrics = jax.jit(algorithm.gradient_step)(learned, batch(), jax.random.key(2), jnp.asarray(0))
-    assert -3.0 < float(metrics["policy/entropy"]) < 0.5
+    assert -3.0 < float(metrics["policy/entropy"]) < -0.3
     assert sign * float(after.log_alpha - learned.log_alpha) > 0
 
 

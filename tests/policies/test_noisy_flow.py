@@ -331,6 +331,24 @@ def test_the_density_of_an_action_is_its_paths_integrated_out(drift):
     np.testing.assert_allclose(log_prob, exact, atol=0.05)
 
 
+@pytest.mark.parametrize("other_paths", [1, 3])
+def test_where_all_paths_end_alike_the_density_of_an_action_is_exact(other_paths):
+    """One step that carries every start to 0: the mixture's parts are equal, however few there are."""
+
+    class Home(VelocityField):
+        def condition(self, features):
+            return features
+
+        def __call__(self, condition, x, tau):
+            return -x
+
+    flow = policy(Home(), flow_steps=1, step_std=0.3, drift=False, learn_noise=False)
+    sample, log_prob = flow.sample_with_action_log_prob(NOTHING, jax.random.key(5), other_paths)
+    x = np.asarray(sample.latent, np.float64)
+    normal = -0.5 * np.square(x / 0.3) - math.log(0.3) - 0.5 * math.log(2.0 * math.pi)
+    np.testing.assert_allclose(log_prob, (normal - np.log(1.0 - np.tanh(x) ** 2)).sum(), rtol=1e-4)
+
+
 def test_the_entropy_of_an_action_is_bounded_from_below_and_the_bound_closes():
     """One step of no velocity: x_1 ~ N(0, 1 + sigma^2), whose entropy is known; squash taken out again."""
 
