@@ -13,16 +13,16 @@ compared where all |x| < 5.
 import argparse
 import sys
 import types
+from dataclasses import dataclass
 from pathlib import Path
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from penstock.algorithms.sac_flow import reference_code
-from penstock.networks import Trunk
+from penstock.algorithms import sac_flow
+from penstock.observation import ObservationSpec
 from penstock.policies import NoisyFlow
-from penstock.policies.released_velocities import make_released_velocity
 
 FEATURES, ACTIONS, BATCH, STEPS = 17, 6, 64, 4
 ACTORS = {
@@ -30,6 +30,16 @@ ACTORS = {
     "gated": ("SAC_flow_gru_jax.py", "Actor", {"hidden_dim": 512}),
     "decoded": ("SAC_flow_transformer_jax.py", "TransformerFlowActor", {"d_model": 96}),
 }
+
+
+@dataclass
+class ShapesWorld:
+    """What a learner asks of a world before it runs: shapes."""
+
+    observation_spec: ObservationSpec
+    action_size: int
+    name: str = "shapes"
+    num_envs: int = 1
 
 
 def official_actor(checkout: Path, velocity: str):
@@ -55,31 +65,10 @@ def official_noise(key) -> jax.Array:
 
 def ours(velocity: str) -> NoisyFlow:
     """The preset's policy."""
-    config = reference_code(velocity)
-    head = config.noise_depends_on == "path"
-    field = make_released_velocity(
-        jax.random.key(0),
-        config.velocity,
-        FEATURES,
-        ACTIONS,
-        config.actor_hidden,
-        flow_steps=STEPS,
-        heads=2 if head else 1,
-    )
-    return NoisyFlow(
-        jax.random.key(0),
-        field,
-        FEATURES,
-        ACTIONS,
-        Trunk((512, 512), "relu", layer_norm=False),
-        flow_steps=STEPS,
-        drift=False,
-        step_std=config.target_step_std,
-        noise_enters=config.noise_enters,
-        noise_head=head,
-        exact_density=config.density == "exact",
-        exact_squash=False,
-    )
+    world = ShapesWorld(ObservationSpec(vector=FEATURES), ACTIONS)
+    policy = sac_flow.Learner(sac_flow.reference_code(velocity), world, 10**8).make_policy(jax.random.key(0), FEATURES)
+    assert isinstance(policy, NoisyFlow)
+    return policy
 
 
 def linear(layer, parameters):

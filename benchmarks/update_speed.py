@@ -8,8 +8,8 @@ Penstock: torch (FlowRL); torch, tensorboard, flax and optax (SAC Flow); sbx-rl 
 
 Same work on both sides: shapes, batch, networks, K, number of critics, delays, float32; replay sampling counts on both
 sides. What differs: Penstock's Flow-T has no products for queries and keys whose softmax is 1 (fewer parameters, the
-same functions). The rows ``-paper`` have the paper's networks at the released code's widths: no BatchRenorm in the
-actor, and time enters Flow-G as a number.
+same functions). The rows ``-paper`` change the networks alone, at the same widths: LayerNorm or none in place of the
+actor's BatchRenorm, pre-norm blocks in Flow-T, and Flow-G with time as a number and one layer for its noise.
 
 Penstock runs as training runs it: a compiled scan of ``BLOCK`` gradient steps, states donated. The whole process is
 pinned to one core and one thread. Compilation and warm-up come first and count apart; then peer and Penstock alternate,
@@ -144,7 +144,7 @@ def rows(flowrl_path: Path | None, sac_flow_path: Path | None) -> dict[str, tupl
 
     def sac_flow_row(velocity: str, script: str, **changes):
         return (
-            f"SAC Flow {velocity} official, HalfCheetah 17/6, batch 512, K 4",
+            f"SAC Flow {velocity} official, HalfCheetah 17/6, batch 512, K 4{', paper networks' * bool(changes)}",
             lambda: learner(sac_flow, 17, 6, sac_flow.reference_code(velocity, **changes)),
             sac_flow_path and (lambda: peers.sac_flow(sac_flow_path, script)),
         )

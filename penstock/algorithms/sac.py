@@ -51,7 +51,8 @@ class Config(OffPolicyConfig):
     initial_log_std: float = 0.0
     """Initial log standard deviation of the Gaussian's latent."""
     renorm_warmup: int = 100_000
-    """crossq: training calls before batch renormalisation replaces batch normalisation."""
+    """Training calls of a BatchRenorm layer before its correction begins; until then it is plain batch normalisation.
+    For crossq critics and, in sac-flow, the released networks, which call most of theirs K times per actor step."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -69,10 +70,15 @@ class Config(OffPolicyConfig):
         require(-5.0 <= self.initial_log_std <= 2.0, "initial_log_std", self.initial_log_std, "must lie in [-5, 2]")
         if self.critic == "crossq":
             refuse_idle(self, "critic = 'crossq'", "target_rate")
-        else:
+        elif not self.actor_has_batch_renorm:
             refuse_idle(self, "critic = 'target'", "renorm_warmup")
         if not self.learn_temperature:
             refuse_idle(self, "learn_temperature = False", "temperature_learning_rate", "target_entropy")
+
+    @property
+    def actor_has_batch_renorm(self) -> bool:
+        """Whether the policy's networks have BatchRenorm layers."""
+        return False
 
 
 class Learned(eqx.Module):

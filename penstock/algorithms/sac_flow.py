@@ -63,7 +63,8 @@ class Config(sac.Config):
     """With entropy = action: M, further paths per state."""
     networks: Literal["paper", "released"] = "paper"
     """Networks of velocity and noise: the paper's, or the released from-scratch code's: BatchRenorm inside, post-norm
-    blocks in Flow-T, Flow-G with an embedding of time and two layers of 512 for its noise."""
+    blocks in Flow-T, Flow-G with an embedding of time and two layers of 512 for its noise. The released ones have
+    activations of their own, and draw initial weights as Flax does."""
     candidate_bound: float | None = 50.0
     """gated: the candidate is this times tanh. Paper: 50; None, linear, as in the released code."""
     decoder: DecoderName = "pre-norm"
@@ -114,6 +115,14 @@ class Config(sac.Config):
             refuse_idle(self, "entropy = 'path'", "other_paths")
         else:
             refuse_idle(self, "entropy = 'action'", "density")
+        if self.networks == "released" and self.velocity != "gated" and self.learn_noise:
+            require(
+                self.noise_depends_on == "path",
+                "noise_depends_on",
+                self.noise_depends_on,
+                f"must be 'path' with networks = 'released' and velocity = {self.velocity!r}, whose noise scale is a "
+                "second output; or choose --networks paper",
+            )
         if self.networks == "released" and self.entropy == "action":
             raise ConfigurationError(
                 "entropy = 'action': draws several paths per state, and the released networks normalise by the batch, "
@@ -125,8 +134,13 @@ class Config(sac.Config):
                 "'state', or --velocity mlp or decoded."
             )
 
+    @property
+    def actor_has_batch_renorm(self) -> bool:
+        """See `sac.Config.actor_has_batch_renorm`."""
+        return self.networks == "released"
+
     def actor_trunk(self) -> Trunk:
-        """Shape of the velocity and noise networks."""
+        """Shape of the paper's velocity and noise networks; the released ones take its widths for the velocity."""
         return Trunk(self.actor_hidden, "silu" if self.velocity == "gated" else self.activation, layer_norm=False)
 
     def noise_trunk(self) -> Trunk:
@@ -157,9 +171,9 @@ def reference_code(velocity: VelocityName = "gated", **changes: Any) -> Config:
     """The settings of the released from-scratch scripts, one per velocity. For comparison only.
 
     Reproduced: no drift; where the noise enters and what its scale depends on; the missing term in Flow-T's density;
-    the squash's epsilon; Flow-G's linear candidate; sizes; H = 0 literally; a noise scale
-    that starts at exp(-1.5); 50,000 steps of warm-up; networks, with BatchRenorm on the flow's inputs (Flow-T: after
-    each residual sum too), and their initial weights.
+    the squash's epsilon; Flow-G's linear candidate; sizes; H = 0 literally; a noise scale that starts around exp(-1.5);
+    50,000 steps of warm-up; networks, with BatchRenorm on the flow's inputs (Flow-T: after each residual sum too), and
+    the law of their initial weights.
     """
     start = math.exp(-1.5)
     own = {

@@ -106,7 +106,7 @@ class NoisyFlow(Policy):
             field: the velocity.
             feature_size: number of features.
             action_size: d.
-            trunk: hidden layers of the noise network. Flow-T has a linear layer on its state token in their place.
+            trunk: hidden layers of the noise network; `DecodedVelocity` has a linear layer on its state token instead.
             flow_steps: K.
             drift: see the class.
             step_std: the standard deviation that one step adds to the latent at the start.

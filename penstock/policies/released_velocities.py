@@ -15,24 +15,32 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from penstock._errors import ConfigurationError
 from penstock._types import Key, Scalar
 from penstock.networks import MLP, Trunk
 from penstock.networks.batch_renorm import BatchRenorm
 from penstock.networks.mlp import make_linear
-from penstock.policies.velocity_fields import PostNormBlock, VelocityField, VelocityName, open_gate
+from penstock.policies.velocity_fields import (
+    PostNormBlock,
+    VelocityField,
+    VelocityName,
+    open_gate,
+    refuse_second_head,
+    unknown_velocity,
+)
 
 TIME_FEATURES = 32
 """Width of Flow-G's time embedding."""
 
 Normalise = Callable[[str, Array], Array]
-"""Applies the norm of this name."""
+"""Applies the norm of this name to a vector ``(n,)``."""
 
 
 class BatchNormedVelocity(VelocityField):
     """A velocity field with BatchRenorm layers.
 
     Attributes:
-        norms: the layers, by name. A leading axis K means one layer per flow step.
+        norms: the layers, by name. Arrays are ``(n,)``; ``(K, n)`` for a layer of its own at every flow step.
         flow_steps: K.
     """
 
@@ -41,11 +49,11 @@ class BatchNormedVelocity(VelocityField):
 
     @abc.abstractmethod
     def encode(self, normalise: Normalise, features: Array) -> Any:
-        """`condition`, with norms applied by ``normalise``."""
+        """`condition` of features ``(features,)``, with norms applied by ``normalise``."""
 
     @abc.abstractmethod
     def evaluate(self, normalise: Normalise, condition: Any, x: Array, tau: Array) -> Array:
-        """`__call__`, with norms applied by ``normalise``."""
+        """`__call__` at ``x`` ``(flat,)`` and scalar ``tau``, with norms applied by ``normalise``."""
 
     def condition(self, features: Float[Array, "features"]) -> Any:
         """See `VelocityField.condition`."""
@@ -135,7 +143,10 @@ class ReleasedGated(BatchNormedVelocity):
         time_trunk = Trunk((2 * TIME_FEATURES,), "silu", False, initializer="lecun")
         self.time_encoder = MLP(key_time, TIME_FEATURES, TIME_FEATURES, time_trunk)
         self.gate = open_gate(MLP(key_gate, inputs + TIME_FEATURES, flat_size, trunk))
-        self.candidate = MLP(key_candidate, inputs + TIME_FEATURES, flat_size, trunk)
+        candidate = MLP(key_candidate, inputs + TIME_FEATURES, flat_size, trunk)
+        # A bound multiplies the output, so the last layer is made smaller by as much: the slope at 0 stays.
+        weight = candidate.output.weight / (candidate_bound or 1.0)
+        self.candidate = eqx.tree_at(lambda network: network.output.weight, candidate, weight)
         self.candidate_bound = candidate_bound
         self.flow_steps = flow_steps
 
@@ -180,6 +191,8 @@ class ReleasedDecoder(BatchNormedVelocity):
         warmup: int,
         layers: int = 2,
     ):
+        if width % 4:
+            raise ConfigurationError(f"width = {width}: the decoded velocity needs a multiple of 4.")
         keys = jax.random.split(key, 4 + layers)
 
         def trunk(*hidden):
@@ -242,11 +255,17 @@ def make_released_velocity(
         heads: 2 for a second output per entry, as mlp and decoded have it.
         candidate_bound: see `penstock.policies.GatedVelocity`.
         renorm_warmup: calls of a norm before its correction begins.
+
+    Raises:
+        ConfigurationError: unknown name, a width that does not fit, or a second head on a gated field.
     """
     if name == "mlp":
         trunk = Trunk(hidden, "relu", False, initializer="lecun")
         return ReleasedMLP(key, feature_size, flat_size, trunk, flow_steps, heads, renorm_warmup)
     if name == "gated":
+        refuse_second_head(heads)
         trunk = Trunk(hidden, "silu", False, initializer="lecun")
         return ReleasedGated(key, feature_size, flat_size, trunk, flow_steps, candidate_bound, renorm_warmup)
-    return ReleasedDecoder(key, feature_size, flat_size, hidden[0], flow_steps, heads, renorm_warmup)
+    if name == "decoded":
+        return ReleasedDecoder(key, feature_size, flat_size, hidden[0], flow_steps, heads, renorm_warmup)
+    raise unknown_velocity(name)

@@ -233,7 +233,7 @@ class PostNormBlock(eqx.Module):
         return self.apply(y, state_bias, self.norms)
 
     def apply(self, y: Float[Array, "D"], state_bias: Float[Array, "D"], norms: Sequence[Norm]) -> Float[Array, "D"]:
-        """The block with given norms, three."""
+        """`__call__` with these three norms, one after each sum."""
         after_self, after_state, after_network = norms
         y = after_self(y + self.self_out(self.self_value(y)))
         y = after_state(y + state_bias)
@@ -336,13 +336,23 @@ def make_velocity(
     if name == "mlp":
         return MLPVelocity(key, feature_size, flat_size, trunk, output_gain, heads)
     if name == "gated":
-        if heads != 1:
-            raise ConfigurationError(
-                "velocity = 'gated': gate and candidate are two networks, so there is no trunk for a second head. "
-                "Choose mlp or decoded."
-            )
+        refuse_second_head(heads)
         return GatedVelocity(key, feature_size, flat_size, trunk, candidate_bound, output_gain)
     if name == "decoded":
         width = trunk.hidden[0]
         return DecodedVelocity(key, feature_size, flat_size, width, output_gain=output_gain, heads=heads, form=decoder)
-    raise ConfigurationError(f"velocity = {name!r}: unknown.{suggest(name, get_args(VelocityName))}")
+    raise unknown_velocity(name)
+
+
+def refuse_second_head(heads: int) -> None:
+    """A gated field has one output."""
+    if heads != 1:
+        raise ConfigurationError(
+            "velocity = 'gated': gate and candidate are two networks, so there is no trunk for a second head. Choose "
+            "mlp or decoded."
+        )
+
+
+def unknown_velocity(name: str) -> ConfigurationError:
+    """What to raise for a name that is none of `VelocityName`."""
+    return ConfigurationError(f"velocity = {name!r}: unknown.{suggest(name, get_args(VelocityName))}")

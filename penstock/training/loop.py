@@ -172,6 +172,7 @@ def train(
     observer = observer or Silent()
     world = plan.make_world()
     learner = plan.make_learner(world)  # refuses bad settings before anything is written
+    learner.require_memory(plan.seeds)
     folder = RunFolder(Path(run_dir))
     config = {**plan.to_config(), **source_of(plan.world), "world_constants": world.describe()}
     with RunLock(folder.lock_path), GracefulStop(observer.message) as stop:

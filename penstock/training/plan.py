@@ -103,9 +103,7 @@ class RunPlan:
 
     def make_learner(self, world: World) -> Any:
         """Builds the learner, bound to the world and to this plan's number of iterations."""
-        learner = algorithm_entry(self.algorithm).learner(self.settings, world, self.updates)
-        learner.require_memory(self.seeds)
-        return learner
+        return algorithm_entry(self.algorithm).learner(self.settings, world, self.updates)
 
     @property
     def updates(self) -> int:

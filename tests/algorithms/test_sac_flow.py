@@ -3,17 +3,21 @@
 import dataclasses
 import math
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_worlds import world
+from tiny_worlds import Pendulum, world
 
 from penstock._errors import ConfigurationError
 from penstock.algorithms import flowrl, sac_flow
+from penstock.data import Batch
 from penstock.networks import MLP
+from penstock.networks.batch_renorm import BatchRenorm
 from penstock.policies.released_velocities import BatchNormedVelocity
 from penstock.policies.velocity_fields import PostNormBlock
+from penstock.worlds import FunctionalWorld, Observation, ObservationSpec, Vmapped
 
 SMALL = {"actor_hidden": (8,), "critic_hidden": (8,), "batch_size": 8, "warmup_steps": 8}
 ROWS = {
@@ -71,13 +75,13 @@ def flow_of(config):
 
 @pytest.mark.parametrize("velocity", ROWS)
 def test_t21_presets_reach_the_policy(velocity):
-    """The noise scale starts around exp(-1.5), and a quarter of it through the velocity; the parts are the code's."""
+    """Where its network says 0 the noise is exp(-1.5), through the velocity a quarter; the parts are the code's."""
     learner, flow = flow_of(sac_flow.reference_code(velocity, **{**SMALL, "warmup_steps": 8}))
-    condition, log_sigma = flow.field.condition(jnp.ones(3)), flow.log_sigma(jnp.ones(3))
-    _, log_std = flow.transition(condition, log_sigma, jnp.zeros(2), jnp.asarray(0.0))
-    assert flow.start_log_sigma == pytest.approx(-1.5)
-    shift = -math.log(4) if velocity == "decoded" else 0.0
-    assert np.all(log_std > -5.0 + shift) and np.all(log_std < 2.0 + shift)
+    last = {"mlp": lambda f: f.field.network, "decoded": lambda f: f.field, "gated": lambda f: f.noise_network}
+    silent = eqx.tree_at(lambda f: last[velocity](f).output.weight, flow, replace_fn=jnp.zeros_like)
+    condition, log_sigma = silent.field.condition(jnp.ones(3)), silent.log_sigma(jnp.ones(3))
+    _, log_std = silent.transition(condition, log_sigma, jnp.zeros(2), jnp.asarray(0.0))
+    np.testing.assert_allclose(log_std, [-1.5 - (math.log(4) if velocity == "decoded" else 0.0)] * 2, rtol=1e-5)
     assert flow.log_sigma_bounds == (-5.0, 2.0) and not flow.drift and not flow.exact_squash
     assert flow.exact_density == (velocity != "decoded")
     assert isinstance(flow.noise_network, MLP) == (velocity == "gated")
@@ -89,6 +93,72 @@ def test_t21_presets_reach_the_policy(velocity):
     if velocity == "gated":
         assert [layer.linear.out_features for layer in flow.noise_network.layers] == [512, 512]
     assert isinstance(flow.field, BatchNormedVelocity)
+
+
+@pytest.mark.parametrize(("velocity", "size"), [("gated", 342_688), ("decoded", 311_998 - 74_496)])
+def test_released_actors_have_the_measured_sizes(velocity, size):
+    """HalfCheetah, statistics not counted. Flow-T's queries and keys, which do nothing, have 74,496."""
+
+    def is_norm(node):
+        return isinstance(node, BatchRenorm)
+
+    task = Pendulum(action_size=6, observation_spec=ObservationSpec(17))  # its shapes are all that is used
+    shapes = FunctionalWorld("shapes", Vmapped(task), 1)
+    learner = sac_flow.Learner(sac_flow.reference_code(velocity), shapes, 10**6)
+    policy = jax.eval_shape(lambda: learner.make_policy(jax.random.key(0), 17))
+    norms = [n for n in jax.tree.leaves(policy, is_leaf=is_norm) if is_norm(n)]
+    kept = sum(leaf.size for n in norms for leaf in (n.mean, n.variance, n.calls))
+    assert sum(leaf.size for leaf in jax.tree.leaves(policy)) - kept == size
+
+
+def released_step(gradient_steps=1, reward=0.0, **settings):
+    """A learner with released networks, what it begins with, and what gradient steps make of that."""
+    learner = sac_flow.Learner(sac_flow.Config(**{**SMALL, "networks": "released", **settings}), world(), 10_000)
+    begin = jax.jit(learner.init_learned)(jax.random.key(0))
+    keys = jax.random.split(jax.random.key(1), 4)
+    vector = lambda key: Observation(2.0 + jax.random.normal(key, (8, 3)))  # noqa: E731
+    action, bootstrap = jnp.tanh(jax.random.normal(keys[1], (8, 2))), jnp.full((8,), 0.9)
+    batch = Batch(vector(keys[0]), action, jnp.full((8,), reward), bootstrap, vector(keys[2]))
+    step = jax.jit(learner.gradient_step)
+    after = begin
+    for count in range(gradient_steps):
+        after, _ = step(after, batch, jax.random.key(count), jnp.asarray(0))
+    return learner, begin, after, batch
+
+
+def test_an_actor_step_moves_the_statistics_of_released_networks():
+    _, begin, after, batch = released_step(critic="target", policy_delay=1, flow_steps=3)
+    norm = after.actor.policy.field.norms["input"]
+    assert begin.actor.policy.field.norms["input"].calls == 0 and norm.calls == 3
+    seen = batch.observation.vector.mean(axis=0)
+    np.testing.assert_allclose(norm.mean[:3], (1.0 - 0.99**3) * seen, rtol=1e-4)
+    assert np.any(np.asarray(norm.scale) != 1.0)  # learned
+
+
+@pytest.mark.parametrize("critic", ["target", "crossq"])
+def test_a_refused_step_leaves_no_statistics(critic):
+    learner, begin, _, batch = released_step(0, critic=critic, policy_delay=1)
+    bad = dataclasses.replace(batch.observation, vector=batch.observation.vector.at[0, 0].set(jnp.nan))
+    step = jax.jit(learner.gradient_step)
+    after, metrics = step(begin, dataclasses.replace(batch, observation=bad), jax.random.key(2), jnp.asarray(0))
+    assert metrics["actor/skipped"] == 1.0 and metrics["critic/skipped"] == 1.0
+    new, old = ((state.actor, state.critic) for state in (after, begin))
+    for one, other in zip(jax.tree.leaves(new), jax.tree.leaves(old), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_in_play_released_networks_look_at_one_state_alone():
+    learner, _, after, batch = released_step(critic="target", policy_delay=1)
+    agent, one = learner.agent_of(after), jax.tree.map(lambda x: x[:1], batch.observation)
+    np.testing.assert_allclose(agent.mode(batch.observation).action[:1], agent.mode(one).action, rtol=1e-5)
+
+
+def test_a_bounded_candidate_of_released_networks_starts_where_the_linear_one_does():
+    def latents(bound):
+        learner, begin, _, batch = released_step(0, candidate_bound=bound)
+        return learner.agent_of(begin).mode(batch.observation).latent
+
+    np.testing.assert_allclose(latents(50.0), latents(None), rtol=1e-2, atol=1e-3)
 
 
 def test_one_line_says_which_deviations_are_active():
@@ -114,6 +184,11 @@ def test_one_line_says_which_deviations_are_active():
             {"velocity": "decoded", "networks": "released", "decoder": "post-norm"},
             r"decoder = 'post-norm': does nothing with networks = 'released'",
         ),
+        (
+            {"networks": "released", "velocity": "mlp"},
+            r"noise_depends_on = 'state': must be 'path' with networks = 'released' and velocity = 'mlp'",
+        ),
+        ({"renorm_warmup": 5, "critic": "target"}, r"renorm_warmup = 5: does nothing with critic = 'target'"),
         ({"networks": "released", "entropy": "action"}, r"entropy = 'action': .* or --networks paper"),
         ({"decoder": "post-norm"}, r"decoder = 'post-norm': does nothing with velocity = 'gated'"),
         ({"noise_depends_on": "path"}, r"noise_depends_on = 'path': a gated velocity has no trunk"),

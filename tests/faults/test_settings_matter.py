@@ -41,8 +41,13 @@ OTHER = {
     "noise_enters": "latent",
     "noise_depends_on": "path",
     "decoder": "post-norm",
+    "networks": ("released", "paper"),
+    "entropy": "action",
 }
 """Other values of settings that are names; the first that differs is taken."""
+
+VARIANTS = {"sac-flow, released": ("sac-flow", {"networks": "released"})}
+"""Further starting points: an algorithm with other settings."""
 
 TINY_OFF_POLICY = {
     "batch_size": 8,
@@ -80,8 +85,9 @@ def changed(name, value):
 @functools.cache
 def fingerprint(algorithm, name=None):
     """The program of an algorithm with one setting changed, as text; or the refusal."""
-    entry = ALGORITHMS[algorithm]
-    config = entry.config(**(TINY if entry.family == "pathwise" else TINY_OFF_POLICY))
+    base, extra = VARIANTS.get(algorithm, (algorithm, {}))
+    entry = ALGORITHMS[base]
+    config = entry.config(**(TINY if entry.family == "pathwise" else TINY_OFF_POLICY), **extra)
     if name is not None:
         value = changed(name, getattr(config, name))
         try:
@@ -124,6 +130,8 @@ def off_policy_cases():
         for field in dataclasses.fields(ALGORITHMS[algorithm].config):
             quick = field.name not in inherited and algorithm == "sac"
             yield pytest.param(algorithm, field.name, marks=[] if quick else pytest.mark.slow)
+            if algorithm == "sac-flow" and (field.name not in inherited or field.name == "renorm_warmup"):
+                yield pytest.param("sac-flow, released", field.name, marks=pytest.mark.slow)
         inherited |= {field.name for field in dataclasses.fields(ALGORITHMS[algorithm].config)}
 
 

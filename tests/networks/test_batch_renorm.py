@@ -58,3 +58,24 @@ def test_running_statistics_receive_no_gradient():
     assert np.all(np.asarray(gradient.scale) != 0.0)
     moved = jax.grad(lambda x: jnp.sum(layer(10).train(x)[1].mean))(jnp.asarray(X))
     assert not np.any(moved)
+
+
+def test_within_a_mapped_axis_it_is_the_same():
+    """Value, statistics and gradient; before the warm-up, and after it with a clipped and an unclipped entry."""
+    weights = jnp.asarray(np.random.default_rng(0).normal(size=X.shape), jnp.float32)
+    for calls in (9, 10):
+
+        def whole(x, calls=calls):
+            return layer(calls).train(x)
+
+        def mapped(x, calls=calls):
+            one = jax.vmap(lambda v: layer(calls).train_within(v, "batch"), axis_name="batch", out_axes=(0, None))
+            return one(x)
+
+        (y, after), (same, also) = whole(jnp.asarray(X)), mapped(jnp.asarray(X))
+        np.testing.assert_allclose(y, same, rtol=1e-5, atol=1e-6)
+        for a, b in zip(jax.tree.leaves(after), jax.tree.leaves(also), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-6)
+        slopes = [jax.grad(lambda x, f=f: jnp.sum(weights * f(x)[0]))(jnp.asarray(X)) for f in (whole, mapped)]
+        np.testing.assert_allclose(*slopes, rtol=1e-4, atol=1e-5)
+        assert np.abs(slopes[0]).max() > 0.1

@@ -121,6 +121,7 @@ def test_hand_written_force_gradient_equals_autodiff_of_the_naive_form(layout, v
         assert shared.shape == (body.num_tets,)
 
 
+@pytest.mark.optimized
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="stages are stored on the CPU only")
 def test_cpu_compiler_repeats_no_arithmetic_across_stages(monkeypatch):
     body = SoftBody(voxel_mesh([(0, 0, 0)], 0.1), Material.from_young(3e4, 0.3, 100.0, 1e3))

@@ -203,7 +203,7 @@ def test_pathwise_algorithms_refuse_hosted_worlds():
         plan.make_learner(plan.make_world())
 
 
-def test_memory_is_announced_and_too_much_is_refused():
+def test_memory_is_announced_and_too_much_is_refused(tmp_path):
     plan = tiny_plan()
     (notice,) = plan.make_learner(plan.make_world()).opening_notices()
     assert notice == "replay memory: 100 transitions, 0.0 MiB in host memory, for each seed"
@@ -211,9 +211,11 @@ def test_memory_is_announced_and_too_much_is_refused():
     available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     fits_once = int(0.6 * available / size)
     once, twice = (tiny_plan(settings={"replay_capacity": fits_once}, steps=fits_once, seeds=k) for k in (1, 2))
-    assert once.make_learner(once.make_world()).capacity == fits_once
+    once.make_learner(once.make_world()).require_memory(1)
     with pytest.raises(ConfigurationError, match=r"GiB for each of 2 seeds, .* or fewer --seeds"):
-        twice.make_learner(twice.make_world())
+        train(twice, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    assert twice.make_learner(twice.make_world()).capacity == fits_once  # reading a run needs no memory of its size
 
 
 def test_keys_of_seeds_do_not_depend_on_their_number():
