@@ -46,6 +46,7 @@ def test_sapo_at_another_temperature_is_not_shac2():
     assert differ(soft.actor, hard.actor) and differ(soft.critic, hard.critic)
 
 
+@pytest.mark.slow
 def test_rfo_without_regularizers_is_shac2_with_a_flow():
     rfo = compiled("rfo", past_coefficient=0.0, uniform_coefficient=0.0)
     naive = compiled("shac2", policy="flow")
