@@ -1,7 +1,8 @@
 """How large is SAC Flow's actor gradient at each step of the flow, while it learns?
 
-    python benchmarks/gradient_health.py run        # three velocities, K = 4, 10, 20, three seeds
-    python benchmarks/gradient_health.py report     # table and figure from the data
+    python benchmarks/gradient_health.py run                       # classic/pendulum: velocities x K = 4, 10, 20 x seeds
+    python benchmarks/gradient_health.py run --world gym/Ant-v5 --num-envs 4 --steps 40000 --seeds 1
+    python benchmarks/gradient_health.py report                    # table and figure from the data
 
 For a batch from the replay memory, the actor's loss L of each state is differentiated with respect to the latent x_i
 of its own path, everything after step i included; reported is the mean over the batch of |dL/dx_i|, i = 0 .. K. With a
@@ -27,13 +28,25 @@ VELOCITIES = {"mlp": (256, 256), "gated": (128,), "decoded": (64,)}
 """The paper's sizes."""
 STEPS = (4, 10, 20)
 SETTINGS = {
-    "batch_size": 64,
-    "warmup_steps": 1_000,
-    "collect_steps": 16,
-    "updates_per_step": 16,
-    "replay_capacity": 50_000,
-    "critic_hidden": (64, 64),
+    "classic": {
+        "batch_size": 64,
+        "warmup_steps": 1_000,
+        "collect_steps": 16,
+        "updates_per_step": 16,
+        "replay_capacity": 50_000,
+        "critic_hidden": (64, 64),
+    },
+    # CrossQ's base and its rates, as published; only critics and batch are smaller, for two CPU cores.
+    "gym": {
+        "batch_size": 256,
+        "warmup_steps": 5_000,
+        "collect_steps": 25,
+        "updates_per_step": 4,
+        "replay_capacity": 200_000,
+        "critic_hidden": (256, 256),
+    },
 }
+"""Per suite of worlds. ``updates_per_step`` gradient steps for a control step of all environments."""
 BATCH = 256
 
 
@@ -76,52 +89,57 @@ def step_gradients(learner, learned, batch, key):
 def train_arm(velocity, flow_steps, arguments):
     import jax
 
-    from penstock.algorithms.registry import ALGORITHMS
+    from penstock.algorithms.off_policy import OffPolicyState
+    from penstock.training.plan import make_plan
+    from penstock.training.program import seed_keys
+    from penstock.training.programs import make_program
     from penstock.worlds import make_world
 
-    entry = ALGORITHMS["sac-flow"]
-    config = entry.config(**SETTINGS, velocity=velocity, flow_steps=flow_steps, actor_hidden=VELOCITIES[velocity])
-    world = make_world(arguments.world, arguments.num_envs)
-    per_update = arguments.num_envs * config.collect_steps
-    updates = math.ceil(arguments.steps / per_update)
-    marks = [math.ceil(updates * share) for share in (0.1, 0.25, 0.5, 0.75, 1.0)]
-    learner = entry.learner(config, world, updates)
+    suite = arguments.world.split("/")[0]
+    settings = {"velocity": velocity, "flow_steps": flow_steps, "actor_hidden": VELOCITIES[velocity]}
+    plan = make_plan(
+        "sac-flow",
+        arguments.world,
+        settings=SETTINGS[suite] | settings,
+        steps=arguments.steps,
+        num_envs=arguments.num_envs,
+    )
+    config = plan.settings
+    marks = [math.ceil(plan.updates * share) for share in (0.1, 0.25, 0.5, 0.75, 1.0)]
+    learner = plan.make_learner(plan.make_world())
 
     @jax.jit
-    def advance(state, count):
-        def body(_, carry):
-            state, total, _ = carry
-            state, metrics = learner.step(state)
-            return state, total + metrics["train/reward"], metrics["actor/gradient_norm"]
+    def measure(learned, batch, key):
+        return step_gradients(learner, learned, batch, key)
 
-        return jax.lax.fori_loop(0, count, body, (state, 0.0, 0.0))
-
-    @jax.jit
-    def measure(state, key):
-        key_batch, key_noise = jax.random.split(key)
-        batch = state.replay.sample(key_batch, BATCH, config.discount)
-        return step_gradients(learner, state.learned, batch, key_noise)
-
-    start, results = jax.jit(learner.init), []
+    results = []
     for seed in range(arguments.seeds):
-        begin, state, done = time.process_time(), start(jax.random.key(seed)), 0
+        program = make_program(learner, make_world(arguments.world, 1))
+        keys = seed_keys(seed, 1)
+        begin, state, done = time.process_time(), program.init(keys), 0
+        program.compile(state, np.int32(1), keys)
         rows = []
         for mark in marks:
-            state, reward, norm = advance(state, mark - done)
-            gradient = np.asarray(measure(state, jax.random.key(100 + seed)), float)
+            state, metrics = program.train(state, np.int32(mark - done))
+            here: OffPolicyState = jax.tree.map(lambda leaf: leaf[0], state)
+            uniform = np.random.default_rng(mark).random(BATCH, dtype=np.float32)
+            batch = here.replay.gather(uniform, config.discount)
+            gradient = np.asarray(measure(here.learned, batch, jax.random.key(100 + seed)), float)
             rows.append(
                 {
-                    "env_steps": mark * per_update,
+                    "env_steps": mark * plan.num_envs * config.iteration_steps,
                     "gradient": [float(f"{g:.4g}") for g in gradient],
-                    "reward": round(float(reward) / (mark - done), 4),
-                    "parameter_gradient": float(f"{float(norm):.4g}"),
+                    "reward": round(float(metrics["train/reward"][0]), 4),
+                    "parameter_gradient": float(f"{float(metrics['actor/gradient_norm'][0]):.4g}"),
                 }
             )
             done = mark
+        program.close()
         results.append({"cpu_seconds": round(time.process_time() - begin, 1), "rows": rows})
         last = rows[-1]
         print(velocity, flow_steps, seed, results[-1]["cpu_seconds"], "s; reward", last["reward"],
-              "; first/last", round(last["gradient"][0] / last["gradient"][-1], 2), flush=True)  # fmt: skip
+              "; first/last", [round(row["gradient"][0] / row["gradient"][-1], 2) for row in rows],
+              "; of parameters", [row["parameter_gradient"] for row in rows], flush=True)  # fmt: skip
     return results
 
 

@@ -81,12 +81,18 @@ def orthogonal_matrix(key: Key, rows: int, columns: int) -> Float[Array, "{rows}
     return x if rows >= columns else x.T
 
 
+PAGE, PADDING = 1024, 8
+"""Float32 numbers in a page of memory, and how many zeros keep rows from being whole pages apart."""
+
+
 class Linear(eqx.nn.Linear):
     """Equinox's linear layer, written so that compiled CPU programs keep the batch in the rows of every product.
 
     ``weight @ x`` under `vmap` puts the batch into the columns, and copies transpose it back. The gradient of a weight
     matrix with few inputs is formed up to ten times faster as ``(inputs, outputs)``; the barrier keeps XLA from turning
-    it round again. `benchmarks/update_speed.py` shows the cost.
+    it round again. Where the rows of both factors of that gradient are whole pages apart, all of them compete for the
+    same few lines of the cache: there the product is formed of matrices with a few more columns, of zeros, in half the
+    time. `benchmarks/update_speed.py` shows the cost.
     """
 
     def __init__(self, weight: Float[Array, "outputs inputs"]):
@@ -96,10 +102,14 @@ class Linear(eqx.nn.Linear):
 
     def __call__(self, x: Float[Array, "inputs"], *, key: Key | None = None) -> Float[Array, "outputs"]:
         """Applies the layer. ``key`` is ignored."""
-        weight = self.weight.T
-        if self.in_features < self.out_features:  # pyright: ignore[reportOperatorIssue]  # never "scalar" here
-            weight = jax.lax.optimization_barrier(weight)
-        y = x @ weight
+        outputs, inputs = self.weight.shape
+        if outputs % PAGE == 0 and inputs % PAGE == 0:
+            weight = jax.lax.optimization_barrier(jnp.pad(self.weight, (0, PADDING)))
+            y = (jnp.pad(x, (0, PADDING)) @ weight.T)[:outputs]
+        elif inputs < outputs:
+            y = x @ jax.lax.optimization_barrier(self.weight.T)
+        else:
+            y = x @ self.weight.T
         return y if self.bias is None else y + self.bias
 
 

@@ -87,7 +87,7 @@ def test_point_cloud_encoder_ignores_the_order_and_passes_gradients_to_points():
     np.testing.assert_array_equal(moved[64:], features[64:])  # the vector's part does not see the points
 
 
-@pytest.mark.parametrize("inputs, outputs", [(3, 7), (7, 3)])
+@pytest.mark.parametrize("inputs, outputs", [(3, 7), (7, 3), (1024, 1024)])
 def test_layers_equal_equinox_s_own_forms_forward_and_backward(inputs, outputs):
     keys = jax.random.split(jax.random.key(0), 4)
     x = 30.0 + 5.0 * jax.random.normal(keys[0], (5, inputs))
