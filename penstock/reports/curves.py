@@ -30,6 +30,9 @@ AXES = {
 }
 """Possible horizontal axes."""
 
+MANY_ARMS = 5
+"""A panel with more arms draws no line for each seed and names each arm in one line."""
+
 LABELS = {
     "eval/return_mean": "return of stochastic evaluation",
     "eval/return_stochastic": "return of stochastic evaluation",
@@ -87,7 +90,7 @@ def plot_runs(
     """Compares runs: interquartile mean and bootstrap interval over the seeds of each arm, seeds as thin lines.
 
     Runs with the same label (or algorithm, where they have none) form an arm; each world gets a panel. An arm's mean
-    ends where its shortest seed ends; the thin lines go on.
+    ends where its shortest seed ends; the thin lines go on. Panels of many arms leave them out.
 
     Args:
         runs: run folders.
@@ -110,12 +113,13 @@ def plot_runs(
     colors = {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(names)}
     with canvas(len(worlds)) as (figure, panels):
         for axes, (world, arms) in zip(panels, worlds.items(), strict=True):
-            ends = [_draw_arm(axes, curves, colors[arm], confidence) for arm, curves in arms.items()]
+            many = len(arms) > MANY_ARMS
+            ends = [_draw_arm(axes, curves, colors[arm], confidence, seeds=not many) for arm, curves in arms.items()]
             _finish(axes, x, title if title and len(worlds) == 1 else world, metric)
             label_lines(
                 axes,
                 [
-                    (end, f"{arm}\n{_count(len(curves))}", colors[arm])
+                    (end, f"{arm}{' · ' if many else chr(10)}{_count(len(curves))}", colors[arm])
                     for end, (arm, curves) in zip(ends, arms.items(), strict=True)
                     if math.isfinite(end)
                 ],
@@ -123,7 +127,9 @@ def plot_runs(
         if title and len(worlds) > 1:
             figure.suptitle(title, x=0.01, ha="left")
         some_band = any(len(curves) > 1 for arms in worlds.values() for curves in arms.values())
-        note = "thick: interquartile mean over seeds; thin: single seeds"
+        note = "thick: interquartile mean over seeds"
+        if any(len(arms) <= MANY_ARMS for arms in worlds.values()):
+            note += "; thin: single seeds"
         if some_band:
             note += f"; band: pointwise {confidence:.0%} bootstrap interval"
         figure.supxlabel(note, fontsize=7.5, color=SOFT, x=0.01, ha="left")
@@ -195,11 +201,13 @@ def plot_single(run_dir: Path, *, x: str = "env_steps") -> Path:
         return save(figure, run.folder / "figures" / "return.png")[0]
 
 
-def _draw_arm(axes: Any, curves: Sequence[SeedCurve], color: str, confidence: float | None) -> float:
-    """Draws one arm and returns the height at which its mean ends."""
+def _draw_arm(
+    axes: Any, curves: Sequence[SeedCurve], color: str, confidence: float | None, seeds: bool = True
+) -> float:
+    """Draws one arm, with or without a line for each seed, and returns the height at which its mean ends."""
     single = len(curves) == 1
     for curve in curves:
-        if not single:
+        if seeds and not single:
             marker = "." if len(curve.x) == 1 else None
             axes.plot(curve.x, curve.values, color=color, lw=0.8, alpha=0.3, marker=marker, solid_capstyle="round")
     points = [_by(curve.x, curve.values) for curve in curves]
@@ -210,7 +218,7 @@ def _draw_arm(axes: Any, curves: Sequence[SeedCurve], color: str, confidence: fl
         middle = low = high = interquartile_mean(values.T)
     else:
         middle, low, high = bootstrap_curves([values], confidence=confidence, resamples=2000)
-        axes.fill_between(grid, low, high, color=color, alpha=0.16, lw=0)
+        axes.fill_between(grid, low, high, color=color, alpha=0.16 if seeds else 0.09, lw=0)
     few = len(grid) <= 12
     axes.plot(grid, middle, color=color, lw=2, marker="o" if few else None, ms=4, solid_capstyle="round")
     if len(grid) == 1 and not single and confidence is not None:

@@ -77,23 +77,23 @@ def label_lines(axes: Any, ends: Sequence[tuple[float, str, str]]) -> None:
     gap = 0.062 * max(1, max((text.count("\n") + 1 for _, text, _ in ends), default=1))
     wanted = sorted(((end - low) / (high - low), text, color) for end, text, color in ends)
     heights = spread_apart([place for place, _, _ in wanted], gap)
+    moved = max((abs(place - height) for (place, _, _), height in zip(wanted, heights, strict=True)), default=0.0)
+    gutter = 0.02 if moved < 0.03 else 0.05  # steep leaders need room beside the text
     for (place, text, color), height in zip(wanted, heights, strict=True):
-        axes.annotate(
+        axes.text(
+            1.01 + gutter,
+            height,
             text,
-            xy=(1.0, place),
-            xytext=(1.03, height),
-            xycoords="axes fraction",
-            textcoords="axes fraction",
+            transform=axes.transAxes,
             color=color,
             va="center",
             fontweight="bold",
             fontsize=9.5,
             linespacing=1.15,
-            annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": color, "lw": 0.7, "alpha": 0.6, "shrinkA": 1, "shrinkB": 1}
-            if abs(place - height) > 0.03
-            else None,
         )
+        if abs(place - height) > 0.03:
+            axes.plot([1.0, 1.0 + gutter], [place, height], transform=axes.transAxes, color=color, lw=0.8, alpha=0.7,
+                      clip_on=False)  # fmt: skip
 
 
 def spread_apart(places: Sequence[float], gap: float) -> list[float]:
