@@ -1,6 +1,6 @@
 """How large is SAC Flow's actor gradient at each step of the flow, while it learns?
 
-    python benchmarks/gradient_health.py run                       # classic/pendulum: velocities x K = 4, 10, 20 x seeds
+    python benchmarks/gradient_health.py run                       # classic/pendulum, K = 4, 10, 20, three seeds
     python benchmarks/gradient_health.py run --world gym/Ant-v5 --num-envs 4 --steps 40000 --seeds 1
     python benchmarks/gradient_health.py report                    # table and figure from the data
 
