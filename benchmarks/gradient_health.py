@@ -36,12 +36,12 @@ SETTINGS = {
         "replay_capacity": 50_000,
         "critic_hidden": (64, 64),
     },
-    # CrossQ's base and its rates, as published; only critics and batch are smaller, for two CPU cores.
+    # CrossQ's base and its rates, as published; critics, batch and number of gradient steps are smaller, for two CPU cores.
     "gym": {
-        "batch_size": 256,
+        "batch_size": 128,
         "warmup_steps": 5_000,
         "collect_steps": 25,
-        "updates_per_step": 4,
+        "updates_per_step": 2,
         "replay_capacity": 200_000,
         "critic_hidden": (256, 256),
     },

@@ -25,6 +25,7 @@ RESULTS = Path(__file__).parent / "results"
 
 KEPT = {"env_steps", "update", "seed", "wall_seconds", "cpu_seconds", "eval/return_mean", "eval/return_deterministic"}
 KEPT |= {"policy/saturation", "actor/return_gradient_norm"}
+KEPT |= {"actor/better_stored", "actor/weight_mean", "critic/target_mean", "critic/behaviour_value_mean"}
 """What is kept of the many runs of a side study; of the comparison itself, everything."""
 
 
