@@ -13,12 +13,12 @@ velocities. ``run`` writes ``benchmarks/results/gradient_health.json``, ``report
 """
 
 import argparse
-import json
 import math
 import time
 from pathlib import Path
 
 import numpy as np
+from study import study
 
 ROOT = Path(__file__).parent.parent
 DATA = Path(__file__).parent / "results" / "gradient_health.json"
@@ -36,7 +36,7 @@ SETTINGS = {
         "replay_capacity": 50_000,
         "critic_hidden": (64, 64),
     },
-    # CrossQ's base and its rates, as published; critics, batch and number of gradient steps are smaller, for two CPU cores.
+    # CrossQ's base and its rates, as published; critics, batch and gradient steps are smaller, for two CPU cores.
     "gym": {
         "batch_size": 128,
         "warmup_steps": 5_000,
@@ -190,7 +190,9 @@ def draw(data):
         for row, (world, arms) in zip(grid, data.items(), strict=True):
             for axes, steps in zip(row, STEPS, strict=True):
                 for color, velocity in zip(PALETTE, VELOCITIES, strict=False):
-                    arm = arms[f"{velocity}-{steps}"]
+                    arm = arms.get(f"{velocity}-{steps}")
+                    if arm is None:
+                        continue
                     runs = np.array([[point["gradient"] for point in seed["rows"]] for seed in arm])
                     tau = np.arange(steps + 1) / steps
                     relative = runs / runs[..., -1:]
@@ -219,30 +221,24 @@ def draw(data):
     return save(figure, FIGURE)
 
 
+def run(arguments, data):
+    for flow_steps in arguments.flow_steps:
+        for velocity in arguments.velocities:
+            data.setdefault(arguments.world, {})[f"{velocity}-{flow_steps}"] = train_arm(
+                velocity, flow_steps, arguments
+            )
+            yield data
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["run", "report"])
     parser.add_argument("--world", default="classic/pendulum")
     parser.add_argument("--velocities", nargs="*", default=list(VELOCITIES))
     parser.add_argument("--flow-steps", nargs="*", type=int, default=list(STEPS))
     parser.add_argument("--steps", type=int, default=16_384)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--num-envs", type=int, default=16)
-    arguments = parser.parse_args()
-    data = json.loads(DATA.read_text()) if DATA.exists() else {}
-    if arguments.command == "run":
-        from penstock.cli._jax_setup import set_up_jax
-
-        set_up_jax()
-        for flow_steps in arguments.flow_steps:
-            for velocity in arguments.velocities:
-                arms = data.setdefault(arguments.world, {})
-                arms[f"{velocity}-{flow_steps}"] = train_arm(velocity, flow_steps, arguments)
-                DATA.parent.mkdir(parents=True, exist_ok=True)
-                DATA.write_text(json.dumps(data, separators=(",", ":")) + "\n")
-    print(table(data))
-    if arguments.command == "report":
-        print(*draw(data))
+    study(parser, DATA, run, table, draw)
 
 
 if __name__ == "__main__":

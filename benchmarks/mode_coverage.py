@@ -10,12 +10,12 @@ counts as known when at least 5 % of the stochastic episodes end there. ``run`` 
 """
 
 import argparse
-import json
 import math
 import time
 from pathlib import Path
 
 import numpy as np
+from study import study
 
 ROOT = Path(__file__).parent.parent
 DATA = Path(__file__).parent / "results" / "mode_coverage.json"
@@ -211,26 +211,19 @@ def draw(data):
     return save(figure, FIGURE)
 
 
+def run(arguments, data):
+    for name in arguments.arms:
+        data[name] = train_arm(name, arguments.steps, arguments.seeds, arguments.num_envs)
+        yield {arm: data[arm] for arm in ARMS if arm in data}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["run", "report"])
     parser.add_argument("--arms", nargs="*", default=list(ARMS), help="names as in the table")
     parser.add_argument("--steps", type=int, default=60_000)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--num-envs", type=int, default=16)
-    arguments = parser.parse_args()
-    data = json.loads(DATA.read_text()) if DATA.exists() else {}
-    if arguments.command == "run":
-        from penstock.cli._jax_setup import set_up_jax
-
-        set_up_jax()
-        for name in arguments.arms:
-            data[name] = train_arm(name, arguments.steps, arguments.seeds, arguments.num_envs)
-            DATA.parent.mkdir(parents=True, exist_ok=True)
-            DATA.write_text(json.dumps({arm: data[arm] for arm in ARMS if arm in data}, separators=(",", ":")) + "\n")
-    print(table(data))
-    if arguments.command == "report":
-        print(*draw(data))
+    study(parser, DATA, run, table, draw)
 
 
 if __name__ == "__main__":
