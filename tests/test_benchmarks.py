@@ -32,6 +32,17 @@ found = benchmark.measure("sac", "gym/Pendulum-v1", "light", 200)
 assert abs(sum(found["shares"].values()) - 1.0) < 0.2, found["shares"]
 assert min(found["steps_per_second"]) > 0
 """,
+    "gradients along the flow, on worlds of both kinds": f"""
+import argparse, math
+import gradient_health as benchmark
+tiny = dict({TINY}, critic_hidden=(8,), warmup_steps=16, collect_steps=8)
+benchmark.SETTINGS = {{"classic": tiny, "gym": tiny}}
+for world in ("classic/pendulum", "gym/Pendulum-v1"):
+    seeds = benchmark.train_arm("mlp", 3, argparse.Namespace(world=world, steps=160, num_envs=2, seeds=1))
+    rows = seeds[0]["rows"]
+    assert [len(row["gradient"]) for row in rows] == [4] * 5 and rows[-1]["env_steps"] == 160
+    assert all(0 < norm < math.inf for row in rows for norm in row["gradient"])
+""",
 }
 
 
