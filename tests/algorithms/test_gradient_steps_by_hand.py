@@ -1,0 +1,245 @@
+"""One whole gradient step of each learner against its equations, written out plainly here.
+
+With plain gradient descent at rate 1 in place of Adam, what a step changes is the gradient itself, so that every
+parameter after the step is compared: signs, minima, entropies, targets, delays and where gradients stop.
+"""
+
+import dataclasses
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from tiny_worlds import world
+
+from penstock.algorithms.registry import ALGORITHMS
+from penstock.data import Batch
+from penstock.policies import Agent
+from penstock.worlds import Observation
+
+B, GAMMA = 8, 0.9
+TINY = {"batch_size": B, "warmup_steps": 8, "actor_hidden": (6,), "critic_hidden": (6, 6), "replay_capacity": 64}
+OPTIMIZERS = {
+    "actor_optimizer": "actor",
+    "critic_optimizer": "critic",
+    "alpha_optimizer": "log_alpha",
+    "behaviour_critic_optimizer": "behaviour_critic",
+    "behaviour_value_optimizer": "behaviour_value",
+}
+"""Optimiser states of what is learned, and what each belongs to."""
+
+
+def batch():
+    keys = jax.random.split(jax.random.key(0), 5)
+    action = jnp.tanh(jax.random.normal(keys[1], (B, 2)))
+    ended = jnp.where(jnp.arange(B) % 3 == 0, 0.0, GAMMA)
+    now, then = (Observation(2.0 * jax.random.normal(key, (B, 3))) for key in (keys[0], keys[3]))
+    return Batch(now, action, 3.0 * jax.random.normal(keys[2], (B,)), ended, then)
+
+
+def descending(name, **settings):
+    """A learner with gradient descent at rate 1, and what it has learned: every network its own."""
+    entry = ALGORITHMS[name]
+    algorithm = entry.learner(entry.config(**{**TINY, **settings}), world(), 10)
+    for optimizer in ("actor_optimizer", "critic_optimizer", "alpha_optimizer"):
+        if hasattr(algorithm, optimizer):
+            setattr(algorithm, optimizer, optax.sgd(1.0))
+    learned = jax.jit(algorithm.init_learned)(jax.random.key(1))
+
+    def shaken(tree, seed):
+        leaves, structure = jax.tree.flatten(tree)
+        keys = jax.random.split(jax.random.key(seed), len(leaves))
+        return structure.unflatten([a + 0.3 * jax.random.normal(k, a.shape) for a, k in zip(leaves, keys, strict=True)])
+
+    apart = ("target", "target_actor", "behaviour_critic", "behaviour_target", "behaviour_value")
+    for seed, part in enumerate(apart):
+        if getattr(learned, part, None) is not None:
+            learned = dataclasses.replace(learned, **{part: shaken(getattr(learned, part), seed)})
+    return algorithm, learned
+
+
+def step_down(part, loss):
+    return jax.tree.map(lambda a, g: a - g, part, eqx.filter_grad(loss)(part))
+
+
+def mixed(old, new, rate):
+    return jax.tree.map(lambda a, b: a * (1.0 - rate) + b * rate, old, new)
+
+
+def sac_by_hand(algorithm, learned, batch, key):
+    """y = r + gamma m (min Q' - alpha log pi'), (Q - y)^2 / 2, alpha log pi - min Q, alpha (-log pi - H)."""
+    key_critic, key_actor = jax.random.split(key)
+    alpha = jnp.exp(learned.log_alpha)
+    next_action, next_log_prob = algorithm.sample(learned.actor, batch.next_observation, key_critic)
+
+    def critic_loss(critic):
+        if learned.target is not None:
+            q = critic.values(batch.observation, batch.action)
+            q_next = learned.target.values(batch.next_observation, next_action)
+        else:  # CrossQ: one batch of both, one critic
+            both = jnp.concatenate([batch.observation.vector, batch.next_observation.vector])
+            q_both, _ = critic.train_values(Observation(both), jnp.concatenate([batch.action, next_action]))
+            q, q_next = q_both[:, :B], q_both[:, B:]
+        y = batch.reward + batch.bootstrap * (jnp.minimum(q_next[0], q_next[1]) - alpha * next_log_prob)
+        y = jax.lax.stop_gradient(y)
+        return sum(((q[i] - y) ** 2).sum() / (2 * B) for i in range(2))
+
+    critic = step_down(learned.critic, critic_loss)
+    if learned.target is None:
+        both = jnp.concatenate([batch.observation.vector, batch.next_observation.vector])
+        _, norms = learned.critic.train_values(Observation(both), jnp.concatenate([batch.action, next_action]))
+        statistics = lambda c: [leaf for n in c.norms for leaf in (n.mean, n.variance, n.calls)]  # noqa: E731
+        critic = eqx.tree_at(statistics, critic, [leaf for n in norms for leaf in (n.mean, n.variance, n.calls)])
+
+    def actor_loss(actor):
+        action, log_prob = algorithm.sample(actor, batch.observation, key_actor)
+        q = critic.values(batch.observation, action)
+        return (alpha * log_prob - jnp.minimum(q[0], q[1])).sum() / B
+
+    log_prob = algorithm.sample(learned.actor, batch.observation, key_actor)[1]
+    slope = alpha * (-log_prob.mean() - algorithm.entropy_target)
+    return dataclasses.replace(
+        learned,
+        actor=step_down(learned.actor, actor_loss),
+        critic=critic,
+        target=None if learned.target is None else mixed(learned.target, critic, algorithm.config.target_rate),
+        log_alpha=learned.log_alpha - slope,
+    )
+
+
+def td3_by_hand(algorithm, learned, batch, key):
+    """y = r + gamma m min Q'(s', clip(pi'(s') + clipped noise)), (Q - y)^2 / 2, -Q_1(s, pi(s))."""
+    config = algorithm.config
+    _, key_noise, _ = jax.random.split(key, 3)
+    noise = jnp.clip(config.target_noise * jax.random.normal(key_noise, (B, 2)), -0.5, 0.5)
+    assert config.target_noise_clip == 0.5
+    next_action = Agent(learned.target_actor, algorithm.normalizer()).mode(batch.next_observation).action + noise
+    q_next = learned.target.values(batch.next_observation, jnp.clip(next_action, -1.0, 1.0))
+    y = batch.reward + batch.bootstrap * jnp.minimum(q_next[0], q_next[1])
+
+    def critic_loss(critic):
+        q = critic.values(batch.observation, batch.action)
+        return sum(((q[i] - y) ** 2).sum() / (2 * B) for i in range(2))
+
+    critic = step_down(learned.critic, critic_loss)
+
+    def act(actor):
+        return Agent(actor, algorithm.normalizer()).mode(batch.observation).action
+
+    def actor_loss(actor):
+        return -critic.values(batch.observation, act(actor))[0].sum() / B
+
+    actor = step_down(learned.actor, actor_loss)
+    return dataclasses.replace(
+        learned,
+        actor=actor,
+        critic=critic,
+        target=mixed(learned.target, critic, config.target_rate),
+        target_actor=mixed(learned.target_actor, actor, config.target_rate),
+    )
+
+
+def flowrl_by_hand(algorithm, learned, batch, key):
+    """The module's equations; one midpoint step, so that the policy is tanh(x + v(x + v(x, 0) / 2, 1 / 2))."""
+    config = algorithm.config
+    key_next, key_actor = jax.random.split(key)
+    key_sample, key_noise, key_time = jax.random.split(key_actor, 3)
+
+    def policy(actor, observation, key):
+        def one(state, key):
+            x = jax.random.normal(key, (2,))
+            x = jnp.clip(x, -1.0, 1.0) if config.noise_clip == 1.0 else x
+            v = actor.policy.velocity
+            half = x + 0.5 * v(state, x, jnp.asarray(0.0))
+            return jnp.tanh(x + v(state, half, jnp.asarray(0.5)))
+
+        return jax.vmap(one)(observation.vector, jax.random.split(key, B))
+
+    def regression(y):
+        def loss(critic):
+            q = critic.values(batch.observation, batch.action)
+            return sum(((q[i] - y) ** 2).mean() for i in range(2))
+
+        return loss
+
+    q_next = learned.target.values(batch.next_observation, policy(learned.actor, batch.next_observation, key_next))
+    critic = step_down(learned.critic, regression(batch.reward + batch.bootstrap * jnp.minimum(q_next[0], q_next[1])))
+    v_next = learned.behaviour_value.values(batch.next_observation)[0]
+    q_stored = learned.behaviour_critic.values(batch.observation, batch.action)
+    stored = jnp.minimum(q_stored[0], q_stored[1])  # of before the step
+    behaviour = step_down(learned.behaviour_critic, regression(batch.reward + batch.bootstrap * v_next))
+    q_b = learned.behaviour_target.values(batch.observation, batch.action)
+
+    def expectile_loss(value):
+        u = jnp.minimum(q_b[0], q_b[1]) - value.values(batch.observation)[0]
+        return jnp.mean(jnp.where(u < 0, 0.1, 0.9) * u**2)
+
+    assert config.expectile == 0.9 and config.constraint_coefficient == 0.1
+    noise = jax.random.normal(key_noise, (B, 2))
+    noise = jnp.clip(noise, -1.0, 1.0) if config.noise_clip == 1.0 else noise
+    tau = jax.random.uniform(key_time, (B,))
+
+    def actor_loss(actor):
+        q = critic.values(batch.observation, policy(actor, batch.observation, key_sample))
+        q = jnp.minimum(q[0], q[1])
+        difference = jax.lax.stop_gradient(stored - q)
+
+        def one(state, action, noise, tau):
+            v = actor.policy.velocity(state, tau * action + (1.0 - tau) * noise, tau)
+            return jnp.mean((v - (action - noise)) ** 2)
+
+        e = jax.vmap(one)(batch.observation.vector, batch.action, noise, tau)
+        if config.weighting == "paper":
+            w = jnp.where(difference > 0, 0.1 * jnp.exp(difference - difference.mean()), 0.0)
+            return (-q + jnp.minimum(w, 1.0) * e).mean()
+        positive = jnp.maximum(difference, 0.0)
+        w = jnp.clip(0.1 * jnp.exp(positive - positive.mean()), 1e-3, 1.0)
+        return -q.mean() + w.mean() * e.mean()
+
+    return dataclasses.replace(
+        learned,
+        actor=step_down(learned.actor, actor_loss),
+        critic=critic,
+        target=mixed(learned.target, critic, config.target_rate),
+        behaviour_critic=behaviour,
+        behaviour_target=mixed(learned.behaviour_target, behaviour, config.target_rate),
+        behaviour_value=step_down(learned.behaviour_value, expectile_loss),
+    )
+
+
+VALUES = {"critic_hidden": (6, 6, 6), "target_rate": 0.6}
+CASES = {
+    "sac": ("sac", {"target_rate": 0.3, "initial_temperature": 0.4}, sac_by_hand),
+    "crossq": ("crossq", {"initial_temperature": 0.4}, sac_by_hand),
+    "sac-flow": ("sac-flow", {"critic": "target", "target_rate": 0.3, "flow_steps": 2}, sac_by_hand),
+    "td3": ("td3", {"target_rate": 0.3}, td3_by_hand),
+    "flowrl, paper": ("flowrl", VALUES, flowrl_by_hand),
+    "flowrl, code": ("flowrl", {**VALUES, "weighting": "code", "noise_clip": 1.0}, flowrl_by_hand),
+}
+
+
+SLOW = ("sac-flow", "flowrl, code")
+
+
+@pytest.mark.parametrize("case", [pytest.param(c, marks=[pytest.mark.slow] * (c in SLOW)) for c in CASES])
+def test_a_gradient_step_by_hand(case):
+    name, settings, by_hand = CASES[case]
+    algorithm, learned = descending(name, **settings)
+    key = jax.random.key(5)
+
+    step = jax.jit(lambda count: algorithm.gradient_step(learned, batch(), key, count)[0])
+    stepped, waited = step(jnp.asarray(0)), step(jnp.asarray(1))
+    expected = jax.jit(lambda: by_hand(algorithm, learned, batch(), key))()
+    for field in dataclasses.fields(learned):
+        if field.name in OPTIMIZERS:
+            continue
+        got, wanted, before = (getattr(tree, field.name) for tree in (stepped, expected, learned))
+        for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+            np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5, err_msg=field.name)
+        moved = [np.abs(a - b).max() for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(before), strict=True)]
+        assert not moved or max(moved) > 1e-3, f"{field.name} did not move"
+    if algorithm.config.policy_delay > 1:
+        for a, b in zip(jax.tree.leaves(waited.actor), jax.tree.leaves(learned.actor), strict=True):
+            np.testing.assert_array_equal(a, b)
