@@ -48,6 +48,7 @@ STORED = jnp.linspace(-2.0, 2.0, 8)
 """Q_b(s, a), on both sides of Q(s, pi(s))."""
 
 
+@pytest.mark.slow
 def test_the_codes_loss_is_a_plain_sum_and_the_papers_is_not():
     """code: mean(-q + w e) = -mean q + mean(w) mean(e). The paper's weights go with their samples."""
     code = actor_metrics(STORED, weighting="code")

@@ -156,6 +156,7 @@ def test_temperature_moves_the_right_way(gap, alpha):
 
 
 @pytest.mark.parametrize(("target", "sign"), [(-50.0, -1.0), (0.0, 1.0)])
+@pytest.mark.slow
 def test_a_gradient_step_moves_the_temperature_the_right_way(target, sign):
     """Down where the policy has more entropy than it should (2 (1.42 - 2) nats at the start), up where less.
 

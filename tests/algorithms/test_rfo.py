@@ -140,7 +140,7 @@ def test_visual_observations():
 @pytest.mark.parametrize(
     ("name", "velocity"),
     [
-        ("shac2", "gated"),
+        pytest.param("shac2", "gated", marks=pytest.mark.slow),
         pytest.param("rfo", "decoded", marks=pytest.mark.slow),
         pytest.param("rfo", "gated", marks=pytest.mark.slow),
         pytest.param("shac2", "decoded", marks=pytest.mark.slow),

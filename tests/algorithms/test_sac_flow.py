@@ -147,12 +147,14 @@ def test_a_refused_step_leaves_no_statistics(critic):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_in_play_released_networks_look_at_one_state_alone():
     learner, _, after, batch = released_step(critic="target", policy_delay=1)
     agent, one = learner.agent_of(after), jax.tree.map(lambda x: x[:1], batch.observation)
     np.testing.assert_allclose(agent.mode(batch.observation).action[:1], agent.mode(one).action, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_bounded_candidate_of_released_networks_starts_where_the_linear_one_does():
     def latents(bound):
         learner, begin, _, batch = released_step(0, candidate_bound=bound)
