@@ -40,7 +40,13 @@ class ActionCritic(eqx.Module):
         inputs = jax.vmap(self.encoder)(observation)
         if action is not None:
             inputs = jnp.concatenate([inputs, action], axis=-1)
-        return eqx.filter_vmap(lambda network: jax.vmap(network)(inputs)[:, 0])(self.networks)
+
+        def member(network):
+            return jax.vmap(network)(inputs)[:, 0]
+
+        if self.size == 1:  # sums over a batch are slow on CPUs where a batch of one network stands before it
+            return member(jax.tree.map(lambda leaf: leaf[0], self.networks))[None]
+        return eqx.filter_vmap(member)(self.networks)
 
 
 def make_action_critic(key: Key, spec: ObservationSpec, action_size: int, trunk: Trunk, size: int) -> ActionCritic:
@@ -55,10 +61,14 @@ class NormedHead(eqx.Module):
 
     No activation after the first layer, and LayerNorm directly before the last: it takes at least three widths. Source:
     released code of arXiv 2506.12811.
+
+    As nothing but a number per input stands between the first two linear maps, they can be multiplied once per call for
+    a whole batch. Where the inputs are few, that *folded* form is the same function at two thirds of the cost.
     """
 
     layers: tuple[HiddenLayer, ...]
     output: eqx.nn.Linear
+    folded: bool = eqx.field(static=True)
 
     def __init__(self, key: Key, inputs: int, widths: tuple[int, ...], activation: str, layer_norm: bool = True):
         keys = jax.random.split(key, len(widths) + 1)
@@ -69,12 +79,31 @@ class NormedHead(eqx.Module):
             for i, kind in enumerate(kinds)
         )
         self.output = make_linear(keys[-1], widths[-1], 1, Trunk(widths, initializer="xavier"), 1.0)
+        self.folded = len(widths) > 1 and kinds[0] == "identity" and 4 * inputs <= widths[0]
 
     def __call__(self, x: Float[Array, "inputs"]) -> Float[Array, "1"]:
         """Applies the network."""
-        for layer in self.layers:
+        layers = self.layers
+        if self.folded:
+            x, layers = layers[1].after(self._first_two_linears(x)), layers[2:]
+        for layer in layers:
             x = layer(x)
         return self.output(x)
+
+    def _first_two_linears(self, x):
+        """``W2 LN(W1 x + b1) + b2``, with the LayerNorm's centring and gain made part of the weights."""
+        first, norm, second = self.layers[0].linear, self.layers[0].norm, self.layers[1].linear
+        assert first.bias is not None and second.bias is not None
+        weight, bias = first.weight.T, first.bias
+        if norm is None:
+            product = jax.lax.optimization_barrier(jnp.vstack([weight, bias]) @ second.weight.T)
+            return x @ product[:-1] + product[-1] + second.bias
+        assert norm.weight is not None and norm.bias is not None
+        weight, bias = weight - weight.mean(axis=1, keepdims=True), bias - bias.mean()
+        scale = jax.lax.rsqrt(jnp.square(x @ jax.lax.optimization_barrier(weight) + bias).mean() + norm.eps)
+        rows = jnp.vstack([weight * norm.weight, bias * norm.weight, norm.bias])
+        product = jax.lax.optimization_barrier(rows @ second.weight.T)
+        return scale * (x @ product[:-2] + product[-2]) + product[-1] + second.bias
 
 
 class RenormCritic(eqx.Module):

@@ -4,6 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from penstock.critics.action_value import ActionCritic, NormedHead, RenormCritic, make_action_critic
 from penstock.critics.expectile import expectile_loss
@@ -28,6 +29,42 @@ def test_flowrl_value_networks_have_the_published_sizes():
     assert sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(jax.eval_shape(twin))) == 1_853_442
     value = jax.eval_shape(lambda: NormedHead(jax.random.key(0), 223, widths, "gelu"))
     assert sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(value)) == 907_265
+
+
+@pytest.mark.parametrize("layer_norm", [True, False])
+def test_the_folded_form_is_the_network_layer_after_layer(layer_norm):
+    """Values and all gradients in float64, with gains and biases that are not 1 and 0."""
+    with jax.enable_x64(True):
+        head = NormedHead(jax.random.key(0), 5, (32,) * 4, "gelu", layer_norm)
+        keys = iter(jax.random.split(jax.random.key(1), 99))
+        head = jax.tree.map(lambda leaf: leaf + 0.3 * jax.random.normal(next(keys), leaf.shape), head)
+        x = jax.random.normal(next(keys), (7, 5))
+        assert head.folded and not NormedHead(jax.random.key(0), 9, (32,) * 4, "gelu").folded
+
+        def layer_after_layer(head, x):
+            for layer in head.layers:
+                x = layer(x)
+            return head.output(x)
+
+        def value(form, head, x):
+            return jnp.sin(jax.vmap(lambda x: form(head, x))(x)).sum()
+
+        ours = jax.value_and_grad(lambda *a: value(NormedHead.__call__, *a), argnums=(0, 1))(head, x)
+        plain = jax.value_and_grad(lambda *a: value(layer_after_layer, *a), argnums=(0, 1))(head, x)
+        for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(plain), strict=True):
+            assert a.dtype == jnp.float64
+            np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-11)
+
+
+def test_an_ensemble_of_one_is_its_member():
+    critic = make_action_critic(jax.random.key(0), ObservationSpec(3), 2, Trunk((8,)), 1)
+    observation, action = jax.random.normal(jax.random.key(1), (4, 3)), jnp.zeros((4, 2))
+    member = jax.tree.map(lambda leaf: leaf[0], critic.networks)
+    np.testing.assert_allclose(
+        critic.values(Observation(observation), action)[0],
+        [member(jnp.concatenate(pair))[0] for pair in zip(observation, action, strict=True)],
+        rtol=1e-5,
+    )
 
 
 def test_members_differ_and_see_observation_and_action():
