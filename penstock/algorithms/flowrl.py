@@ -218,10 +218,11 @@ class Learner(OffPolicyLearner[Config]):
     def sampling(self) -> dict[str, int]:
         """Uniform samples, and a share of the newest."""
         config = self.config
-        recent = round(config.recent_fraction * config.batch_size + 0.3)  # 52 of 256, as released
+        # What is not uniform is recent, as released: 52 of 256. A product such as 0.1 * 10 may fall short of 1.
+        recent = config.batch_size - math.floor((1.0 - config.recent_fraction) * config.batch_size + 1e-9)
         return {
             "n_step": config.n_step,
-            "recent": min(recent, config.batch_size) if config.recent_fraction else 0,
+            "recent": recent,
             "newest": config.newest,
         }
 

@@ -223,11 +223,20 @@ class Learner(sac.Learner):
         fixed = config.entropy == "path" and not config.learn_noise
         if config.learn_temperature and fixed and target >= attainable:
             raise ConfigurationError(
-                f"target_entropy = {target:.4g}: with constant noise (learn_noise = False) the path's entropy stays "
+                f"target_entropy = {target:.4g}{' (the default)' * (config.target_entropy is None)}: with constant noise (learn_noise = False) the path's entropy stays "
                 f"below {attainable:.4g} nats, whatever is learned, so the temperature would grow without bound. Pass "
                 "--learn-noise, --no-learn-temperature, or a smaller --target-entropy."
             )
         super().__init__(config, world, planned_updates)
+        policy = jax.eval_shape(lambda key: self.make_policy(key, world.action_size), jax.random.key(0))
+        assert isinstance(policy, NoisyFlow)
+        most = path_entropy_target(d, config.flow_steps, policy.largest_step_std)
+        if config.learn_temperature and config.entropy == "path" and self.entropy_target >= most:
+            raise ConfigurationError(
+                f"target_entropy = {self.entropy_target:.4g}: paths of {config.flow_steps} steps have less than "
+                f"{most:.4g} nats, because sigma is bounded, so the temperature would grow without bound. Choose a "
+                "smaller --target-entropy."
+            )
         words = config.deviations()
         if words:
             self.notices = (f"sac-flow leaves the paper: {'; '.join(words)}.",)

@@ -131,6 +131,19 @@ class Replay(eqx.Module):
         if self.filled > 0:
             self.ring.truncated[(self.position - 1) % self.slots] |= True
 
+    def resized(self, slots: int) -> "Replay":
+        """A ring of another number of slots with the same data; of more than it can hold, the newest."""
+        keep = min(int(self.filled), slots)
+        at = (int(self.position) - keep + np.arange(keep)) % self.slots
+        xp = np if isinstance(self.ring.reward, np.ndarray) else jnp
+
+        def moved(leaf):
+            empty = xp.zeros((slots - keep, *leaf.shape[1:]), leaf.dtype)
+            return xp.concatenate([leaf[at], empty])
+
+        position, filled = xp.asarray(keep % slots, xp.int32), xp.asarray(keep, xp.int32)
+        return Replay(jax.tree.map(moved, self.ring), position, filled)
+
     def sample(
         self, key: Key, batch_size: int, discount: float, *, n_step: int = 1, recent: int = 0, newest: int = 2048
     ) -> Batch:

@@ -132,9 +132,10 @@ class NoisyFlow(Policy):
         log_sigma = math.log(step_std) + TIME_EXPONENT[noise_enters] * math.log(flow_steps)
         require(
             low < log_sigma < high,
-            "step_std",
+            "target_step_std",
             step_std,
-            f"gives sigma = {math.exp(log_sigma):.3g}, which must lie in ({math.exp(low):.2g}, {math.exp(high):.2g})",
+            f"with flow_steps = {flow_steps} gives sigma = {math.exp(log_sigma):.3g}, which must lie in "
+            f"({math.exp(low):.2g}, {math.exp(high):.2g}). Choose another --target-step-std, or other --flow-steps",
         )
         self.start_log_sigma = log_sigma
         self.noise_network = None
@@ -149,6 +150,11 @@ class NoisyFlow(Policy):
     def log_sigma_bounds(self) -> tuple[float, float]:
         """Range of ``log sigma``. With drift, sigma above sqrt(2) would flip the sign of the last step."""
         return (-5.0, 0.0) if self.drift else (-5.0, 2.0)
+
+    @property
+    def largest_step_std(self) -> float:
+        """What one step can add to the latent at most: a standard deviation."""
+        return math.exp(self.log_sigma_bounds[1]) * self.flow_steps ** -TIME_EXPONENT[self.noise_enters]
 
     @property
     def network_evaluations(self) -> int:

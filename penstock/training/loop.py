@@ -23,6 +23,7 @@ from penstock.training.plan import SAFE_TO_CHANGE, RunPlan, source_of
 from penstock.training.post_mortem import FAULTS, Fault
 from penstock.training.program import seed_keys
 from penstock.training.programs import RunProgram, make_program
+from penstock.training.restore import load_state
 from penstock.training.run_folder import RunFolder, compare_configs, config_hash, refuse_unsafe_changes
 from penstock.training.signals import EXIT_INTERRUPTED, GracefulStop
 from penstock.training.store import (
@@ -32,7 +33,6 @@ from penstock.training.store import (
     clean_leftovers,
     keep_best,
     latest_checkpoint,
-    load_checkpoint,
     prune_checkpoints,
     save_checkpoint,
     save_crash_dump,
@@ -280,7 +280,7 @@ class _Run:
                 )
             self.log.truncate(0)
         else:
-            state, manifest = load_checkpoint(found, self.program.template(keys))
+            state, manifest = load_state(found, self.program, keys)
             # The kill may have come after the checkpoint was saved and before it was compared with the best.
             keep_best(found, report=self.observer.message)
             extra = manifest.extra

@@ -35,7 +35,7 @@ _CLASSIC_FLOWRL = {"critic_hidden": (64, 64, 64, 64)}  # two of its layers have 
 
 # What users of these suites do: one environment, a gradient step per control step, 1M steps, evaluation every 10,000.
 # The algorithms' own settings are the defaults of their configuration classes, from
-#   sac       Haarnoja et al. 2018 (arXiv 1812.05905), widths and learning rates as in CleanRL's and SB3's SAC
+#   sac       Haarnoja et al. 2018 (arXiv 1812.05905), learning rates of 3e-4 as there and in SB3's SAC
 #   td3       Fujimoto et al. 2018 (arXiv 1802.09477)
 #   crossq    Bhatt et al., ICLR 2024, critics 1024 wide as in SBX; Adam's first decay 0.5, actor every third step
 #   flowrl    arXiv 2506.12811 and, where it is silent, bytedance/FlowRL at e26279b (docs/flowrl.md)
@@ -113,6 +113,7 @@ _LIGHT = {
     "sac": _LIGHT_TEMPERATURE,
     "crossq": {**_LIGHT_TEMPERATURE, "policy_delay": 1, "adam_betas": (0.9, 0.999)},
     "sac-flow": {**_LIGHT_TEMPERATURE, "policy_delay": 1, "adam_betas": (0.9, 0.999), "critic": "target"},
+    "sac-flow-decoded": {"actor_hidden": (64,)},  # as published; 128 would be four times an MLP's work
 }
 
 NAMED: dict[str, dict[str, Any]] = {"light": _LIGHT}
@@ -153,7 +154,8 @@ def named_preset(algorithm: str, name: str, velocity: str = "") -> tuple[dict[st
         hint = suggest(name, known) if known else " It has none; leave --preset out."
         raise ConfigurationError(f"preset = '{name}': {algorithm} has no such preset.{hint}")
     content = shared[name]
-    return dict(content["run"]), {**content[entry.family], **content.get(algorithm, {})}
+    own_of_velocity = content.get(f"{algorithm}-{velocity or default}", {})
+    return dict(content["run"]), {**content[entry.family], **content.get(algorithm, {}), **own_of_velocity}
 
 
 def _changed(config: Any, default: Any) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The compiled programs of a run: start, train a block of iterations, evaluate. Each is traced once."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 import jax
@@ -76,19 +76,36 @@ class Program:
 def _train_one(learner: Any, iterations: jax.Array, state: PyTree) -> tuple[PyTree, dict[str, Scalar]]:
     """Runs ``iterations`` (a traced number) iterations; returns the mean of each metric over them.
 
-    Counters (``world/``, ``.../skipped``) are summed instead.
+    Counters (``world/``, ``.../skipped``) are summed instead. What belongs to gradient steps is a mean over gradient
+    steps: iterations without one, as during warm-up, do not count.
     """
     shapes = jax.eval_shape(learner.step, state)[1]
     zeros = {name: jnp.zeros(shape.shape, jnp.float32) for name, shape in shapes.items()}
+    steps_of = {name: _steps_of(name, shapes) for name in shapes}
 
     def body(_, carry):
         state, sums = carry
         state, metrics = learner.step(state)
-        return state, {name: sums[name] + metrics[name] for name in sums}
+        return state, {
+            name: sums[name] + metrics[name] * (metrics[steps_of[name]] if steps_of[name] else 1.0) for name in sums
+        }
 
     state, sums = jax.lax.fori_loop(0, iterations, body, (state, zeros))
-    metrics = {name: value if is_counter(name) else value / iterations for name, value in sums.items()}
-    return state, metrics
+
+    def mean(name):
+        count = jnp.maximum(sums[steps_of[name]], 1.0) if steps_of[name] else iterations
+        return sums[name] / count
+
+    return state, {name: sums[name] if is_counter(name) else mean(name) for name in sums}
+
+
+def _steps_of(name: str, known: Container[str]) -> str:
+    """The counter over whose steps a metric is a mean; empty where that is iterations."""
+    part = name.split("/")[0]
+    if is_counter(name) or part in ("train", "world"):
+        return ""
+    own = f"{part}/steps"
+    return own if own in known else "train/gradient_steps" if "train/gradient_steps" in known else ""
 
 
 def _strong(states: PyTree) -> PyTree:

@@ -1,16 +1,28 @@
 """Opens a finished or stopped run: its plan, its learner, and a state from a checkpoint."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from jaxtyping import PyTree
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Key, PyTree
 
 from penstock._errors import PenstockError
+from penstock.algorithms.off_policy import OffPolicyState
 from penstock.training.plan import RunPlan, from_config
 from penstock.training.program import seed_keys
-from penstock.training.programs import make_program
+from penstock.training.programs import RunProgram, make_program
 from penstock.training.run_folder import CONFIG_NAME, read_config
-from penstock.training.store import Manifest, best_checkpoint, latest_checkpoint, load_checkpoint
+from penstock.training.store import (
+    Manifest,
+    best_checkpoint,
+    latest_checkpoint,
+    load_checkpoint,
+    read_manifest,
+)
 
 
 class RestoredRun(NamedTuple):
@@ -59,6 +71,36 @@ def restore_run(run_dir: Path | str, which: Literal["best", "last"] = "last") ->
         raise PenstockError(f"{run_dir} has no {which} checkpoint that verifies. Let the run reach its first one.")
     world = plan.make_world()
     learner = plan.make_learner(world)
-    template = make_program(learner, world).template(seed_keys(plan.seed, plan.seeds))
-    state, manifest = load_checkpoint(found, template)
+    state, manifest = load_state(found, make_program(learner, world), seed_keys(plan.seed, plan.seeds))
     return RestoredRun(plan, learner, state, manifest)
+
+
+def load_state(checkpoint: Path, program: RunProgram, keys: Key[Array, "K"]) -> tuple[PyTree, Manifest]:
+    """Loads a checkpoint for a program, bit for bit; only a replay memory of another size is moved into the new size.
+
+    A replay memory is no larger than its run's budget, which may change from one session to the next.
+
+    Raises:
+        CheckpointError: see `load_checkpoint`.
+    """
+    template = program.template(keys)
+    if not isinstance(template, OffPolicyState):
+        return load_checkpoint(checkpoint, template)
+    shapes = {record.path: record.shape for record in read_manifest(checkpoint).leaves}
+    saved, wanted = shapes.get(".replay.ring.reward", ()), template.replay.ring.reward.shape
+    if len(saved) != len(wanted) or saved[1] == wanted[1]:
+        return load_checkpoint(checkpoint, template)
+
+    def with_saved_slots(leaf):
+        shape = (leaf.shape[0], saved[1], *leaf.shape[2:])
+        if isinstance(leaf, np.ndarray):
+            return np.broadcast_to(np.zeros((), leaf.dtype), shape)
+        return jax.ShapeDtypeStruct(shape, leaf.dtype)
+
+    ring = jax.tree.map(with_saved_slots, template.replay.ring)
+    template = eqx.tree_at(lambda state: state.replay.ring, template, ring)
+    state, manifest = load_checkpoint(checkpoint, template)
+    seeds = [jax.tree.map(lambda leaf, i=i: leaf[i, ...], state.replay).resized(wanted[1]) for i in range(wanted[0])]
+    xp = np if isinstance(state.replay.ring.reward, np.ndarray) else jnp
+    replay = jax.tree.map(lambda *leaves: xp.stack(leaves), *seeds)
+    return dataclasses.replace(state, replay=replay), manifest

@@ -117,7 +117,7 @@ def load_world(spec: str, num_envs: int, **options: Any) -> World:
     require(bool(place and attribute), "world", spec, "write 'package.module:attribute' or 'file.py:attribute'")
     module = _load_module(place)
     if not hasattr(module, attribute):
-        known = [name for name in vars(module) if not name.startswith("_")]
+        known = [name for name, value in vars(module).items() if not name.startswith("_") and _may_be_world(value)]
         raise ConfigurationError(f"'{place}' has no attribute '{attribute}'.{suggest(attribute, known)}")
     factory = getattr(module, attribute)
     ours, theirs = split_options(factory, options)
@@ -139,6 +139,10 @@ def load_world(spec: str, num_envs: int, **options: Any) -> World:
         f"'{spec}' is a {type(made).__name__}, not a world. It must be, or make, a World, Task or SingleTask, "
         "or make a gymnasium.Env."
     )
+
+
+def _may_be_world(value: Any) -> bool:
+    return callable(value) or isinstance(value, World | Task | SingleTask)
 
 
 def resolved_spec(spec: str) -> str:

@@ -298,6 +298,15 @@ def test_an_entropy_that_no_action_can_have_is_refused(name, settings):
     learner(name, target_entropy=1.38, **settings)
 
 
+@pytest.mark.parametrize("drift", [True, False])
+def test_an_entropy_that_no_path_can_have_is_refused(drift):
+    """Four steps, two entries; sigma is at most 1 with the drift and e^2 without, of which a step adds half."""
+    most = 2.0 * (5 * 0.5 * math.log(2 * math.pi * math.e) + 4 * math.log((1.0 if drift else math.exp(2.0)) / 2.0))
+    with pytest.raises(ConfigurationError, match=r"paths of 4 steps have less than"):
+        learner("sac-flow", target_entropy=most + 0.01, drift=drift, velocity="mlp")
+    learner("sac-flow", target_entropy=most - 0.01, drift=drift, velocity="mlp")
+
+
 def test_a_small_ceiling_needs_no_floor_that_is_not_read():
     assert flowrl.Config(weight_ceiling=1e-4).weight_ceiling == 1e-4
     with pytest.raises(ConfigurationError, match=r"weight_floor = 0\.001: must be at least 0 and at most"):

@@ -137,6 +137,29 @@ def test_check_world(commands):
     assert "ERROR" in finished.stdout and re.search(r"[1-9]\d* errors? in \d+ checks", finished.stdout)
 
 
+    endless = commands.cwd / "endless.py"
+    endless.write_text(ENDLESS)
+    finished = commands("check-world", f"{endless}:Endless")
+    assert finished.returncode == 1 and finished.stdout.startswith("ERROR    Time limit: ")
+    assert "--world-option max_episode_steps=1000" in finished.stdout and "ok       Episodes end" in finished.stdout
+
+
+ENDLESS = """
+import gymnasium
+import numpy as np
+
+class Endless(gymnasium.Env):
+    observation_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+    action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.np_random.uniform(-1, 1, 2).astype(np.float32), {}
+
+    def step(self, action):
+        return np.zeros(2, np.float32), float(action[0]), False, False, {}
+"""
+
 BROKEN = """
 import jax.numpy as jnp
 from penstock.worlds import Observation, ObservationSpec, Outcome, SingleTask

@@ -139,6 +139,24 @@ def test_host_ring_gives_the_same_batches():
             np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
+@pytest.mark.parametrize("host", [True, False])
+@pytest.mark.parametrize(("slots", "kept"), [(7, 4), (4, 4), (3, 3)])
+def test_a_resized_ring_holds_the_newest_in_order_and_goes_on(slots, kept, host):
+    """Six steps through four slots: 2, 3, 4 and 5 are held."""
+    replay = filled(6)
+    if host:
+        replay = jax.tree.map(np.array, replay)
+    replay = replay.resized(slots)
+    assert replay.slots == slots and isinstance(replay.ring.reward, np.ndarray) is host
+    np.testing.assert_array_equal(everything(replay).reward, [t + 1 + e for t in range(6 - kept, 6) for e in range(N)])
+    if host:
+        replay.write(step(6))
+    else:
+        replay = replay.add(step(6))
+    kept = min(kept + 1, slots)
+    np.testing.assert_array_equal(everything(replay).reward, [t + 1 + e for t in range(7 - kept, 7) for e in range(N)])
+
+
 def pictures(t):
     """A control step of pictures without a vector part: every byte of environment e is 100 t + e modulo 256."""
     byte = (100 * t + np.arange(N)) % 256

@@ -9,6 +9,7 @@ import pytest
 from penstock.physics import voxel_mesh
 from penstock.training.loop import train
 from penstock.training.plan import make_plan
+from penstock.worlds.checker import check_world, load_world
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -33,6 +34,15 @@ def test_soft_worlds_page(capsys, tmp_path, monkeypatch):
     run_blocks("docs/soft_worlds.md", names)
     assert capsys.readouterr().out.strip()
     assert names["world"].num_envs == 4 and names["world"].action_size == len(mesh.tets) // 2
+
+
+def test_own_environments_page(tmp_path):
+    """The file of the page passes `check-world` without a warning, takes its option, and states its limit."""
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/own_environments.md").read_text(), re.DOTALL)
+    (tmp_path / "point.py").write_text(block)
+    spec = f"{tmp_path}/point.py:make_point"
+    assert {finding.severity for finding in check_world(load_world(spec, 2))} == {"ok"}
+    assert load_world(spec, 2, max_steps=50).episode_length == 50
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from penstock.training.metrics_log import read_metrics
 from penstock.training.plan import make_plan
 from penstock.training.program import seed_keys
 from penstock.training.programs import make_program
-from penstock.training.restore import restore_run
+from penstock.training.restore import load_state, restore_run
 from penstock.training.store import latest_checkpoint
 
 ENVIRONMENTS = Path(__file__).parent.parent / "worlds" / "hosted_environments.py"
@@ -122,10 +122,7 @@ def test_a_continued_run_keeps_everything_but_the_episodes_under_way(tmp_path):
     """The promise for hosted worlds: parameters, optimisers, memory, keys and counters go on; episodes begin anew."""
     short = train(tiny_plan(steps=60), tmp_path / "run")
     saved = short.state
-    plan = tiny_plan(steps=100)
-    program = program_of(plan)
     restored = restore_run(tmp_path / "run").state
-    # A longer plan has a larger memory, so what is saved is compared at the length it was saved with.
     assert_equal(restored, saved)
     again = program_of(tiny_plan(steps=60))
     resumed = again.resume(restored)
@@ -137,14 +134,27 @@ def test_a_continued_run_keeps_everything_but_the_episodes_under_way(tmp_path):
     np.testing.assert_array_equal(resumed.world.episode, np.asarray(saved.world.episode) + 1)
     np.testing.assert_array_equal(resumed.world.age, 0)
     assert not np.array_equal(resumed.world.observation.vector[..., 0], saved.world.observation.vector[..., 0])
-    del program
     again.close()
+
+
+def test_a_longer_budget_moves_the_memory_into_a_larger_one(tmp_path):
+    train(tiny_plan(steps=60), tmp_path / "run")
+    before = restore_run(tmp_path / "run").state.replay
+    longer = program_of(tiny_plan(steps=100))
+    checkpoint = latest_checkpoint(tmp_path / "run" / "checkpoints")
+    state, _ = load_state(checkpoint, longer, seed_keys(0, 1))
+    assert before.ring.reward.shape == (1, 30, 2) and state.replay.ring.reward.shape == (1, 50, 2)
+    assert_equal(jax.tree.map(lambda leaf: leaf[:, :30], state.replay.ring), before.ring)
+    assert state.replay.filled[0] == state.replay.position[0] == 30
+    finished = train(tiny_plan(steps=100), tmp_path / "run")
+    assert finished.finished and finished.state.replay.filled[0] == 50
+    np.testing.assert_array_equal(finished.state.replay.ring.reward[:, :30], before.ring.reward)
 
 
 def test_continuing_twice_from_one_checkpoint_gives_the_same_run(tmp_path):
     import shutil
 
-    plan = tiny_plan(settings={"replay_capacity": 40})
+    plan = tiny_plan(settings={"replay_capacity": 80})
     train(dataclasses.replace(plan, steps=60), tmp_path / "a")
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     a, b = (train(plan, tmp_path / name) for name in "ab")

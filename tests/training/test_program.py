@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from penstock.algorithms import apg
-from penstock.training.program import Program, is_counter, seed_keys
+from penstock.training.program import Program, _train_one, is_counter, seed_keys
 from penstock.worlds import make_world
 
 SETTINGS = apg.Config(window=4, actor_hidden=(8,))
@@ -70,6 +70,36 @@ def test_metrics_are_means_and_counters_are_sums():
         values = [float(row[name][0]) for row in single]
         expected = sum(values) if is_counter(name) else sum(values) / 3
         assert float(value[0]) == pytest.approx(expected, rel=1e-5, abs=1e-7), name
+
+
+def test_learning_metrics_are_means_over_gradient_steps_only():
+    """Four iterations, of which the first two are warm-up and learn nothing."""
+
+    class Warming:
+        def step(self, count):
+            learned = count >= 2
+            steps = jnp.where(learned, 2.0, 0.0)
+            metrics = {
+                "critic/loss": jnp.where(learned, 10.0 * count, 0.0),
+                "actor/loss": jnp.where(learned, 3.0 * count, 0.0),
+                "actor/steps": jnp.where(learned, count - 1.0, 0.0),  # 1, then 2
+                "critic/skipped": steps,
+                "train/gradient_steps": steps,
+                "train/reward": 1.0 * count,
+            }
+            return count + 1, metrics
+
+    _, metrics = _train_one(Warming(), jnp.asarray(4), jnp.asarray(0))
+    expected = {
+        "critic/loss": 25.0,
+        "actor/loss": (6.0 + 2 * 9.0) / 3,
+        "actor/steps": 3.0,
+        "critic/skipped": 4.0,
+        "train/gradient_steps": 4.0,
+        "train/reward": 1.5,
+    }
+    assert {name: float(value) for name, value in metrics.items()} == expected
+    assert float(_train_one(Warming(), jnp.asarray(1), jnp.asarray(0))[1]["critic/loss"]) == 0.0
 
 
 def test_counters_by_name():

@@ -202,6 +202,37 @@ def test_an_environment_without_a_time_limit_is_refused_and_given_one():
     assert [cut for *_, cut, _ in played[0]] == [False, False, True, False, False, True, False]
 
 
+@pytest.mark.parametrize("limit", [None, 3])
+def test_mistakes_of_the_old_interface_are_told_as_such_under_a_time_limit_too(limit):
+    class FourValues(Counting):
+        def step(self, action):
+            return super().step(action)[:4]
+
+    class NoSeed(Counting):
+        def reset(self):
+            return super().reset()
+
+    with pytest.raises(WorldFaultError, match=r"step\(\) returned 4 values; return .*shimmy"):
+        play(hosted(FourValues, limit=limit), 2)
+    with pytest.raises(WorldFaultError, match=r"reset\(self, \*, seed=None, options=None\).*shimmy") as caught:
+        play(hosted(NoSeed, limit=limit), 1)
+    assert "faults.py" not in str(caught.value)
+
+
+def test_observations_of_a_type_that_does_not_fit_are_refused():
+    class Halves(Counting):
+        def __init__(self):
+            super().__init__()
+            self.observation_space = gymnasium.spaces.Box(0, 99, self.observation_space.shape, np.int64)
+
+        def reset(self, *, seed=None, options=None):
+            observation, info = super().reset(seed=seed, options=options)
+            return observation + np.float64(0.5), info
+
+    with pytest.raises(WorldFaultError, match=r"reset\(\) returned an observation of float64, .* int64"):
+        play(hosted(Halves), 1)
+
+
 # ----------------------------------------------------------------------------- faults (F14, F19, F20)
 
 

@@ -26,7 +26,7 @@ def split_name(name: str, world: str) -> tuple[str, str]:
     known = {f"{domain}-{task}": (domain, task) for domain, task in suite.ALL_TASKS}
     if name not in known:
         raise ConfigurationError(
-            f"{world}: DMControl has no such task.{suggest_few(name, known)} For example walker-run."
+            f"{world}: DMControl has no such task.{suggest_few(name, known) or ' For example walker-run.'}"
         )
     return known[name]
 

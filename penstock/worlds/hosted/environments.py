@@ -175,6 +175,10 @@ def humanoid_bench_source(ident: str, **options: Any) -> EnvironmentSource:
 # ---------------------------------------------------------------------- your own
 
 
+class NoTimeLimitError(ConfigurationError):
+    """Nothing says how long an environment's episodes are at most."""
+
+
 def own_source(name: str, make: Callable[[], Any], max_episode_steps: int | None = None) -> EnvironmentSource:
     """A user's factory, or class, of a `gymnasium.Env`."""
     limited = make if max_episode_steps is None else functools.partial(_with_limit, make, max_episode_steps)
@@ -197,7 +201,7 @@ def stated_limit(env: Any, name: str) -> int:
     """The time limit of an environment in control steps, from its spec or its wrappers.
 
     Raises:
-        ConfigurationError: none is stated.
+        NoTimeLimitError: none is stated.
     """
     spec = getattr(env, "spec", None)
     limit = getattr(spec, "max_episode_steps", None)
@@ -206,7 +210,7 @@ def stated_limit(env: Any, name: str) -> int:
         limit = getattr(layer, "_max_episode_steps", None) or getattr(layer, "max_episode_steps", None)
         layer = getattr(layer, "env", None)
     if not isinstance(limit, int):
-        raise ConfigurationError(
+        raise NoTimeLimitError(
             f"'{name}' states no time limit, so an episode that never ends could not be evaluated. Pass --world-option "
             "max_episode_steps=1000, or another number of control steps."
         )

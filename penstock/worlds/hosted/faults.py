@@ -9,6 +9,9 @@ import numpy as np
 from penstock._errors import PenstockError
 
 
+OLD_GYM = "Environments of the old gym package are wrapped with shimmy.GymV26CompatibilityV0."
+
+
 class WorldFaultError(PenstockError, RuntimeError):
     """An environment raised, died, hung or returned something else than it declared. The run stops where it is."""
 
@@ -58,15 +61,20 @@ def called(what: str, call: Callable[[], Any]) -> Any:
         return call()
     except Exception as error:
         first = f"{what} raised {type(error).__name__}: {error}"
-        raise EnvironmentRaisedError(f"{first}\n\n{traceback.format_exc().rstrip()}\n") from error
+        if isinstance(error, TypeError) and "unexpected keyword argument 'seed'" in str(error):
+            first += f". Write it as reset(self, *, seed=None, options=None). {OLD_GYM}"
+        place = error.__traceback__
+        while place is not None and place.tb_frame.f_code.co_filename == __file__:  # this file is not to blame
+            place = place.tb_next
+        text = "".join(traceback.format_exception(type(error), error, place)).rstrip()
+        raise EnvironmentRaisedError(f"{first}\n\n{text}\n") from error
 
 
 def _parts(returned: Any, what: str, names: tuple[str, ...]) -> tuple:
     if not isinstance(returned, tuple) or len(returned) != len(names):
         got = f"{len(returned)} values" if isinstance(returned, tuple) else f"a {type(returned).__name__}"
         raise EnvironmentRaisedError(
-            f"{what} returned {got}; return ({', '.join(names)}). Environments of the old gym package are wrapped with "
-            "shimmy.GymV26CompatibilityV0."
+            f"{what} returned {got}; return ({', '.join(names)}). {OLD_GYM}"
         )
     return returned
 
@@ -85,7 +93,8 @@ def _refuse_other_shapes(space: Any, observation: Any, what: str, where: str = "
             _refuse_other_shapes(part, observation[name], what, f" '{name}'")
     elif isinstance(space, spaces.Box):
         try:
-            numbers = np.asarray(observation, space.dtype)
+            numbers = np.asarray(observation)
+            np.asarray(numbers, space.dtype)
         except (TypeError, ValueError) as error:
             raise EnvironmentRaisedError(
                 f"{what} returned an observation{where} that is no array of numbers ({error}); observation_space "
@@ -95,4 +104,9 @@ def _refuse_other_shapes(space: Any, observation: Any, what: str, where: str = "
             raise EnvironmentRaisedError(
                 f"{what} returned an observation{where} of shape {numbers.shape}; observation_space declares "
                 f"{space.shape}. Return what the space declares, or declare what is returned."
+            )
+        if not np.can_cast(numbers.dtype, space.dtype, "same_kind"):
+            raise EnvironmentRaisedError(
+                f"{what} returned an observation{where} of {numbers.dtype}, which does not fit into {space.dtype}; "
+                "observation_space declares that. Return what the space declares, or declare what is returned."
             )

@@ -271,7 +271,14 @@ def _make_guarded(make: Callable[[], Any]) -> Any:
         # Ctrl-C reaches every process of a terminal. The run ends in its own time, and the workers with it.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     with quiet_construction():
-        return guarded(called("making the environment", make))
+        env = called("making the environment", make)
+        import gymnasium
+
+        if isinstance(env, gymnasium.wrappers.TimeLimit):
+            # It unpacks what the environment returns, so what is wrong with that must be found inside it.
+            env.env = guarded(env.env)
+            return env
+        return guarded(env)
 
 
 def _refuse_unpicklable(make: Callable[[], Any], name: str) -> None:
