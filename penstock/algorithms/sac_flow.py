@@ -222,10 +222,11 @@ class Learner(sac.Learner):
         target = attainable if config.target_entropy is None else config.target_entropy
         fixed = config.entropy == "path" and not config.learn_noise
         if config.learn_temperature and fixed and target >= attainable:
+            default = " (the default)" if config.target_entropy is None else ""
             raise ConfigurationError(
-                f"target_entropy = {target:.4g}{' (the default)' * (config.target_entropy is None)}: with constant noise (learn_noise = False) the path's entropy stays "
-                f"below {attainable:.4g} nats, whatever is learned, so the temperature would grow without bound. Pass "
-                "--learn-noise, --no-learn-temperature, or a smaller --target-entropy."
+                f"target_entropy = {target:.4g}{default}: with constant noise (learn_noise = False) the path's entropy "
+                f"stays below {attainable:.4g} nats, whatever is learned, so the temperature would grow without bound. "
+                "Pass --learn-noise, --no-learn-temperature, or a smaller --target-entropy."
             )
         super().__init__(config, world, planned_updates)
         policy = jax.eval_shape(lambda key: self.make_policy(key, world.action_size), jax.random.key(0))

@@ -276,6 +276,7 @@ def test_refusals():
         learner("sac", replay_capacity=10**12, planned=10**8).require_memory(1)
 
 
+@pytest.mark.slow
 def test_a_fault_of_the_critic_is_explained():
     """The world is sound and the critic is not: the post-mortem names the loss."""
     algorithm = learner("td3")

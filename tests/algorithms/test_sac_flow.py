@@ -135,7 +135,8 @@ def test_an_actor_step_moves_the_statistics_of_released_networks():
     assert np.any(np.asarray(norm.scale) != 1.0)  # learned
 
 
-@pytest.mark.parametrize("critic", [pytest.param("target", marks=pytest.mark.slow), "crossq"])
+@pytest.mark.slow
+@pytest.mark.parametrize("critic", ["target", "crossq"])
 def test_a_refused_step_leaves_no_statistics(critic):
     learner, begin, _, batch = released_step(0, critic=critic, policy_delay=1)
     bad = dataclasses.replace(batch.observation, vector=batch.observation.vector.at[0, 0].set(jnp.nan))

@@ -136,7 +136,6 @@ def test_check_world(commands):
     assert finished.returncode == 1 and "Traceback" not in finished.stderr
     assert "ERROR" in finished.stdout and re.search(r"[1-9]\d* errors? in \d+ checks", finished.stdout)
 
-
     endless = commands.cwd / "endless.py"
     endless.write_text(ENDLESS)
     finished = commands("check-world", f"{endless}:Endless")

@@ -68,9 +68,7 @@ def test_time_limits_bootstrap(algorithm):
     np.testing.assert_allclose(values(learner, state, [0.0]), task.right_value(DISCOUNT), rtol=0.1)
 
 
-@pytest.mark.parametrize(
-    "algorithm", [pytest.param(n, marks=[] if n in ("sac", "td3") else pytest.mark.slow) for n in OFF_POLICY]
-)
+@pytest.mark.parametrize("algorithm", QUICKLY)
 def test_actions_answer_the_observation(algorithm):
     """a = o / 2."""
     task = probes.ObservationActionReward()

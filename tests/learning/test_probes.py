@@ -57,7 +57,8 @@ def values(state, observations):
     return np.asarray(state.critic.values(observation, state.normalizer).mean(axis=0))
 
 
-@pytest.mark.parametrize("algorithm", quickly(WITH_CRITIC, ["shac2"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", WITH_CRITIC)
 def test_time_limits_bootstrap(algorithm):
     """V = 1 / (1 - g): a learner that takes the time limit for an end reports at most 5.7 of 10."""
     task = probes.ConstantRewardTruncated()

@@ -377,6 +377,7 @@ def test_the_entropy_of_an_action_is_bounded_from_below_and_the_bound_closes():
     assert entropy - means[-1] < 0.03
 
 
+@pytest.mark.slow
 def test_the_entropy_of_an_action_has_a_slope_in_the_velocity():
     """What the entropy of a path lacks. Finite differences of the same draws, in the strength of the field."""
 

@@ -150,7 +150,8 @@ def test_the_training_rollout_normalises_by_the_batch_at_every_step(name):
         assert norms["input"].calls == K
 
 
-@pytest.mark.parametrize("name", [*(pytest.param(n, marks=pytest.mark.slow) for n in ("mlp", "gated")), "decoded"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mlp", "gated", "decoded"])
 def test_other_uses_normalise_by_running_statistics(name):
     """With the statistics of one batch as the running ones, past the warm-up, both forms agree on that batch."""
     flow = flow_of(name, warmup=0)

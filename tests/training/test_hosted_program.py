@@ -137,6 +137,7 @@ def test_a_continued_run_keeps_everything_but_the_episodes_under_way(tmp_path):
     again.close()
 
 
+@pytest.mark.slow
 def test_a_longer_budget_moves_the_memory_into_a_larger_one(tmp_path):
     train(tiny_plan(steps=60), tmp_path / "run")
     before = restore_run(tmp_path / "run").state.replay
@@ -154,7 +155,7 @@ def test_a_longer_budget_moves_the_memory_into_a_larger_one(tmp_path):
 def test_continuing_twice_from_one_checkpoint_gives_the_same_run(tmp_path):
     import shutil
 
-    plan = tiny_plan(settings={"replay_capacity": 80})
+    plan = tiny_plan()  # with a longer budget, and so with a larger memory
     train(dataclasses.replace(plan, steps=60), tmp_path / "a")
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     a, b = (train(plan, tmp_path / name) for name in "ab")
@@ -181,6 +182,7 @@ def test_pictures_train(tmp_path):
     assert result.state.replay.ring.observation.pixels.dtype == np.uint8 and result.finished
 
 
+@pytest.mark.slow
 def test_next_step_resets_are_not_remembered_as_transitions(tmp_path):
     plan = tiny_plan(environment="next_step", steps=120)
     result = train(plan, tmp_path / "run")

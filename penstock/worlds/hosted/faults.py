@@ -8,7 +8,6 @@ import numpy as np
 
 from penstock._errors import PenstockError
 
-
 OLD_GYM = "Environments of the old gym package are wrapped with shimmy.GymV26CompatibilityV0."
 
 
@@ -73,9 +72,7 @@ def called(what: str, call: Callable[[], Any]) -> Any:
 def _parts(returned: Any, what: str, names: tuple[str, ...]) -> tuple:
     if not isinstance(returned, tuple) or len(returned) != len(names):
         got = f"{len(returned)} values" if isinstance(returned, tuple) else f"a {type(returned).__name__}"
-        raise EnvironmentRaisedError(
-            f"{what} returned {got}; return ({', '.join(names)}). {OLD_GYM}"
-        )
+        raise EnvironmentRaisedError(f"{what} returned {got}; return ({', '.join(names)}). {OLD_GYM}")
     return returned
 
 
