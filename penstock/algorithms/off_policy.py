@@ -26,6 +26,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from penstock._errors import CapabilityError, ConfigurationError
 from penstock._types import Actions, Key, Scalar
 from penstock.algorithms.keys import purpose_key
+from penstock.algorithms.metric_rules import steps_of
 from penstock.algorithms.off_policy_config import OffPolicyConfig
 from penstock.data import Batch, Experience, Replay
 from penstock.data.replay import memory_bytes
@@ -301,16 +302,13 @@ def remembered(observation: Observation, action: Actions, transition: Transition
 
 
 def summarise(sums: dict[str, Scalar]) -> dict[str, Scalar]:
-    """Means over gradient steps from sums; counters stay sums. A part's own ``PART/steps`` is its number of steps."""
-    steps = sums["train/gradient_steps"]
-    means = {}
-    for name, value in sums.items():
-        if name.endswith(("/skipped", "/steps", "gradient_steps")):
-            means[name] = value
-        else:
-            count = sums.get(f"{name.split('/')[0]}/steps", steps)
-            means[name] = value / jnp.maximum(count, 1.0)
-    return means
+    """Means over gradient steps from sums; counters stay sums."""
+
+    def mean(name):
+        counter = steps_of(name, sums)
+        return sums[name] / jnp.maximum(sums[counter], 1.0) if counter else sums[name]
+
+    return {name: mean(name) for name in sums}
 
 
 def no_metrics(part: Callable[[Any], tuple[Any, dict[str, Scalar]]], state: Any) -> dict[str, Scalar]:

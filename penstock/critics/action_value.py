@@ -63,7 +63,8 @@ class NormedHead(eqx.Module):
     released code of arXiv 2506.12811.
 
     As nothing but a number per input stands between the first two linear maps, they can be multiplied once per call for
-    a whole batch. Where the inputs are few, that *folded* form is the same function at two thirds of the cost.
+    a whole batch. Where the inputs are few, that *folded* form is the same function without the first of its wide
+    products.
     """
 
     layers: tuple[HiddenLayer, ...]

@@ -1,7 +1,7 @@
 """The compiled programs of a run: start, train a block of iterations, evaluate. Each is traced once."""
 
 import functools
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, Key, PyTree
 
 from penstock._types import Scalar
+from penstock.algorithms.metric_rules import is_counter, steps_of
 from penstock.training.evaluation import evaluation_metrics
 from penstock.training.post_mortem import Fault, explain_fault
 from penstock.worlds import FunctionalWorld
@@ -81,31 +82,22 @@ def _train_one(learner: Any, iterations: jax.Array, state: PyTree) -> tuple[PyTr
     """
     shapes = jax.eval_shape(learner.step, state)[1]
     zeros = {name: jnp.zeros(shape.shape, jnp.float32) for name, shape in shapes.items()}
-    steps_of = {name: _steps_of(name, shapes) for name in shapes}
+    counters = {name: steps_of(name, shapes) for name in shapes}
 
     def body(_, carry):
         state, sums = carry
         state, metrics = learner.step(state)
         return state, {
-            name: sums[name] + metrics[name] * (metrics[steps_of[name]] if steps_of[name] else 1.0) for name in sums
+            name: sums[name] + metrics[name] * (metrics[counters[name]] if counters[name] else 1.0) for name in sums
         }
 
     state, sums = jax.lax.fori_loop(0, iterations, body, (state, zeros))
 
     def mean(name):
-        count = jnp.maximum(sums[steps_of[name]], 1.0) if steps_of[name] else iterations
+        count = jnp.maximum(sums[counters[name]], 1.0) if counters[name] else iterations
         return sums[name] / count
 
     return state, {name: sums[name] if is_counter(name) else mean(name) for name in sums}
-
-
-def _steps_of(name: str, known: Container[str]) -> str:
-    """The counter over whose steps a metric is a mean; empty where that is iterations."""
-    part = name.split("/")[0]
-    if is_counter(name) or part in ("train", "world"):
-        return ""
-    own = f"{part}/steps"
-    return own if own in known else "train/gradient_steps" if "train/gradient_steps" in known else ""
 
 
 def _strong(states: PyTree) -> PyTree:
@@ -117,11 +109,6 @@ def _strong(states: PyTree) -> PyTree:
         )
 
     return jax.tree.map(strong, states)
-
-
-def is_counter(name: str) -> bool:
-    """Whether a metric counts events, so that it is summed over a block rather than averaged."""
-    return name.startswith("world/") or name.endswith(("/skipped", "/steps", "/gradient_steps"))
 
 
 def seed_keys(seed: int, seeds: int) -> Key[Array, "K"]:

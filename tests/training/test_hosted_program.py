@@ -138,16 +138,20 @@ def test_a_continued_run_keeps_everything_but_the_episodes_under_way(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_longer_budget_moves_the_memory_into_a_larger_one(tmp_path):
-    train(tiny_plan(steps=60), tmp_path / "run")
+@pytest.mark.parametrize("functional", [False, True])
+def test_a_longer_budget_moves_the_memory_into_a_larger_one(functional, tmp_path):
+    def plan(steps):
+        plan = tiny_plan(steps=steps)
+        return dataclasses.replace(plan, world="classic/double-integrator") if functional else plan
+
+    train(plan(60), tmp_path / "run")
     before = restore_run(tmp_path / "run").state.replay
-    longer = program_of(tiny_plan(steps=100))
     checkpoint = latest_checkpoint(tmp_path / "run" / "checkpoints")
-    state, _ = load_state(checkpoint, longer, seed_keys(0, 1))
+    state, _ = load_state(checkpoint, program_of(plan(100)), seed_keys(0, 1))
     assert before.ring.reward.shape == (1, 30, 2) and state.replay.ring.reward.shape == (1, 50, 2)
     assert_equal(jax.tree.map(lambda leaf: leaf[:, :30], state.replay.ring), before.ring)
     assert state.replay.filled[0] == state.replay.position[0] == 30
-    finished = train(tiny_plan(steps=100), tmp_path / "run")
+    finished = train(plan(100), tmp_path / "run")
     assert finished.finished and finished.state.replay.filled[0] == 50
     np.testing.assert_array_equal(finished.state.replay.ring.reward[:, :30], before.ring.reward)
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from penstock.algorithms import apg
+from penstock.algorithms.metric_rules import is_counter
 from penstock.cli._jax_setup import set_up_jax
-from penstock.training.program import Program, _train_one, is_counter, seed_keys
+from penstock.training.program import Program, _train_one, seed_keys
 from penstock.worlds import make_world
 
 SETTINGS = apg.Config(window=4, actor_hidden=(8,))

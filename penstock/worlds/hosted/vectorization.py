@@ -270,10 +270,10 @@ def _make_guarded(make: Callable[[], Any]) -> Any:
     if multiprocessing.parent_process() is not None:
         # Ctrl-C reaches every process of a terminal. The run ends in its own time, and the workers with it.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+    import gymnasium
+
     with quiet_construction():
         env = called("making the environment", make)
-        import gymnasium
-
         if isinstance(env, gymnasium.wrappers.TimeLimit):
             # It unpacks what the environment returns, so what is wrong with that must be found inside it.
             env.env = guarded(env.env)
