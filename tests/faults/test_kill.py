@@ -101,20 +101,8 @@ def test_killed_off_policy(commands, tmp_path, algorithm):
     """Replay memory, optimisers, targets, temperature, world and random keys all come back."""
     options = ("--world", "classic/double-integrator", "--world-option", "episode_length=10", "--num-envs", "4")
     options += ("--collect-steps", "4", "--batch-size", "8", "--warmup-steps", "20", "--replay-capacity", "64")
-    options += (
-        "--actor-hidden",
-        "8",
-        "--critic-hidden",
-        "8",
-        "8",
-        "8",
-        "--steps",
-        "192",
-        "--no-video",
-        "--log-every",
-        "1",
-    )
-    options += ("--evaluate-every", "16", "--evaluation-episodes", "1")
+    options += ("--actor-hidden", "8", "--critic-hidden", "8", "8", "8", "--steps", "192", "--no-video")
+    options += ("--log-every", "1", "--evaluate-every", "16", "--evaluation-episodes", "1")
     for name, kills in (("whole", []), ("killed", [("train", 3), ("manifest-written", 2), ("evaluate", 2)])):
         for kill in kills:
             script = (__file__.replace("test_kill.py", "killed_run.py"), *kill)
