@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
+from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -11,17 +12,7 @@ from jaxtyping import Array, Float
 
 from penstock._errors import ConfigurationError, suggest
 from penstock._types import Key
-
-ACTIVATIONS = {
-    "silu": jax.nn.silu,
-    "elu": jax.nn.elu,
-    "relu": jax.nn.relu,
-    "gelu": functools.partial(jax.nn.gelu, approximate=False),
-    "mish": jax.nn.mish,
-    "tanh": jnp.tanh,
-    "identity": lambda x: x,
-}
-
+from penstock.networks.activations import ACTIVATIONS
 
 INITIALIZERS = {
     "xavier": jax.nn.initializers.glorot_uniform(),
@@ -85,14 +76,26 @@ PAGE, PADDING = 1024, 8
 """Float32 numbers in a page of memory, and how many zeros keep rows from being whole pages apart."""
 
 
+@functools.cache
+def rows_compete() -> bool:
+    """Whether products run faster where rows are not whole pages apart: on AMD's processors, as measured.
+
+    On Intel's, padded rows cost a tenth of a gradient step; accelerators have no use for them.
+    """
+    try:
+        return jax.default_backend() == "cpu" and "AuthenticAMD" in Path("/proc/cpuinfo").read_text()
+    except OSError:  # not Linux
+        return False
+
+
 class Linear(eqx.nn.Linear):
     """Equinox's linear layer, written so that compiled CPU programs keep the batch in the rows of every product.
 
     ``weight @ x`` under `vmap` puts the batch into the columns, and copies transpose it back. The gradient of a weight
     matrix with few inputs is formed up to ten times faster as ``(inputs, outputs)``; the barrier keeps XLA from turning
     it round again. Where the rows of both factors of that gradient are whole pages apart, all of them compete for the
-    same few lines of the cache: there the product is formed of matrices with a few more columns, of zeros, in half the
-    time. `benchmarks/update_speed.py` shows the cost.
+    same few lines of the cache on some processors (`rows_compete`): there the product is formed of matrices with a few
+    more columns, of zeros, in half the time. `benchmarks/update_speed.py` shows the cost.
     """
 
     def __init__(self, weight: Float[Array, "outputs inputs"]):
@@ -103,7 +106,7 @@ class Linear(eqx.nn.Linear):
     def __call__(self, x: Float[Array, "inputs"], *, key: Key | None = None) -> Float[Array, "outputs"]:
         """Applies the layer. ``key`` is ignored."""
         outputs, inputs = self.weight.shape
-        if outputs % PAGE == 0 and inputs % PAGE == 0:
+        if outputs % PAGE == 0 and inputs % PAGE == 0 and rows_compete():
             weight = jax.lax.optimization_barrier(jnp.pad(self.weight, (0, PADDING)))
             y = (jnp.pad(x, (0, PADDING)) @ weight.T)[:outputs]
         elif inputs < outputs:

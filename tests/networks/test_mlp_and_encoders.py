@@ -1,5 +1,7 @@
 """Networks against NumPy, and the point-cloud encoder's symmetry."""
 
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,7 @@ import pytest
 import scipy.special
 
 from penstock._errors import ConfigurationError
-from penstock.networks import ACTIVATIONS, MLP, PointCloudEncoder, Trunk, VectorEncoder, make_encoder
+from penstock.networks import ACTIVATIONS, MLP, PointCloudEncoder, Trunk, VectorEncoder, activations, make_encoder, mlp
 from penstock.networks.mlp import LayerNorm, Linear
 from penstock.worlds import Observation, ObservationSpec
 
@@ -36,6 +38,21 @@ def test_mlp_is_linear_norm_activation(activation, layer_norm):
         h = FORMULAS[activation](h)
     expected = network.output.weight @ h + network.output.bias
     np.testing.assert_allclose(network(jnp.asarray(x, jnp.float32)), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["gelu", "mish"])
+def test_activations_and_their_gradients_are_jax_s_at_every_size(name):
+    own = getattr(activations, name)
+    library = {"gelu": functools.partial(jax.nn.gelu, approximate=False), "mish": jax.nn.mish}[name]
+    x = np.concatenate([np.linspace(-30.0, 30.0, 2_001), [-1e30, -800.0, 0.0, 19.999, 20.001, 1e30]])
+    with jax.enable_x64(True):
+        expected = np.asarray(library(jnp.asarray(x)))
+        np.testing.assert_allclose(own(jnp.asarray(x)), expected, rtol=1e-13, atol=2e-15)
+        slopes = [jax.vmap(jax.grad(f))(jnp.asarray(x[:-1])) for f in (own, library)]
+        np.testing.assert_allclose(*slopes, rtol=1e-12, atol=2e-15)
+    single = jnp.asarray(x, jnp.float32)
+    np.testing.assert_allclose(own(single), expected, rtol=1e-6, atol=1e-6)
+    assert np.isfinite(jax.vmap(jax.grad(own))(single)).all()
 
 
 def test_weights_start_orthogonal_with_the_gain_and_biases_at_zero():
@@ -87,8 +104,11 @@ def test_point_cloud_encoder_ignores_the_order_and_passes_gradients_to_points():
     np.testing.assert_array_equal(moved[64:], features[64:])  # the vector's part does not see the points
 
 
-@pytest.mark.parametrize("inputs, outputs", [(3, 7), (7, 3), (1024, 1024)])
-def test_layers_equal_equinox_s_own_forms_forward_and_backward(inputs, outputs):
+@pytest.mark.parametrize(
+    "inputs, outputs, padded", [(3, 7, False), (7, 3, False), (1024, 1024, False), (1024, 1024, True)]
+)
+def test_layers_equal_equinox_s_own_forms_forward_and_backward(inputs, outputs, padded, monkeypatch):
+    monkeypatch.setattr(mlp, "rows_compete", lambda: padded)
     keys = jax.random.split(jax.random.key(0), 4)
     x = 30.0 + 5.0 * jax.random.normal(keys[0], (5, inputs))
     weight, bias = jax.random.normal(keys[1], (outputs, inputs)), jax.random.normal(keys[2], (outputs,))
