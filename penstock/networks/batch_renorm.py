@@ -48,14 +48,17 @@ class BatchRenorm(eqx.Module):
 
     def train(self, x: Float[Array, "B n"]) -> tuple[Float[Array, "B n"], "BatchRenorm"]:
         """Normalises a batch by its own statistics; also returns the layer with its running statistics moved on."""
-        return self._train(x, x.mean(axis=0), x.var(axis=0))
+        mean = x.mean(axis=0)
+        centred = x - mean
+        return self._train(centred, mean, jnp.square(centred).mean(axis=0))
 
     def train_within(self, x: Float[Array, "n"], axis: str) -> tuple[Float[Array, "n"], "BatchRenorm"]:
         """`train` for one sample inside a `jax.vmap` whose ``axis_name`` is ``axis``: the batch is that axis."""
         mean = jax.lax.pmean(x, axis)
-        return self._train(x, mean, jax.lax.pmean(jnp.square(x - mean), axis))
+        centred = x - mean
+        return self._train(centred, mean, jax.lax.pmean(jnp.square(centred), axis))
 
-    def _train(self, x, mean, variance):
+    def _train(self, centred, mean, variance):
         running = jax.lax.stop_gradient((self.mean, self.variance))
         seen_mean, seen_variance = jax.lax.stop_gradient((mean, variance))
         deviation = jnp.sqrt(running[1] + EPSILON)
@@ -64,7 +67,7 @@ class BatchRenorm(eqx.Module):
         renormalise = self.calls >= self.warmup
         r, q = jnp.where(renormalise, r, 1.0), jnp.where(renormalise, q, 0.0)
         # Everything that a feature has once is multiplied first: two operations a sample are left.
-        y = (x - mean) * (self.scale * r * jax.lax.rsqrt(variance + EPSILON)) + (self.offset + self.scale * q)
+        y = centred * (self.scale * r * jax.lax.rsqrt(variance + EPSILON)) + (self.offset + self.scale * q)
 
         def blend(old, new):
             return self.momentum * old + (1.0 - self.momentum) * new
