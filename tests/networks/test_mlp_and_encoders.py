@@ -55,6 +55,21 @@ def test_activations_and_their_gradients_are_jax_s_at_every_size(name):
     assert np.isfinite(jax.vmap(jax.grad(own))(single)).all()
 
 
+def test_layer_norm_s_derivatives_are_those_of_its_formula_in_both_modes_and_twice():
+    with jax.enable_x64(True):
+        x, direction = jax.random.normal(jax.random.key(0), (2, 6))
+        norm = LayerNorm(6)
+        norm = eqx.tree_at(lambda n: (n.weight, n.bias), norm, tuple(jax.random.normal(jax.random.key(1), (2, 6))))
+
+        def formula(x):
+            return (x - x.mean()) / jnp.sqrt(x.var() + norm.eps) * norm.weight + norm.bias
+
+        for first, second in zip(jax.jvp(norm, (x,), (direction,)), jax.jvp(formula, (x,), (direction,)), strict=True):
+            np.testing.assert_allclose(first, second, rtol=1e-12)
+        np.testing.assert_allclose(jax.jacrev(norm)(x), jax.jacrev(formula)(x), rtol=1e-11, atol=1e-13)
+        np.testing.assert_allclose(jax.hessian(norm)(x), jax.hessian(formula)(x), rtol=1e-10, atol=1e-12)
+
+
 def test_weights_start_orthogonal_with_the_gain_and_biases_at_zero():
     network = MLP(jax.random.key(0), 4, 2, Trunk((6, 3), gain=2.0**0.5), output_gain=0.01)
     tall, wide = (np.asarray(layer.linear.weight) for layer in network.layers)
