@@ -223,7 +223,7 @@ class Learner(OffPolicyLearner[Config]):
         return {
             "n_step": config.n_step,
             "recent": recent,
-            "newest": config.newest,
+            "newest": min(config.newest, config.replay_capacity),
         }
 
     def gradient_step(

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import jaxtyping
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from penstock._errors import CapabilityError, ConfigurationError
+from penstock._errors import CapabilityError, ConfigurationError, require
 from penstock._types import Actions, Key, Scalar
 from penstock.algorithms.keys import purpose_key
 from penstock.algorithms.metric_rules import steps_of
@@ -96,12 +96,19 @@ class OffPolicyLearner(abc.ABC, Generic[ConfigT]):
         self.planned_updates = planned_updates
         abstract = jax.eval_shape(self.init_learned, jax.random.key(0))
         require_capabilities(self.actor(abstract).policy, self.needs, self.name, self.policy_hint)
-        if config.warmup_steps >= planned_updates * self.steps_per_update:
-            raise ConfigurationError(
-                f"warmup_steps = {config.warmup_steps}: the whole run has "
-                f"{planned_updates * self.steps_per_update} environment steps, so nothing would be learned. "
-                "Pass more --steps, or fewer --warmup-steps."
-            )
+        planned = planned_updates * self.steps_per_update
+        for field, most in (("warmup_steps", planned - 1), ("batch_size", planned)):
+            if getattr(config, field) > most:
+                raise ConfigurationError(
+                    f"{field} = {getattr(config, field)}: the whole run has {planned} environment steps, so nothing "
+                    f"would be learned. Pass more --steps, or a smaller --{field.replace('_', '-')}."
+                )
+        require(
+            config.n_step <= self.capacity // world.num_envs,
+            "n_step",
+            config.n_step,
+            f"must not exceed the {self.capacity // world.num_envs} control steps that the replay memory holds",
+        )
 
     def require_memory(self, seeds: int) -> None:
         """Refuses a replay memory that this machine cannot hold once for each seed."""
@@ -170,9 +177,10 @@ class OffPolicyLearner(abc.ABC, Generic[ConfigT]):
 
     @property
     def capacity(self) -> int:
-        """Transitions to allocate: the plan's length where that is less than the configured capacity."""
-        planned = self.planned_updates * self.steps_per_update
-        return max(min(self.config.replay_capacity, planned), self.config.batch_size, self.world.num_envs)
+        """Transitions to allocate, in whole control steps: the plan's length where that is less than configured."""
+        planned, num_envs = self.planned_updates * self.steps_per_update, self.world.num_envs
+        control_steps = min(self.config.replay_capacity, planned) // num_envs
+        return num_envs * max(control_steps, -(-self.config.batch_size // num_envs))
 
     def normalizer(self) -> Normalizer:
         """Observations are not normalised."""

@@ -61,10 +61,17 @@ class Config(OffPolicyConfig):
         require(self.critic in ("target", "crossq"), "critic", self.critic, "must be 'target' or 'crossq'")
         value = self.initial_temperature
         require(0 <= value < math.inf, "initial_temperature", value, "must be finite and at least 0")
-        if self.learn_temperature and value == 0:
+        if self.learn_temperature and value < jnp.finfo(jnp.float32).tiny:
             raise ConfigurationError(
-                "initial_temperature = 0: cannot be learned from 0; pass --no-learn-temperature or a positive value."
+                f"initial_temperature = {value:g}: cannot be learned from 0; pass --no-learn-temperature or a larger "
+                "value."
             )
+        require(
+            self.target_entropy is None or math.isfinite(self.target_entropy),
+            "target_entropy",
+            self.target_entropy,
+            "must be finite",
+        )
         rate = self.temperature_learning_rate
         require(0 < rate < math.inf, "temperature_learning_rate", rate, "must be finite and greater than 0")
         require(-5.0 <= self.initial_log_std <= 2.0, "initial_log_std", self.initial_log_std, "must lie in [-5, 2]")
@@ -79,6 +86,10 @@ class Config(OffPolicyConfig):
     def actor_has_batch_renorm(self) -> bool:
         """Whether the policy's networks have BatchRenorm layers."""
         return False
+
+
+LOG_OF_ZERO = -200.0
+"""log alpha of a temperature of 0: finite, as a checkpoint must be, and e to its power is 0 in float32."""
 
 
 class Learned(eqx.Module):
@@ -164,7 +175,7 @@ class Learner(OffPolicyLearner[Config]):
             critic = RenormCritic(key_critic, spec, d, trunk, config.num_critics, warmup=config.renorm_warmup)
         else:
             critic = make_action_critic(key_critic, spec, d, config.critic_trunk(), config.num_critics)
-        log_alpha = jnp.log(jnp.asarray(config.initial_temperature))
+        log_alpha = jnp.maximum(jnp.log(jnp.asarray(config.initial_temperature)), LOG_OF_ZERO)
         return Learned(
             actor=actor,
             critic=critic,

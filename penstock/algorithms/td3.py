@@ -55,6 +55,8 @@ class Config(OffPolicyConfig):
             require(0.0 <= getattr(self, field) <= 2.0, field, getattr(self, field), "must lie in [0, 2]")
         require(self.flow_steps >= 1, "flow_steps", self.flow_steps, "must be at least 1")
         require(self.policy in ("deterministic", "flow"), "policy", self.policy, "must be 'deterministic' or 'flow'")
+        if self.target_noise == 0.0:
+            refuse_idle(self, "target_noise = 0.0", "target_noise_clip")
         if self.policy == "deterministic":
             refuse_idle(self, "policy = 'deterministic'", "velocity", "flow_steps")
 

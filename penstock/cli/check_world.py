@@ -5,6 +5,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from penstock._errors import PenstockError
 from penstock.cli._arguments import parse
 from penstock.cli._jax_setup import set_up_jax
 
@@ -28,6 +29,9 @@ def run(arguments: list[str]) -> int:
     """Runs the subcommand. Exit code 1 if the world has errors."""
     options = parse(CheckWorldOptions, arguments, "penstock check-world")
     set_up_jax()
+    import jax
+
+    from penstock.networks import Trunk, make_encoder
     from penstock.training.plan import parse_world_options
     from penstock.worlds.checker import Finding, check_world, load_world
     from penstock.worlds.hosted.environments import NoTimeLimitError
@@ -42,6 +46,11 @@ def run(arguments: list[str]) -> int:
         world = load_world(options.world, options.num_envs, max_episode_steps=PROVISIONAL_LIMIT, **world_options)
     else:
         provisional = False
+    try:
+        jax.eval_shape(lambda key: make_encoder(key, world.observation_spec, Trunk()), jax.random.key(0))
+    except PenstockError as error:
+        sentence, _, advice = str(error).partition(". ")
+        findings += [Finding("error", "Encoder", f"{sentence}.", advice)]
     # That the provisional limit is a limit is no news.
     findings += [f for f in check_world(world) if not (provisional and (f.severity, f.title) == ("ok", "Time limit"))]
     for finding in findings:

@@ -312,11 +312,12 @@ class Seen:
 
     def add(self, transition: Transition) -> None:
         """Takes in one control step."""
-        self.steps += 1
-        self.reward += float(transition.reward.mean())
+        happened = np.ones(self.returns.shape, bool) if transition.valid is None else np.asarray(transition.valid)
+        self.steps += int(happened.sum())
+        self.reward += float(np.sum(transition.reward, where=happened))
         self.diverged += int(transition.diverged.sum())
-        self.returns += transition.reward
-        self.lengths += 1
+        self.returns += np.where(happened, transition.reward, 0.0)
+        self.lengths += happened
         done = np.asarray(transition.done)
         if done.any():
             self.finished += self.returns[done].tolist()

@@ -19,12 +19,18 @@ from jaxtyping import PyTree
 from penstock._errors import PenstockError, require
 from penstock.training.lock import RunLock
 from penstock.training.metrics_log import MetricsLog, Mirror
-from penstock.training.plan import SAFE_TO_CHANGE, RunPlan, source_of
+from penstock.training.plan import KEPT_FOR_LIFE, SAFE_TO_CHANGE, RunPlan, source_of
 from penstock.training.post_mortem import FAULTS, Fault
 from penstock.training.program import seed_keys
 from penstock.training.programs import RunProgram, make_program
 from penstock.training.restore import load_state
-from penstock.training.run_folder import RunFolder, compare_configs, config_hash, refuse_unsafe_changes
+from penstock.training.run_folder import (
+    RunFolder,
+    compare_configs,
+    config_hash,
+    refuse_lasting_changes,
+    refuse_unsafe_changes,
+)
 from penstock.training.signals import EXIT_INTERRUPTED, GracefulStop
 from penstock.training.store import (
     CheckpointNotWrittenError,
@@ -178,6 +184,7 @@ def train(
     with RunLock(folder.lock_path), GracefulStop(observer.message) as stop:
         if folder.has_config:
             changes = compare_configs(folder.read_config(), config, SAFE_TO_CHANGE)
+            refuse_lasting_changes(changes, folder.path, KEPT_FOR_LIFE)
             if not allow_config_change:
                 refuse_unsafe_changes(changes, folder.path, "--allow-config-change")
             for change in changes:

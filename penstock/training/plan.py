@@ -22,6 +22,9 @@ SAFE_TO_CHANGE = frozenset(
 """Fields in which a continued run may differ from the run so far. ``world_constants`` follow from the others."""
 
 
+KEPT_FOR_LIFE = frozenset({"num_envs", "seeds", "settings.collect_steps", "settings.window"})
+"""Fields that a run keeps whatever is allowed: they give its state a shape, or its steps a count."""
+
 NOT_OF_THE_PLAN = ("penstock", "world_constants", "world_source")
 """What ``config.json`` records beside the plan."""
 

@@ -261,6 +261,24 @@ def refuse_unsafe_changes(changes: Collection[Change], folder: Path, flag: str) 
         )
 
 
+def refuse_lasting_changes(changes: Collection[Change], folder: Path, fields: Collection[str]) -> None:
+    """Raises `ConfigurationError` if one of these fields changed: no option allows that.
+
+    Args:
+        changes: from `compare_configs`.
+        folder: the run folder, for the sentence.
+        fields: dotted names.
+    """
+    lasting = [
+        change.sentence() for change in changes if change.field in fields and ABSENT not in (change.old, change.new)
+    ]
+    if lasting:
+        raise ConfigurationError(
+            f"The run in {folder} keeps what it was started with: {'; '.join(lasting)}. Use the old "
+            f"{'value' if len(lasting) == 1 else 'values'}, or choose another folder."
+        )
+
+
 def _differ(old: Any, new: Any) -> bool:
     if old is ABSENT or new is ABSENT:
         return True

@@ -267,6 +267,16 @@ def test_refusals():
         learner("sac", batch_size=128)
     with pytest.raises(ConfigurationError, match=r"cannot be learned from 0"):
         learner("sac", initial_temperature=0.0)
+    with pytest.raises(ConfigurationError, match=r"initial_temperature = 1e-40: cannot be learned from 0"):
+        learner("sac", initial_temperature=1e-40)
+    with pytest.raises(ConfigurationError, match=r"target_entropy = -inf: must be finite"):
+        learner("sac", target_entropy=-math.inf)
+    with pytest.raises(ConfigurationError, match=r"batch_size = 161: the whole run has 160 environment steps"):
+        learner("sac", batch_size=161, replay_capacity=200)
+    with pytest.raises(ConfigurationError, match=r"n_step = 17: must not exceed the 16 control steps that the replay"):
+        learner("sac", n_step=17)
+    with pytest.raises(ConfigurationError, match=r"target_noise_clip = 0\.1: does nothing with target_noise = 0\.0"):
+        learner("td3", target_noise=0.0, target_noise_clip=0.1)
     with pytest.raises(ConfigurationError, match=r"expectile = 1\.0"):
         learner("flowrl", expectile=1.0)
     for name in OFF_POLICY:
@@ -274,6 +284,22 @@ def test_refusals():
             learner(name, discount=1.5)
     with pytest.raises(ConfigurationError, match=r"replay_capacity = 1000000000000: .* GiB"):
         learner("sac", replay_capacity=10**12, planned=10**8).require_memory(1)
+
+
+def test_a_temperature_of_zero_is_zero_and_can_be_stored():
+    log_alpha = initial(learner("sac", initial_temperature=0.0, learn_temperature=False)).log_alpha
+    assert np.isfinite(log_alpha) and np.exp(np.float32(log_alpha)) == 0.0
+
+
+def test_a_memory_holds_whole_control_steps_and_a_batch():
+    """World of four environments: 62 transitions are 15 steps, unless a batch needs more."""
+    assert learner("sac", replay_capacity=62).capacity == 60
+    algorithm = learner("sac", replay_capacity=62, batch_size=62)
+    assert algorithm.capacity == 64 == algorithm.init(jax.random.key(0)).replay.ring.reward.size
+
+
+def test_more_newest_transitions_than_the_memory_holds_are_all_of_them():
+    assert learner("flowrl", newest=3 * 10**9).sampling()["newest"] == TINY["replay_capacity"]
 
 
 @pytest.mark.slow

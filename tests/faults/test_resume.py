@@ -199,6 +199,20 @@ def test_changed_settings_are_listed_and_need_the_flag(tmp_path):
     assert from_config(RunFolder(tmp_path / "run").read_config()) == changed
 
 
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"num_envs": 2}, r"num_envs: \d+ -> 2"),
+        ({"settings": {"window": 3}}, r"settings\.window: \d+ -> 3"),
+    ],
+)
+def test_what_gives_steps_their_count_stays_with_the_flag_too(fields, sentence, tmp_path):
+    cut_at(3, tiny_plan(), tmp_path / "run")
+    with pytest.raises(ConfigurationError, match=rf"keeps what it was started with: {sentence}\. Use the old value,"):
+        train(tiny_plan(**fields), tmp_path / "run", allow_config_change=True)
+    assert from_config(RunFolder(tmp_path / "run").read_config()) == tiny_plan()
+
+
 def test_settings_that_do_not_fit_the_state_are_refused_with_the_flag_too(tmp_path):
     cut_at(3, tiny_plan(), tmp_path / "run")
     with pytest.raises(Exception, match=r"does not fit this run: .*float32\(.*Start a new run"):

@@ -225,7 +225,7 @@ def test_memory_is_announced_and_too_much_is_refused(tmp_path):
     assert notice == "replay memory: 100 transitions, 0.0 MiB in host memory, for each seed"
     size = plan.make_learner(plan.make_world()).replay_bytes / 100
     available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    fits_once = int(0.6 * available / size)
+    fits_once = 2 * int(0.3 * available / size)  # whole control steps of two environments
     once, twice = (tiny_plan(settings={"replay_capacity": fits_once}, steps=fits_once, seeds=k) for k in (1, 2))
     once.make_learner(once.make_world()).require_memory(1)
     with pytest.raises(ConfigurationError, match=r"GiB for each of 2 seeds, .* or fewer --seeds"):
@@ -238,3 +238,35 @@ def test_keys_of_seeds_do_not_depend_on_their_number():
     one, two = (program_of(tiny_plan(seeds=k)).template(seed_keys(0, k)) for k in (1, 2))
     assert one.update.shape == (1,) and two.update.shape == (2,)
     assert jax.tree.structure(one) == jax.tree.structure(two)
+
+
+def test_the_step_in_which_an_environment_resets_itself_is_no_part_of_an_episode():
+    """Second environment: steps 1 and 2, then a reset step, then step 1 of the next episode."""
+    from penstock.training.hosted_program import Seen
+    from penstock.worlds import Observation, Transition
+
+    seen = Seen(2)
+    rows = [  # rewards, truncated, valid
+        ((1.0, 10.0), (False, False), (True, True)),
+        ((2.0, 20.0), (False, True), (True, True)),
+        ((3.0, 99.0), (False, False), (True, False)),
+        ((4.0, 30.0), (True, True), (True, True)),
+    ]
+    nothing = np.zeros(2, bool)
+    for reward, truncated, valid in rows:
+        seen.add(
+            Transition(
+                reward=np.asarray(reward, np.float32),
+                terminated=nothing,
+                truncated=np.asarray(truncated),
+                diverged=nothing,
+                observation=Observation(np.zeros((2, 1), np.float32)),
+                final_observation=Observation(np.zeros((2, 1), np.float32)),
+                diagnostics={},
+                valid=np.asarray(valid),
+            )
+        )
+    metrics = seen.take()
+    assert metrics["train/reward"] == 70.0 / 7
+    assert metrics["train/episode_length"] == (4 + 2 + 1) / 3
+    assert metrics["train/episode_return"] == (10.0 + 30.0 + 30.0) / 3

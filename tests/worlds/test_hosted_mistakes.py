@@ -12,7 +12,7 @@ from hosted_environments import BadStarts, Counting
 from penstock._errors import CapabilityError, ConfigurationError, PenstockError
 from penstock.worlds import make_world
 from penstock.worlds.checker import check_world, load_world, resolved_spec
-from penstock.worlds.hosted.environments import own_source
+from penstock.worlds.hosted.environments import own_source, stated_limit
 from penstock.worlds.hosted.faults import WorldFaultError
 from penstock.worlds.hosted.hosted_world import HostedWorld
 
@@ -48,6 +48,10 @@ class Returns(Counting):
         ({"step": lambda r: ([1.0, [2.0]], *r[1:])}, r"step\(\) returned an observation that is no array of numbers"),
         ({"step": lambda r: (["a", "b"], *r[1:])}, r"step\(\) returned an observation that is no array of numbers"),
         ({"step": lambda r: (None, *r[1:])}, r"step\(\) returned an observation"),
+        (
+            {"step": lambda r: (*r[:2], np.array([True, False]), *r[3:])},
+            r"step\(\) returned terminated of shape \(2,\)",
+        ),
     ],
 )
 def test_what_is_returned_wrongly_is_told(mistake, sentence):
@@ -56,6 +60,31 @@ def test_what_is_returned_wrongly_is_told(mistake, sentence):
         world.step(world.reset(KEY), np.zeros((2, 1), np.float32))
     found = {f.title: f for f in check_world(hosted(Returns, **mistake))}
     assert "error" in {f.severity for f in found.values()}
+
+
+def test_info_of_two_environments_need_not_fit_together():
+    class Talks(Returns):
+        def __init__(self):
+            super().__init__(
+                step=lambda r: (*r[:4], {"trace": np.zeros(self.age), "k": None if self.offset > 500 else 3})
+            )
+
+        def reset(self, *, seed=None, options=None):
+            observation, _ = super().reset(seed=seed)
+            return observation, None
+
+    world = hosted(Talks)
+    state = world.reset(KEY)
+    for _ in range(7):
+        state, transition = world.step(state, np.zeros((2, 1), np.float32))
+    assert not [f for f in check_world(hosted(Talks)) if f.severity == "error"] and transition.reward.shape == (2,)
+
+
+def test_the_time_limit_of_a_vector_is_that_of_its_environments():
+    def pendulums(num_envs):
+        return gymnasium.vector.SyncVectorEnv([lambda: gymnasium.make("Pendulum-v1", max_episode_steps=20)] * num_envs)
+
+    assert stated_limit(pendulums(2), "mine") == 20
 
 
 def test_an_environment_without_spaces_is_refused():

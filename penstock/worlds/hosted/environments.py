@@ -203,9 +203,8 @@ def stated_limit(env: Any, name: str) -> int:
     Raises:
         NoTimeLimitError: none is stated.
     """
-    spec = getattr(env, "spec", None)
-    limit = getattr(spec, "max_episode_steps", None)
-    layer = env
+    layer = env = next(iter(getattr(env, "envs", ())), env)  # a vector of environments in this process: its first
+    limit = getattr(getattr(env, "spec", None), "max_episode_steps", None)
     while limit is None and layer is not None:
         limit = getattr(layer, "_max_episode_steps", None) or getattr(layer, "max_episode_steps", None)
         layer = getattr(layer, "env", None)

@@ -22,6 +22,9 @@ class EnvironmentRaisedError(RuntimeError):
 def guarded(env: Any) -> Any:
     """Wraps an environment so that what it raises, and what it returns wrongly, is told in full.
 
+    What it says in ``info`` is dropped: nothing reads it, and vectors of environments stumble where entries of two
+    environments do not fit together.
+
     Args:
         env: a `gymnasium.Env`.
     """
@@ -32,14 +35,14 @@ def guarded(env: Any) -> Any:
 
         def reset(self, *, seed=None, options=None):
             returned = called("reset()", lambda: self.env.reset(seed=seed, options=options))
-            observation, info = _parts(returned, "reset()", ("observation", "info"))
+            observation, _ = _parts(returned, "reset()", ("observation", "info"))
             _refuse_other_shapes(self.env.observation_space, observation, "reset()")
-            return observation, info
+            return observation, {}
 
         def step(self, action):
             returned = called("step()", lambda: self.env.step(action))
             names = ("observation", "reward", "terminated", "truncated", "info")
-            observation, reward, terminated, truncated, info = _parts(returned, "step()", names)
+            observation, reward, terminated, truncated, _ = _parts(returned, "step()", names)
             _refuse_other_shapes(self.env.observation_space, observation, "step()")
             if np.ndim(reward) != 0:
                 raise EnvironmentRaisedError(
@@ -49,7 +52,12 @@ def guarded(env: Any) -> Any:
                 reward = float(reward)
             except (TypeError, ValueError):
                 raise EnvironmentRaisedError(f"step() returned the reward {reward!r}; return one number.") from None
-            return observation, reward, bool(terminated), bool(truncated), info
+            for name, flag in (("terminated", terminated), ("truncated", truncated)):
+                if np.ndim(flag) != 0:
+                    raise EnvironmentRaisedError(
+                        f"step() returned {name} of shape {np.shape(flag)}; return one True or False."
+                    )
+            return observation, reward, bool(terminated), bool(truncated), {}
 
     return Guarded(env)
 

@@ -62,8 +62,8 @@ def action_box(space: Any, name: str) -> ActionBox:
         raise ConfigurationError(
             f"'{name}': action {endless[0]} has the bounds [{low[endless[0]]:g}, {high[endless[0]]:g}]; every "
             "bound must "
-            "be finite, because policies act in a box. Wrap the environment in gymnasium.wrappers.RescaleAction or "
-            "declare the range that its actuators have."
+            "be finite, because policies act in a box. Declare the range that its actuators have: a finite "
+            "gymnasium.spaces.Box as the environment's action_space."
         )
     wrong = np.flatnonzero(low >= high)
     if len(wrong):
