@@ -17,6 +17,8 @@ if flags is None:
 else:
     os.environ["XLA_FLAGS"] = flags
 
+import multiprocessing  # noqa: E402
+
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
@@ -48,3 +50,19 @@ def _most_optimizations_off(off):
     jax.config.update("jax_disable_most_optimizations", off)
     yield
     jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture
+def compiled_as_for_users():
+    """Calls a function of a test module in a process that compiles as users' do.
+
+    For promises about single bits: the quicker compilation of tests does not keep them.
+    """
+    if jax.default_backend() != "cpu":
+        pytest.skip("exact on CPUs only")
+
+    def call(function):
+        with multiprocessing.get_context("spawn").Pool(1, set_up_jax) as pool:
+            pool.apply(function)
+
+    return call

@@ -22,7 +22,11 @@ def run(program, state, updates):
 
 
 @pytest.mark.slow
-def test_sapo_at_temperature_zero_is_shac2():
+def test_sapo_at_temperature_zero_is_shac2(compiled_as_for_users):
+    compiled_as_for_users(sapo_at_temperature_zero_is_shac2)
+
+
+def sapo_at_temperature_zero_is_shac2():
     sapo = compiled("sapo", initial_temperature=0.0, learn_temperature=False)
     shac2 = compiled("shac2")
     soft, soft_metrics = run(sapo, sapo.start, 2)
@@ -47,7 +51,11 @@ def test_sapo_at_another_temperature_is_not_shac2():
 
 
 @pytest.mark.slow
-def test_rfo_without_regularizers_is_shac2_with_a_flow():
+def test_rfo_without_regularizers_is_shac2_with_a_flow(compiled_as_for_users):
+    compiled_as_for_users(rfo_without_regularizers_is_shac2_with_a_flow)
+
+
+def rfo_without_regularizers_is_shac2_with_a_flow():
     rfo = compiled("rfo", past_coefficient=0.0, uniform_coefficient=0.0)
     naive = compiled("shac2", policy="flow")
     flow, flow_metrics = run(rfo, rfo.start, 2)

@@ -1,7 +1,6 @@
 """The compiled programs: several seeds in one program, counters, traces (F30, F31)."""
 
 import functools
-import multiprocessing
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +9,6 @@ import pytest
 
 from penstock.algorithms import apg
 from penstock.algorithms.metric_rules import is_counter
-from penstock.cli._jax_setup import set_up_jax
 from penstock.training.program import Program, _train_one, seed_keys
 from penstock.worlds import make_world
 
@@ -45,16 +43,11 @@ def words(tree, index=None):
     return {name: np.asarray(leaf[index]).tobytes() for name, leaf in leaves}
 
 
-def test_three_seeds_in_one_program_are_three_runs_bit_for_bit():
-    """In a process that compiles as users' do: the quicker compilation of tests does not keep this promise."""
-    if jax.default_backend() != "cpu":
-        pytest.skip("exact on CPUs only")
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        pool.apply(three_seeds_are_three_runs)
+def test_three_seeds_in_one_program_are_three_runs_bit_for_bit(compiled_as_for_users):
+    compiled_as_for_users(three_seeds_are_three_runs)
 
 
 def three_seeds_are_three_runs():
-    set_up_jax()
     together, rows = trained(5, 3)
     for index in range(3):
         alone, rows_alone = trained(5 + index, 1)
