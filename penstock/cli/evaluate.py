@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from penstock._errors import require
+from penstock._errors import ConfigurationError, require
 from penstock.cli._arguments import parse
 from penstock.cli._jax_setup import set_up_jax
 
@@ -42,6 +42,8 @@ def run(arguments: list[str]) -> int:
     from penstock.training.restore import restore_run
 
     restored = restore_run(options.run_dir, options.checkpoint)
+    if options.replan_every_step and getattr(restored.plan.settings, "chunk_length", 1) == 1:
+        raise ConfigurationError("replan_every_step: this policy acts at every step already; leave it out.")
     learner, world = restored.learner, restored.learner.world.with_num_envs(options.episodes)
 
     evaluate = make_evaluate(learner, world, replan_every_step=options.replan_every_step)

@@ -6,6 +6,7 @@ from typing import Literal
 
 from tyro.conf import Positional
 
+from penstock._errors import require
 from penstock.cli._arguments import parse
 
 
@@ -16,7 +17,7 @@ class PlotOptions:
     runs: Positional[tuple[Path, ...]]
     """Run folders."""
     output: Path = Path("curves.png")
-    """PNG to write; an SVG and a table (JSON) appear beside it."""
+    """PNG to write, or a folder; an SVG and a table (JSON and Markdown) appear beside it."""
     metric: str = "eval/return_deterministic"
     """What to draw: any name in metrics.jsonl."""
     x: Literal["env_steps", "wall_seconds", "cpu_seconds"] = "env_steps"
@@ -26,10 +27,12 @@ class PlotOptions:
 def run(arguments: list[str]) -> int:
     """Runs the subcommand."""
     options = parse(PlotOptions, arguments, "penstock plot")
+    output = options.output / "curves.png" if options.output.is_dir() else options.output
+    require(output.suffix in ("", ".png", ".svg"), "output", str(output), "must end in .png; an SVG appears beside it")
     from penstock.reports.curves import plot_runs, summary_table
     from penstock.reports.tables import text_table
 
-    written = plot_runs(list(options.runs), options.output, metric=options.metric, x=options.x)
+    written = plot_runs(list(options.runs), output, metric=options.metric, x=options.x)
     rows = [summary.row() for summary in summary_table(list(options.runs), options.metric)]
     print(text_table(rows))
     print("\n".join(str(path) for path in written))

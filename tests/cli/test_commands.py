@@ -101,6 +101,8 @@ def test_evaluate(commands, trained):
     found = json.loads(commands(*command, "--json").stdout)
     assert found["seeds"] == [0, 1] and found["metrics"][0]["eval/episode_length"] == 10
     assert set(found) == {"env_steps", "seeds", "metrics"}
+    idle = commands("evaluate", trained[0], "--replan-every-step")
+    assert idle.returncode == 2 and "acts at every step already" in idle.stderr
 
 
 def test_plot(commands, trained, tmp_path):
@@ -116,6 +118,8 @@ def test_plot(commands, trained, tmp_path):
     assert str(tmp_path / "curves.png") in lines
     missing = commands("plot", trained[0], "--output", tmp_path / "no" / "x.png", "--metric", "eval/retrun_mean")
     assert missing.returncode == 2 and "Did you mean 'eval/return_mean'" in missing.stderr
+    other = commands("plot", trained[0], "--output", tmp_path / "curves.jpg")
+    assert other.returncode == 2 and "curves.jpg': must end in .png" in other.stderr
 
 
 def test_video(commands, trained, tmp_path):
