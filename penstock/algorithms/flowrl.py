@@ -105,7 +105,7 @@ class Config(OffPolicyConfig):
             f"must be at least 0 and at most weight_ceiling = {self.weight_ceiling}",
         )
         require(0.0 <= self.recent_fraction <= 1.0, "recent_fraction", self.recent_fraction, "must lie in [0, 1]")
-        require(self.newest >= 1, "newest", self.newest, "must be at least 1")
+        require(1 <= self.newest < 2**31, "newest", self.newest, "must lie between 1 and 2147483647")
         require(
             self.noise_clip is None or self.noise_clip > 0, "noise_clip", self.noise_clip, "must be positive or None"
         )
@@ -223,7 +223,7 @@ class Learner(OffPolicyLearner[Config]):
         return {
             "n_step": config.n_step,
             "recent": recent,
-            "newest": min(config.newest, config.replay_capacity),
+            "newest": config.newest,
         }
 
     def gradient_step(

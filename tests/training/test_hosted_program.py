@@ -174,7 +174,8 @@ def test_continuing_twice_from_one_checkpoint_gives_the_same_run(tmp_path):
     "algorithm", ["td3", *(pytest.param(name, marks=pytest.mark.slow) for name in ("crossq", "flowrl", "sac-flow"))]
 )
 def test_every_off_policy_algorithm_runs(algorithm, tmp_path):
-    result = train(tiny_plan(algorithm, steps=60), tmp_path / "run")
+    settings = {"critic_hidden": (8, 8, 8)} if algorithm == "flowrl" else {}
+    result = train(tiny_plan(algorithm, steps=60, settings=settings), tmp_path / "run")
     last = rows(tmp_path / "run")[-1]
     assert last["train/gradient_steps"] == 20.0 and np.isfinite(last["critic/loss"])
     assert result.finished and np.isfinite(last["eval/return_deterministic"])
