@@ -96,8 +96,8 @@ class PixelNetwork(eqx.Module):
             min(height, width) >= SMALLEST and max(height, width) <= LARGEST,
             "pixels",
             pixels,
-            f"height and width, the first two of (height, width, channels), must lie between {SMALLEST} and {LARGEST} "
-            "for the pixel encoder. Let the world render at another size, for example 84 x 84, channels last.",
+            f"height and width must lie between {SMALLEST} and {LARGEST} for the pixel encoder, and channels come "
+            "last. Let the world render at another size, for example 84 x 84.",
         )
         keys = jax.random.split(key, len(STRIDES) + 1)
         inputs = (channels, *[FILTERS] * (len(STRIDES) - 1))
