@@ -40,19 +40,19 @@ def run(arguments: list[str]) -> int:
     try:
         world = load_world(options.world, options.num_envs, **world_options)
     except NoTimeLimitError as error:
-        sentence, _, advice = str(error).partition(". ")
+        sentence, advice = _sentence_and_advice(error)
         cut = f"The checks below cut episodes after {PROVISIONAL_LIMIT} steps."
-        findings, provisional = [Finding("error", "Time limit", f"{sentence}.", f"{advice} {cut}")], True
+        findings, provisional = [Finding("error", "Time limit", sentence, f"{advice} {cut}")], True
         world = load_world(options.world, options.num_envs, max_episode_steps=PROVISIONAL_LIMIT, **world_options)
     else:
         provisional = False
-    try:
-        jax.eval_shape(lambda key: make_encoder(key, world.observation_spec, Trunk()), jax.random.key(0))
-    except PenstockError as error:
-        sentence, _, advice = str(error).partition(". ")
-        findings += [Finding("error", "Encoder", f"{sentence}.", advice)]
     # That the provisional limit is a limit is no news.
     findings += [f for f in check_world(world) if not (provisional and (f.severity, f.title) == ("ok", "Time limit"))]
+    if all(f.severity != "error" or f.title == "Time limit" for f in findings):  # else nothing can be built on it
+        try:
+            jax.eval_shape(lambda key: make_encoder(key, world.observation_spec, Trunk()), jax.random.key(0))
+        except PenstockError as error:
+            findings.append(Finding("error", "Encoder", *_sentence_and_advice(error)))
     for finding in findings:
         mark = {"ok": "ok", "warning": "warning", "error": "ERROR"}[finding.severity]
         print(f"{mark:<7}  {finding.title}: {finding.explanation}")
@@ -61,3 +61,8 @@ def run(arguments: list[str]) -> int:
     errors = sum(finding.severity == "error" for finding in findings)
     print(f"{options.world}: {errors} {'error' if errors == 1 else 'errors'} in {len(findings)} checks")
     return 1 if errors else 0
+
+
+def _sentence_and_advice(error: PenstockError) -> tuple[str, str]:
+    sentence, _, advice = str(error).partition(". ")
+    return f"{sentence}.", advice

@@ -147,14 +147,12 @@ def test_check_world(commands):
     assert "--world-option max_episode_steps=1000" in finished.stdout and "ok       Episodes end" in finished.stdout
 
     channels_first = commands.cwd / "channels_first.py"
-    channels_first.write_text(
-        ENDLESS.replace("Box(-1, 1, (2,), np.float32)", "Box(0, 255, (3, 64, 64), np.uint8)").replace(
-            "self.np_random.uniform(-1, 1, 2).astype(np.float32)",
-            "self.np_random.integers(0, 255, (3, 64, 64), np.uint8)",
-        )
-    )
+    picture = ENDLESS.replace("Box(-1, 1, (2,), np.float32)", "Box(0, 255, (3, 64, 64), np.uint8)")
+    picture = picture.replace("uniform(-1, 1, 2).astype(np.float32)", "integers(0, 255, (3, 64, 64), np.uint8)")
+    channels_first.write_text(picture.replace("np.zeros(2, np.float32)", "np.zeros((3, 64, 64), np.uint8)"))
     finished = commands("check-world", f"{channels_first}:Endless", "--world-option", "max_episode_steps=20")
     assert finished.returncode == 1 and "ERROR    Encoder: pixels = (3, 64, 64): height and" in finished.stdout
+    assert f"{channels_first}:Endless: 1 error in" in finished.stdout
 
 
 ENDLESS = """

@@ -85,6 +85,9 @@ def test_the_time_limit_of_a_vector_is_that_of_its_environments():
         return gymnasium.vector.SyncVectorEnv([lambda: gymnasium.make("Pendulum-v1", max_episode_steps=20)] * num_envs)
 
     assert stated_limit(pendulums(2), "mine") == 20
+    stated = pendulums(2)
+    stated.max_episode_steps = 12  # what the vector itself says comes first
+    assert stated_limit(stated, "mine") == 12
 
 
 def test_an_environment_without_spaces_is_refused():

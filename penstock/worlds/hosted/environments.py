@@ -203,17 +203,26 @@ def stated_limit(env: Any, name: str) -> int:
     Raises:
         NoTimeLimitError: none is stated.
     """
-    layer = env = next(iter(getattr(env, "envs", ())), env)  # a vector of environments in this process: its first
-    limit = getattr(getattr(env, "spec", None), "max_episode_steps", None)
-    while limit is None and layer is not None:
-        limit = getattr(layer, "_max_episode_steps", None) or getattr(layer, "max_episode_steps", None)
-        layer = getattr(layer, "env", None)
+    limit = _own_limit(env)
+    members = getattr(env, "envs", None)
+    if limit is None and isinstance(members, list | tuple) and members:  # a vector of environments in this process
+        limit = _own_limit(members[0])
     if not isinstance(limit, int):
         raise NoTimeLimitError(
             f"'{name}' states no time limit, so an episode that never ends could not be evaluated. Pass --world-option "
             "max_episode_steps=1000, or another number of control steps."
         )
     require(limit >= 1, "max_episode_steps", limit, "must be at least 1")
+    return limit
+
+
+def _own_limit(env: Any) -> Any:
+    """The limit that an environment's spec, itself or one of its wrappers states, or None."""
+    limit = getattr(getattr(env, "spec", None), "max_episode_steps", None)
+    layer = env
+    while limit is None and layer is not None:
+        limit = getattr(layer, "_max_episode_steps", None) or getattr(layer, "max_episode_steps", None)
+        layer = getattr(layer, "env", None)
     return limit
 
 
