@@ -5,7 +5,8 @@ replay memory filled with random transitions, and returns only when they are fin
 
 * FlowRL (bytedance/FlowRL at e26279b, PyTorch): ``flowAC.update_parameters`` with the default configuration on the CPU,
   epsilon 0 and lambda 0.1. ``Tensor.cuda`` becomes the identity, the policy's hard-wired device becomes the CPU, and
-  TorchDynamo is off (on a CPU, compiled mode is not faster and takes minutes to warm up).
+  TorchDynamo is off (on a CPU, compiled mode is not faster and takes minutes to warm up). Its bfloat16 autocast, which
+  is on by default where there is a GPU, is a flag of the agent and works on a CPU, too.
 * SAC Flow (Elessar123/SAC-FLOW at 3df8b9d, JAX): the text of its from-scratch script runs up to its training loop, on
   an environment that has shapes alone; then its jitted ``update_critic`` and ``update_target`` run on every batch of
   its replay memory, and ``update_actor_and_alpha`` on every third.
@@ -58,8 +59,9 @@ class Shapes(gym.Env):
         return self._observation(), 0.0, False, False, {}
 
 
-def flowrl(checkout: Path, observation_size: int, action_size: int, transitions: int = 20_000) -> Peer:
+def flowrl(checkout: Path, observation_size: int, action_size: int, precision: str = "float32") -> Peer:
     """FlowRL's own agent. See the module's text."""
+    transitions = 20_000
     os.environ["TORCHDYNAMO_DISABLE"] = "1"
     import torch
 
@@ -75,6 +77,7 @@ def flowrl(checkout: Path, observation_size: int, action_size: int, transitions:
     space = Shapes(observation_size, action_size).action_space
     agent = flowAC(observation_size, space, settings)
     agent.policy.device = torch.device("cpu")
+    agent.amp_enabled = precision == "bfloat16"
     memory, rng = ReplayMemory(transitions, seed=0), np.random.default_rng(0)
     for _ in range(transitions):
         state, after = rng.standard_normal((2, observation_size), dtype=np.float32)

@@ -6,10 +6,13 @@
 The peers are the user's own checkouts, driven through their own update functions as peers.py tells. Needed beside
 Penstock: torch (FlowRL); torch, tensorboard, flax and optax (SAC Flow); sbx-rl (SBX).
 
-Same work on both sides: shapes, batch, networks, K, number of critics, delays, float32; replay sampling counts on both
-sides. What differs: Penstock's Flow-T has no products for queries and keys whose softmax is 1 (fewer parameters, the
-same functions). The rows ``-paper`` change the networks alone, at the same widths: LayerNorm or none in place of the
-actor's BatchRenorm, pre-norm blocks in Flow-T, and Flow-G with time as a number and one layer for its noise.
+Same work on both sides: shapes, batch, networks, K, number of critics, delays, precision; replay sampling counts on
+both sides. What differs: Penstock's Flow-T has no products for queries and keys whose softmax is 1 (fewer parameters,
+the same functions). The rows ``-paper`` change the networks alone, at the same widths: LayerNorm or none in place of
+the actor's BatchRenorm, pre-norm blocks in Flow-T, and Flow-G with time as a number and one layer for its noise.
+
+FlowRL's official code has both precisions: bfloat16 by default where there is a GPU. The other peers run in float32
+alone, so the rows ``-bfloat16`` beside them compare unequal work: they say what ``--precision bfloat16`` saves.
 
 Penstock runs as training runs it: a compiled scan of ``BLOCK`` gradient steps, states donated. The whole process is
 pinned to one core and one thread. Compilation and warm-up come first and count apart; then peer and Penstock alternate,
@@ -40,6 +43,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from penstock.algorithms import crossq, flowrl, sac, sac_flow
 from penstock.data import Experience, Replay
+from penstock.networks.precision import Precision
 from penstock.observation import Observation, ObservationSpec
 from penstock.reports.tables import markdown_table
 
@@ -88,7 +92,7 @@ class Ours:
             learned, count = carry
             key_batch, key_step = jax.random.split(jax.random.fold_in(keys[5], count))
             batch = replay.sample(key_batch, config.batch_size, config.discount, **learner.sampling())
-            learned, metrics = learner.gradient_step(learned, batch, key_step, count)
+            learned, metrics = learner.learn(learned, batch, key_step, count)
             return (learned, count + 1), metrics
 
         def block(learned, count):
@@ -142,37 +146,51 @@ def learner(algorithm, observation_size: int, action_size: int, config):
 def rows(flowrl_path: Path | None, sac_flow_path: Path | None) -> dict[str, tuple[str, Callable, Callable | None]]:
     """Per row: what is compared, how to build Penstock's side, how to build the peer."""
 
-    def sac_flow_row(velocity: str, script: str, **changes):
+    def flowrl_row(what: str, observation_size: int, action_size: int, precision: Precision):
         return (
-            f"SAC Flow {velocity} official, HalfCheetah 17/6, batch 512, K 4{', paper networks' * bool(changes)}",
+            f"FlowRL official, {what} {observation_size}/{action_size}, batch 256, {precision}",
+            lambda: learner(flowrl, observation_size, action_size, flowrl.released(precision=precision)),
+            flowrl_path and (lambda: peers.flowrl(flowrl_path, observation_size, action_size, precision)),
+        )
+
+    def sac_flow_row(velocity: str, script: str, **changes):
+        told = "".join(f", {name} {value}" for name, value in changes.items())
+        return (
+            f"SAC Flow {velocity} official, HalfCheetah 17/6, batch 512, K 4{told}",
             lambda: learner(sac_flow, 17, 6, sac_flow.reference_code(velocity, **changes)),
             sac_flow_path and (lambda: peers.sac_flow(sac_flow_path, script)),
         )
 
     flow_t, flow_g = "SAC_flow_transformer_jax.py", "SAC_flow_gru_jax.py"
     return {
-        "flowrl-dog": (
-            "FlowRL official, dog 223/38, batch 256",
-            lambda: learner(flowrl, 223, 38, flowrl.released()),
-            flowrl_path and (lambda: peers.flowrl(flowrl_path, 223, 38)),
-        ),
-        "flowrl-cheetah": (
-            "FlowRL official, cheetah 17/6, batch 256",
-            lambda: learner(flowrl, 17, 6, flowrl.released()),
-            flowrl_path and (lambda: peers.flowrl(flowrl_path, 17, 6)),
-        ),
+        "flowrl-dog": flowrl_row("dog", 223, 38, "float32"),
+        "flowrl-cheetah": flowrl_row("cheetah", 17, 6, "float32"),
+        "flowrl-dog-bfloat16": flowrl_row("dog", 223, 38, "bfloat16"),
+        "flowrl-cheetah-bfloat16": flowrl_row("cheetah", 17, 6, "bfloat16"),
         "flow-t": sac_flow_row("decoded", flow_t),
         "flow-g": sac_flow_row("gated", flow_g),
         "flow-t-paper": sac_flow_row("decoded", flow_t, networks="paper"),
         "flow-g-paper": sac_flow_row("gated", flow_g, networks="paper"),
+        "flow-t-bfloat16": sac_flow_row("decoded", flow_t, precision="bfloat16"),
+        "flow-g-bfloat16": sac_flow_row("gated", flow_g, precision="bfloat16"),
         "sac": (
             "SBX SAC, HalfCheetah 17/6, batch 256",
             lambda: learner(sac, 17, 6, sac.Config()),
             lambda: peers.sbx("SAC"),
         ),
+        "sac-bfloat16": (
+            "SBX SAC, HalfCheetah 17/6, batch 256, precision bfloat16",
+            lambda: learner(sac, 17, 6, sac.Config(precision="bfloat16")),
+            lambda: peers.sbx("SAC"),
+        ),
         "crossq": (
             "SBX CrossQ, HalfCheetah 17/6, batch 256",
             lambda: learner(crossq, 17, 6, crossq.Config()),
+            lambda: peers.sbx("CrossQ"),
+        ),
+        "crossq-bfloat16": (
+            "SBX CrossQ, HalfCheetah 17/6, batch 256, precision bfloat16",
+            lambda: learner(crossq, 17, 6, crossq.Config(precision="bfloat16")),
             lambda: peers.sbx("CrossQ"),
         ),
     }

@@ -31,6 +31,7 @@ from penstock.algorithms.off_policy_config import OffPolicyConfig
 from penstock.data import Batch, Experience, Replay
 from penstock.data.replay import memory_bytes
 from penstock.networks import Normalizer
+from penstock.networks.precision import in_precision
 from penstock.observation import blank
 from penstock.policies import Actor, Agent, Capability, require_capabilities
 from penstock.worlds import FunctionalWorld, Observation, Transition, World
@@ -160,6 +161,10 @@ class OffPolicyLearner(abc.ABC, Generic[ConfigT]):
             ``/steps`` counts how often it did.
         """
 
+    def learn(self, learned: Any, batch: Batch, key: Key, count: Int[Array, ""]) -> tuple[Any, dict[str, Scalar]]:
+        """`gradient_step` in the configured precision."""
+        return in_precision(self.config.precision, self.gradient_step)(learned, batch, key, count)
+
     def explore(self, learned: Any, observation: Observation, key: Key) -> Actions:
         """Actions for collecting data, inside [-1, 1]."""
         return self.agent_of(learned).sample(observation, key).action
@@ -281,7 +286,7 @@ class OffPolicyLearner(abc.ABC, Generic[ConfigT]):
             learned, count = carry
             key = purpose_key(state.key, count, "batch")
             batch = state.replay.sample(key, self.config.batch_size, self.config.discount, **self.sampling())
-            learned, metrics = self.gradient_step(learned, batch, purpose_key(state.key, count, "gradient step"), count)
+            learned, metrics = self.learn(learned, batch, purpose_key(state.key, count, "gradient step"), count)
             return (learned, count + 1), metrics | {"train/gradient_steps": jnp.ones(())}
 
         (learned, count), metrics = jax.lax.scan(

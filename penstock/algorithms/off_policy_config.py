@@ -6,6 +6,7 @@ from typing import Any
 
 from penstock._errors import ConfigurationError, require
 from penstock.networks import Trunk
+from penstock.networks.precision import Precision
 
 
 def refuse_idle(config: Any, because: str, *fields: str) -> None:
@@ -64,6 +65,9 @@ class OffPolicyConfig:
     SAC Flow's gated one have."""
     layer_norm: bool = False
     """LayerNorm in the critics' hidden layers."""
+    precision: Precision = "float32"
+    """Factors of the large matrix products of gradient steps: float32, or bfloat16, quicker on accelerators and CPUs
+    that multiply bfloat16 matrices in hardware. All else is float32, acting and evaluation too."""
 
     def __post_init__(self):
         for field in ("batch_size", "replay_capacity", "n_step", "collect_steps", "updates_per_step", "policy_delay"):

@@ -93,9 +93,7 @@ class HostedProgram:
 
         def one(carry, batch):
             learned, count = carry
-            learned, metrics = self.learner.gradient_step(
-                learned, batch, purpose_key(key, count, "gradient step"), count
-            )
+            learned, metrics = self.learner.learn(learned, batch, purpose_key(key, count, "gradient step"), count)
             return (learned, count + 1), metrics | {"train/gradient_steps": jnp.ones(())}
 
         learned = jax.tree.unflatten(self._structure, leaves)

@@ -19,7 +19,7 @@ from jaxtyping import PyTree
 from penstock._errors import PenstockError, require
 from penstock.training.lock import RunLock
 from penstock.training.metrics_log import MetricsLog, Mirror
-from penstock.training.plan import KEPT_FOR_LIFE, SAFE_TO_CHANGE, RunPlan, source_of
+from penstock.training.plan import KEPT_FOR_LIFE, SAFE_TO_CHANGE, RunPlan, completed, source_of
 from penstock.training.post_mortem import FAULTS, Fault
 from penstock.training.program import seed_keys
 from penstock.training.programs import RunProgram, make_program
@@ -183,7 +183,7 @@ def train(
     config = {**plan.to_config(), **source_of(plan.world), "world_constants": world.describe()}
     with RunLock(folder.lock_path), GracefulStop(observer.message) as stop:
         if folder.has_config:
-            changes = compare_configs(folder.read_config(), config, SAFE_TO_CHANGE)
+            changes = compare_configs(completed(folder.read_config()), config, SAFE_TO_CHANGE)
             refuse_lasting_changes(changes, folder.path, KEPT_FOR_LIFE)
             if not allow_config_change:
                 refuse_unsafe_changes(changes, folder.path, "--allow-config-change")

@@ -136,6 +136,18 @@ def from_config(config: Mapping[str, Any]) -> RunPlan:
     return RunPlan(settings=config_class(**convert_fields(settings, config_class, "config.json: settings.")), **content)
 
 
+def completed(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The content of a ``config.json``, with settings that did not exist when it was written at their defaults.
+
+    So an older run can be continued: the default of a new setting is what was done before there was a choice.
+    """
+    try:
+        settings = from_config(config).to_config()["settings"]
+    except ConfigurationError:  # settings that are gone: the comparison will name them
+        return config
+    return {**config, "settings": {**settings, **config.get("settings", {})}}
+
+
 def source_of(world: str) -> dict[str, str]:
     """The hash of the file that a world comes from: a run must not go on in another world under the same name."""
     place = Path(world.rpartition(":")[0])

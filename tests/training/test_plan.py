@@ -16,9 +16,9 @@ from penstock._errors import ConfigurationError
 from penstock._field_types import convert
 from penstock.algorithms.registry import ALGORITHMS, family
 from penstock.cli.train import TrainOptions
-from penstock.training.plan import RunPlan, from_config, make_plan, parse_world_options
+from penstock.training.plan import RunPlan, completed, from_config, make_plan, parse_world_options
 from penstock.training.presets import NAMED, PRESETS, preset
-from penstock.training.run_folder import RunFolder
+from penstock.training.run_folder import RunFolder, compare_configs
 from penstock.worlds import world_entries, world_families
 
 WORLD = "classic/double-integrator"
@@ -45,6 +45,23 @@ def test_config_round_trips_through_the_file(tmp_path, algorithm, world):
     folder = RunFolder(tmp_path / "run")
     folder.write_config({**plan.to_config(), "world_constants": {"anything": 1}})
     assert from_config(folder.read_config()) == plan
+
+
+def test_a_run_from_before_a_setting_existed_can_be_continued():
+    """Only settings that have a default are filled in; what was chosen stays, and what is gone is named."""
+    now = make_plan("sac", "classic/pendulum", settings={"discount": 0.9}).to_config()
+    older = {**now, "settings": {k: v for k, v in now["settings"].items() if k != "precision"}}
+    assert compare_configs(completed(older), now) == []
+    chosen = make_plan("sac", "classic/pendulum", settings={"discount": 0.9, "precision": "bfloat16"}).to_config()
+    changes = compare_configs(completed(older), chosen)
+    assert [(change.field, change.old, change.new) for change in changes] == [
+        ("settings.precision", "float32", "bfloat16")
+    ]
+    gone = {**older, "settings": {**older["settings"], "removed": 1}}
+    assert {change.field for change in compare_configs(completed(gone), now)} == {
+        "settings.precision",
+        "settings.removed",
+    }
 
 
 def test_round_trip_keeps_every_bit_and_infinity(tmp_path):

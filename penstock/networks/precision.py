@@ -1,0 +1,162 @@
+"""Matrix products in bfloat16, the precision of FlowRL's released code on accelerators.
+
+Parameters, activations, sums, losses, optimisers and targets stay float32. Only the two factors of a large product are
+rounded to bfloat16 (8 significant bits); the product is summed in float32. PyTorch's ``autocast`` rounds results too.
+Accelerators, and CPUs that multiply matrices in hardware (AMX), are several times as fast at such products.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, Jaxpr, primitives
+from jax.extend.core import Literal as Constant
+
+Precision = Literal["float32", "bfloat16"]
+"""In which the factors of large matrix products are."""
+
+SHORTEST_SIDE = 16
+"""A product with a shorter side gains nothing and stays float32: a value from its last features, few inputs."""
+
+
+def in_precision(precision: Precision, function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function`` with its large float32 matrix products in this precision, in loops and branches too.
+
+    The products of gradients that ``function`` takes inside are included.
+
+    Args:
+        precision: ``float32`` returns ``function`` itself.
+        function: from pytrees of arrays to a pytree of arrays, without side effects.
+    """
+    if precision == "float32":
+        return function
+
+    @functools.wraps(function)
+    def rounded(*arguments):
+        program, shape = jax.make_jaxpr(function, return_shape=True)(*arguments)
+        leaves = _run(program, jax.tree.leaves(arguments))
+        return jax.tree.unflatten(jax.tree.structure(shape), leaves)
+
+    return rounded
+
+
+_INNER = {"jit": "jaxpr", "pjit": "jaxpr", "custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr"}
+"""Operations that are one program, and the parameter that holds it. Derivatives are taken: their rules can go."""
+
+
+def _run(program: ClosedJaxpr, arguments: Sequence) -> list:
+    """Runs a program with its large products rounded."""
+    jaxpr = program.jaxpr
+    values = dict(zip(jaxpr.constvars, program.consts, strict=True)) | dict(zip(jaxpr.invars, arguments, strict=True))
+    transposed: dict[Any, tuple[Any, tuple[int, ...]]] = {}
+    factors = _Factors()
+
+    def read(variable):
+        return variable.val if isinstance(variable, Constant) else values[variable]
+
+    def source(variable):
+        value = read(variable)
+        unturned = (value, tuple(range(jnp.ndim(value))))
+        return unturned if isinstance(variable, Constant) else transposed.get(variable, unturned)
+
+    for equation in jaxpr.eqns:
+        inputs = [read(variable) for variable in equation.invars]
+        primitive, parameters = equation.primitive, equation.params
+        inner = parameters.get(_INNER.get(primitive.name))
+        if primitive is primitives.dot_general_p and _is_large(inputs, parameters["dimension_numbers"]):
+            x, y = (source(variable) for variable in equation.invars)
+            outputs = [factors.product(x, y, parameters["dimension_numbers"])]
+        elif isinstance(inner, ClosedJaxpr | Jaxpr):
+            outputs = _run(inner if isinstance(inner, ClosedJaxpr) else ClosedJaxpr(inner, ()), inputs)
+        elif primitive is primitives.scan_p:
+            outputs = _scan(inputs, parameters)
+        elif primitive is primitives.cond_p:
+            branches = [functools.partial(_branch, branch) for branch in parameters["branches"]]
+            outputs = jax.lax.switch(inputs[0], branches, *inputs[1:])
+        else:
+            outputs = primitive.bind(*inputs, **parameters)
+            outputs = outputs if primitive.multiple_results else [outputs]
+        if primitive is primitives.transpose_p:
+            value, order = source(equation.invars[0])
+            transposed[equation.outvars[0]] = value, tuple(order[axis] for axis in parameters["permutation"])
+        elif primitive.name == "optimization_barrier":
+            pairs = zip(equation.invars, equation.outvars, strict=True)
+            transposed |= {new: source(old) for old, new in pairs}
+        values |= dict(zip(equation.outvars, outputs, strict=True))
+    return [read(variable) for variable in jaxpr.outvars]
+
+
+def _branch(program, *arguments):
+    return _run(program, arguments)
+
+
+def _scan(inputs, parameters):
+    constants, carried = parameters["num_consts"], parameters["num_consts"] + parameters["num_carry"]
+
+    def body(carry, x):
+        outputs = _run(parameters["jaxpr"], [*inputs[:constants], *carry, *x])
+        return outputs[: carried - constants], outputs[carried - constants :]
+
+    how = {name: parameters[name] for name in ("length", "reverse", "unroll")}
+    carry, ys = jax.lax.scan(body, inputs[constants:carried], inputs[carried:], **how)
+    return [*carry, *ys]
+
+
+def _is_large(factors, dimension_numbers) -> bool:
+    x, y = factors
+    (contracted, _), (batch, _) = dimension_numbers
+    inner = math.prod(x.shape[axis] for axis in contracted)
+    both = inner * math.prod(x.shape[axis] for axis in batch)
+    sides = (inner, x.size // max(both, 1), y.size // max(both, 1))
+    return x.dtype == y.dtype == jnp.float32 and min(sides) >= SHORTEST_SIDE
+
+
+class _Factors:
+    """The rounded factors of one program: each is rounded and arranged once.
+
+    XLA's quick CPU kernels for bfloat16 take ``(..., m, k)`` and ``(..., k, n)`` or ``(..., n, k)`` whose axes lie in
+    memory in that order, and it chooses before it knows how they will lie; what does not look like that is computed in
+    float32. So factors are arranged here, from what they were before they were transposed, and barriers hold the
+    arrangement: reshaping to a row of numbers and back says that they lie in order.
+    """
+
+    def __init__(self):
+        self._known: dict[tuple, tuple[Any, Any]] = {}
+
+    def product(self, left, right, dimension_numbers):
+        """`jax.lax.dot_general` of two transposed values, each given as ``(value, permutation)``."""
+        (x, order_x), (y, order_y) = left, right
+        (contracted_x, contracted_y), (batch_x, batch_y) = dimension_numbers
+        batch_x, contracted_x, free_x = _axes(order_x, batch_x, contracted_x)
+        batch_y, contracted_y, free_y = _axes(order_y, batch_y, contracted_y)
+        shape = [x.shape[axis] for axis in (*batch_x, *free_x)] + [y.shape[axis] for axis in free_y]
+        batch = tuple(range(len(batch_x)))
+        rows, columns = len(batch), len(batch) + 1
+        x = self._arranged(x, batch_x, free_x, contracted_x)
+        if (*batch_y, *free_y, *contracted_y) == tuple(range(y.ndim)):
+            y, inner = self._arranged(y, batch_y, free_y, contracted_y), columns
+        else:
+            y, inner = self._arranged(y, batch_y, contracted_y, free_y), rows
+        dimension_numbers = (((columns,), (inner,)), (batch, batch))
+        product = jax.lax.dot_general(x, y, dimension_numbers, preferred_element_type=jnp.float32)
+        return jax.lax.optimization_barrier(product).reshape(shape)
+
+    def _arranged(self, value, batch, rows, columns):
+        order = (*batch, *rows, *columns)
+        shape = tuple(value.shape[axis] for axis in batch)
+        shape += tuple(math.prod(value.shape[axis] for axis in axes) for axes in (rows, columns))
+        key = (id(value), order, shape)
+        if key not in self._known:
+            numbers = jnp.transpose(value.astype(jnp.bfloat16), order).reshape(-1)
+            arranged = jax.lax.optimization_barrier(jax.lax.optimization_barrier(numbers).reshape(shape))
+            self._known[key] = value, arranged  # the value is kept, so that its id stays its own
+        return self._known[key][1]
+
+
+def _axes(order, batch, contracted) -> list[list[int]]:
+    """Axes of the value before it was transposed: those of the batch, the contracted and the free ones."""
+    free = [axis for axis in range(len(order)) if axis not in batch and axis not in contracted]
+    return [[order[axis] for axis in axes] for axes in (batch, contracted, free)]
