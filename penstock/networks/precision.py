@@ -120,7 +120,7 @@ class _Factors:
     XLA's quick CPU kernels for bfloat16 take ``(..., m, k)`` and ``(..., k, n)`` or ``(..., n, k)`` whose axes lie in
     memory in that order, and it chooses before it knows how they will lie; what does not look like that is computed in
     float32. So factors are arranged here, from what they were before they were transposed, and barriers hold the
-    arrangement: reshaping to a row of numbers and back says that they lie in order.
+    arrangement. Adding an axis and taking it away again says to XLA that the others lie in order.
     """
 
     def __init__(self):
@@ -150,9 +150,16 @@ class _Factors:
         shape += tuple(math.prod(value.shape[axis] for axis in axes) for axes in (rows, columns))
         key = (id(value), order, shape)
         if key not in self._known:
-            numbers = jnp.transpose(value.astype(jnp.bfloat16), order).reshape(-1)
-            arranged = jax.lax.optimization_barrier(jax.lax.optimization_barrier(numbers).reshape(shape))
-            self._known[key] = value, arranged  # the value is kept, so that its id stays its own
+            numbers = jax.lax.optimization_barrier(jnp.transpose(self._rounded(value), order).reshape(*shape, 1))
+            arranged = jax.lax.optimization_barrier(numbers.reshape(shape))
+            self._known[key] = value, arranged
+        return self._known[key][1]
+
+    def _rounded(self, value):
+        key = (id(value),)
+        if key not in self._known:
+            rounded = jax.lax.optimization_barrier(value.astype(jnp.bfloat16))
+            self._known[key] = value, rounded  # the value is kept, so that its id stays its own
         return self._known[key][1]
 
 
