@@ -67,7 +67,7 @@ class OffPolicyConfig:
     """LayerNorm in the critics' hidden layers."""
     precision: Precision = "float32"
     """Factors of the large matrix products of gradient steps: float32, or bfloat16, quicker on accelerators and CPUs
-    that multiply bfloat16 matrices in hardware. All else is float32, acting and evaluation too."""
+    that multiply bfloat16 matrices in hardware. All else is float32: convolutions, acting, evaluation."""
 
     def __post_init__(self):
         for field in ("batch_size", "replay_capacity", "n_step", "collect_steps", "updates_per_step", "policy_delay"):

@@ -23,9 +23,10 @@ SHORTEST_SIDE = 16
 
 
 def in_precision(precision: Precision, function: Callable[..., Any]) -> Callable[..., Any]:
-    """``function`` with its large float32 matrix products in this precision, in loops and branches too.
+    """``function`` with its large float32 matrix products in this precision, also within `scan`, `cond` and `jit`.
 
-    The products of gradients that ``function`` takes inside are included.
+    The products of gradients that ``function`` takes inside are included. Convolutions, and products within
+    `while_loop` or `checkpoint`, stay float32. Do not differentiate the result: rules of `custom_vjp` are gone.
 
     Args:
         precision: ``float32`` returns ``function`` itself.
@@ -66,7 +67,7 @@ def _run(program: ClosedJaxpr, arguments: Sequence) -> list:
         inputs = [read(variable) for variable in equation.invars]
         primitive, parameters = equation.primitive, equation.params
         inner = parameters.get(_INNER.get(primitive.name))
-        if primitive is primitives.dot_general_p and _is_large(inputs, parameters["dimension_numbers"]):
+        if primitive is primitives.dot_general_p and _is_large(inputs, parameters):
             x, y = (source(variable) for variable in equation.invars)
             outputs = [factors.product(x, y, parameters["dimension_numbers"])]
         elif isinstance(inner, ClosedJaxpr | Jaxpr):
@@ -105,9 +106,11 @@ def _scan(inputs, parameters):
     return [*carry, *ys]
 
 
-def _is_large(factors, dimension_numbers) -> bool:
+def _is_large(factors, parameters) -> bool:
     x, y = factors
-    (contracted, _), (batch, _) = dimension_numbers
+    if parameters["precision"] is not None or parameters["preferred_element_type"] not in (None, jnp.float32):
+        return False  # whoever wrote it asked for something else
+    (contracted, _), (batch, _) = parameters["dimension_numbers"]
     inner = math.prod(x.shape[axis] for axis in contracted)
     both = inner * math.prod(x.shape[axis] for axis in batch)
     sides = (inner, x.size // max(both, 1), y.size // max(both, 1))

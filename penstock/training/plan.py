@@ -136,16 +136,21 @@ def from_config(config: Mapping[str, Any]) -> RunPlan:
     return RunPlan(settings=config_class(**convert_fields(settings, config_class, "config.json: settings.")), **content)
 
 
-def completed(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The content of a ``config.json``, with settings that did not exist when it was written at their defaults.
+ADDED_LATER = {"precision": "float32"}
+"""Settings that came after the first runs, and what was done before there was a choice."""
 
-    So an older run can be continued: the default of a new setting is what was done before there was a choice.
+
+def completed(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The content of a ``config.json``, with settings that did not exist when it was written: `ADDED_LATER`.
+
+    So an older run can be continued. Any other setting that is missing counts as a change.
     """
     try:
-        settings = from_config(config).to_config()["settings"]
-    except ConfigurationError:  # settings that are gone: the comparison will name them
+        known = {field.name for field in dataclasses.fields(algorithm_entry(config["algorithm"]).config)}
+    except (ConfigurationError, KeyError):
         return config
-    return {**config, "settings": {**settings, **config.get("settings", {})}}
+    added = {name: value for name, value in ADDED_LATER.items() if name in known}
+    return {**config, "settings": {**added, **config.get("settings", {})}}
 
 
 def source_of(world: str) -> dict[str, str]:

@@ -88,6 +88,9 @@ def test_all_large_products_are_rounded_and_little_changes(arm):
 @pytest.mark.parametrize("arm", ARMS)
 def test_two_seeds_train_in_one_program(arm):
     algorithm = learner(arm, "bfloat16")
+    program = jax.make_jaxpr(algorithm.step)(jax.eval_shape(algorithm.init, jax.random.key(0)))
+    found = large_products(program.jaxpr)
+    assert found.count({"bfloat16"}) > len(found) / 2  # those of acting and of weights at the start are float32
     states = jax.vmap(algorithm.init)(jax.random.split(jax.random.key(0), 2))
     step = jax.jit(jax.vmap(algorithm.step))
     for _ in range(5):

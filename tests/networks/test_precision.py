@@ -145,6 +145,38 @@ def test_every_large_product_of_a_network_and_its_gradient_is_rounded():
         assert np.linalg.norm(ours - theirs) < 2e-2 * np.linalg.norm(theirs) + 1e-6
 
 
+def test_one_square_matrix_in_every_role():
+    x = normal(0, 32, 32)
+    results = in_bfloat16(lambda x: (x @ x, x.T @ x, x @ x.T, x.T @ x.T))(x)
+    r = rounded(x)
+    for ours, hand in zip(results, (r @ r, r.T @ r, r @ r.T, r.T @ r.T), strict=True):
+        close(ours, hand)
+
+
+def test_a_scan_backward_stays_backward():
+    w = normal(0, 3, 32, 32) / 6
+    x = normal(1, 32, 32)
+
+    def run(x, w):
+        return jax.lax.scan(lambda x, w: (x @ w, x.sum()), x, w, reverse=True)
+
+    ours, sums = in_bfloat16(run)(x, w)
+    hand = rounded(rounded(rounded(x) @ rounded(w[2])) @ rounded(w[1])) @ rounded(w[0])
+    np.testing.assert_allclose(ours, hand, atol=2e-2)
+    assert sums[2] == pytest.approx(float(x.sum()), rel=1e-3)
+
+
+def test_the_shortest_side_is_large_enough():
+    x, w = normal(0, SHORTEST_SIDE, 32), normal(1, 32, 32)
+    close(in_bfloat16(lambda x, w: x @ w)(x, w), rounded(x) @ rounded(w))
+
+
+def test_a_product_that_asks_for_a_precision_gets_it():
+    x, w = normal(0, 32, 32), normal(1, 32, 32)
+    exact = np.asarray(x, np.float64) @ np.asarray(w, np.float64)
+    close(in_bfloat16(lambda x, w: jnp.dot(x, w, precision="highest"))(x, w), exact)
+
+
 def test_several_seeds_under_vmap():
     x, w = normal(0, 2, 64, 32), normal(1, 2, 48, 32)
     y = jax.jit(jax.vmap(in_precision("bfloat16", lambda x, w: x @ w.T)))(x, w)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -81,6 +82,27 @@ def test_same_seed_same_run_and_another_seed_another(whole, tmp_path):
     learned = [jax.tree.leaves(run.state.learned) for run in (result, other)]
     assert any((a != b).any() for a, b in zip(*learned, strict=True))
     assert int(result.state.env_steps[0]) == 100 and int(result.state.gradient_steps[0]) == 2 * (50 - 10)
+
+
+def test_precision_reaches_the_gradient_steps():
+    """Wide enough for large products; nothing else of a hosted run depends on it."""
+    wide = {"actor_hidden": (32, 32), "critic_hidden": (32, 32), "batch_size": 16}
+    learned, acted = [], []
+    for precision in ("float32", "bfloat16"):
+        program = program_of(tiny_plan(settings={**wide, "precision": precision}))
+        state = program.init(seed_keys(0, 1))
+        try:
+            state, _ = program.train(state, jnp.asarray(1, jnp.int32))  # half of the warm-up
+            acted.append(arrays(jax.tree.map(jnp.copy, state)))  # training takes the state's memory
+            learned.append(arrays(program.train(state, jnp.asarray(2, jnp.int32))[0].learned))
+        finally:
+            program.close()
+    assert_equal(acted[0], acted[1])
+    before = {name.removeprefix(".learned"): value for name, value in acted[0].items() if name.startswith(".learned")}
+    exact, ours = learned
+    moved = np.concatenate([np.ravel(exact[name] - before[name]) for name in before if "critic" in name])
+    apart = np.concatenate([np.ravel(exact[name] - ours[name]) for name in before if "critic" in name])
+    assert 0.0 < np.linalg.norm(apart) < 0.3 * np.linalg.norm(moved)
 
 
 def test_evaluation_does_not_change_training(whole, tmp_path):

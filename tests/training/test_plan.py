@@ -48,7 +48,7 @@ def test_config_round_trips_through_the_file(tmp_path, algorithm, world):
 
 
 def test_a_run_from_before_a_setting_existed_can_be_continued():
-    """Only settings that have a default are filled in; what was chosen stays, and what is gone is named."""
+    """Only a setting that is known to be new is filled in; any other that is missing is a change."""
     now = make_plan("sac", "classic/pendulum", settings={"discount": 0.9}).to_config()
     older = {**now, "settings": {k: v for k, v in now["settings"].items() if k != "precision"}}
     assert compare_configs(completed(older), now) == []
@@ -57,11 +57,11 @@ def test_a_run_from_before_a_setting_existed_can_be_continued():
     assert [(change.field, change.old, change.new) for change in changes] == [
         ("settings.precision", "float32", "bfloat16")
     ]
-    gone = {**older, "settings": {**older["settings"], "removed": 1}}
-    assert {change.field for change in compare_configs(completed(gone), now)} == {
-        "settings.precision",
-        "settings.removed",
-    }
+    fewer = {**older, "settings": {k: v for k, v in older["settings"].items() if k != "batch_size"}}
+    changes = compare_configs(completed(fewer), now)
+    assert [change.field for change in changes] == ["settings.batch_size"], "a preset may differ from the default"
+    rfo = make_plan("rfo", "classic/pendulum").to_config()
+    assert completed(rfo) == rfo
 
 
 def test_round_trip_keeps_every_bit_and_infinity(tmp_path):
