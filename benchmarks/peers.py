@@ -25,6 +25,9 @@ import gymnasium as gym
 import jax
 import numpy as np
 
+TRANSITIONS = 20_000
+"""In FlowRL's replay memory."""
+
 
 @dataclasses.dataclass
 class Peer:
@@ -61,7 +64,6 @@ class Shapes(gym.Env):
 
 def flowrl(checkout: Path, observation_size: int, action_size: int, precision: str = "float32") -> Peer:
     """FlowRL's own agent. See the module's text."""
-    transitions = 20_000
     os.environ["TORCHDYNAMO_DISABLE"] = "1"
     import torch
 
@@ -78,8 +80,8 @@ def flowrl(checkout: Path, observation_size: int, action_size: int, precision: s
     agent = flowAC(observation_size, space, settings)
     agent.policy.device = torch.device("cpu")
     agent.amp_enabled = precision == "bfloat16"
-    memory, rng = ReplayMemory(transitions, seed=0), np.random.default_rng(0)
-    for _ in range(transitions):
+    memory, rng = ReplayMemory(TRANSITIONS, seed=0), np.random.default_rng(0)
+    for _ in range(TRANSITIONS):
         state, after = rng.standard_normal((2, observation_size), dtype=np.float32)
         memory.push(state, rng.uniform(-1, 1, action_size).astype(np.float32), rng.standard_normal(), after, 1.0)
     done = 0

@@ -266,20 +266,20 @@ class OffPolicyLearner(abc.ABC, Generic[ConfigT]):
             ready = (state.env_steps >= self.config.warmup_steps) & (
                 state.replay.filled * world.num_envs >= self.config.batch_size
             )
-            state, learned = where_due(ready, self._learn, state)
+            state, learned = where_due(ready, self._gradient_steps, state)
             sums = {name: sums[name] + learned[name] for name in sums}
             shown = {**transition.diagnostics, "reward": transition.reward}
             return (state, sums), (shown, transition.diverged)
 
         (state, sums), (shown, diverged) = jax.lax.scan(
-            control_step, (state, no_metrics(self._learn, state)), jnp.arange(self.config.collect_steps)
+            control_step, (state, no_metrics(self._gradient_steps, state)), jnp.arange(self.config.collect_steps)
         )
         state = dataclasses.replace(state, update=state.update + 1)
         metrics = summarise(sums) | {f"train/{name}": value.mean() for name, value in shown.items()}
         metrics["world/diverged"] = diverged.sum().astype(jnp.float32)
         return state, metrics, {name: value for name, value in shown.items() if name != "reward"}
 
-    def _learn(self, state: OffPolicyState) -> tuple[OffPolicyState, dict[str, Scalar]]:
+    def _gradient_steps(self, state: OffPolicyState) -> tuple[OffPolicyState, dict[str, Scalar]]:
         """``updates_per_step`` gradient steps; metrics are summed over them."""
 
         def one(carry, _):

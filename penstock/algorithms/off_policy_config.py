@@ -6,7 +6,7 @@ from typing import Any
 
 from penstock._errors import ConfigurationError, require
 from penstock.networks import Trunk
-from penstock.networks.precision import Precision
+from penstock.networks.precision import SHORTEST_SIDE, Precision
 
 
 def refuse_idle(config: Any, because: str, *fields: str) -> None:
@@ -89,6 +89,14 @@ class OffPolicyConfig:
             self.batch_size,
             f"must not exceed replay_capacity = {self.replay_capacity}",
         )
+        widest = max(*self.actor_hidden, *self.critic_hidden)
+        for field, value in (("batch_size", self.batch_size), ("the widest hidden layer", widest)):
+            require(
+                self.precision == "float32" or value >= SHORTEST_SIDE,
+                field,
+                value,
+                f"must be at least {SHORTEST_SIDE} with precision = 'bfloat16': smaller products stay float32",
+            )
         self.critic_trunk()  # refuses an unknown activation
 
     @property

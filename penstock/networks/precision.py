@@ -75,8 +75,7 @@ def _run(program: ClosedJaxpr, arguments: Sequence) -> list:
         elif primitive is primitives.scan_p:
             outputs = _scan(inputs, parameters)
         elif primitive is primitives.cond_p:
-            branches = [functools.partial(_branch, branch) for branch in parameters["branches"]]
-            outputs = jax.lax.switch(inputs[0], branches, *inputs[1:])
+            outputs = _cond(inputs, parameters)
         else:
             outputs = primitive.bind(*inputs, **parameters)
             outputs = outputs if primitive.multiple_results else [outputs]
@@ -90,8 +89,18 @@ def _run(program: ClosedJaxpr, arguments: Sequence) -> list:
     return [read(variable) for variable in jaxpr.outvars]
 
 
-def _branch(program, *arguments):
-    return _run(program, arguments)
+def _cond(inputs, parameters):
+    def branch(program):
+        return lambda *arguments: _run(program, arguments)
+
+    index, *inputs = inputs
+    branches = [branch(program) for program in parameters["branches"]]
+    platforms = parameters.get("branches_platforms")
+    if platforms is None:
+        return jax.lax.switch(index, branches, *inputs)
+    default = dict(zip(platforms, branches, strict=True)).get(None)
+    named = {name: branch for names, branch in zip(platforms, branches, strict=True) for name in names or ()}
+    return jax.lax.platform_dependent(*inputs, default=default, **named)
 
 
 def _scan(inputs, parameters):

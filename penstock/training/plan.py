@@ -10,7 +10,7 @@ from typing import Any
 import penstock
 from penstock._errors import ConfigurationError, require, suggest
 from penstock._field_types import convert, convert_fields
-from penstock.algorithms.registry import algorithm_entry
+from penstock.algorithms.registry import ALGORITHMS, algorithm_entry
 from penstock.training.presets import preset as preset_of
 from penstock.worlds import FunctionalWorld, World
 from penstock.worlds.checker import load_world, resolved_spec
@@ -145,12 +145,12 @@ def completed(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
     So an older run can be continued. Any other setting that is missing counts as a change.
     """
-    try:
-        known = {field.name for field in dataclasses.fields(algorithm_entry(config["algorithm"]).config)}
-    except (ConfigurationError, KeyError):
-        return config
+    algorithm, settings = config.get("algorithm"), config.get("settings")
+    if not isinstance(settings, Mapping) or algorithm not in ALGORITHMS:
+        return config  # the comparison will say what is wrong
+    known = {field.name for field in dataclasses.fields(ALGORITHMS[algorithm].config)}
     added = {name: value for name, value in ADDED_LATER.items() if name in known}
-    return {**config, "settings": {**added, **config.get("settings", {})}}
+    return {**config, "settings": {**added, **settings}}
 
 
 def source_of(world: str) -> dict[str, str]:

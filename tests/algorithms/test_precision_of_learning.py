@@ -1,7 +1,6 @@
 """Gradient steps with bfloat16 products, of every off-policy algorithm."""
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +12,7 @@ from penstock.algorithms.registry import ALGORITHMS, family
 from penstock.data import Batch
 from penstock.networks.precision import SHORTEST_SIDE
 from penstock.observation import Observation
+from tests.products import products
 
 ALL = [pytest.param(name, marks=[] if name == "sac" else pytest.mark.slow) for name in family("off-policy")]
 ARMS = [*ALL, *(pytest.param(f"sac-flow {kind}", marks=pytest.mark.slow) for kind in ("gated", "decoded"))]
@@ -36,21 +36,8 @@ def batch(size=64):
     return Batch(observations[0], action, jax.random.normal(keys[0], (size,)), jnp.full((size,), 0.9), observations[1])
 
 
-def large_products(jaxpr):
-    """Types of the factors of all products with long sides, also within loops and branches."""
-    found = []
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
-            x, y = (variable.aval for variable in equation.invars)
-            (contracted, _), (along, _) = equation.params["dimension_numbers"]
-            inner = math.prod(x.shape[axis] for axis in contracted)
-            both = inner * math.prod(x.shape[axis] for axis in along)
-            if min(inner, x.size // both, y.size // both) >= SHORTEST_SIDE:
-                found.append({str(x.dtype), str(y.dtype)})
-        for value in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda v: hasattr(v, "jaxpr")):
-            if hasattr(value, "jaxpr") or hasattr(value, "eqns"):
-                found += large_products(getattr(value, "jaxpr", value))
-    return found
+def large_products(program):
+    return [set(kinds) for kinds, side in products(program.jaxpr) if side >= SHORTEST_SIDE]
 
 
 @pytest.mark.parametrize("arm", ARMS)
@@ -61,7 +48,7 @@ def test_all_large_products_are_rounded_and_little_changes(arm):
         algorithm = learner(arm, precision)
         learned = jax.jit(algorithm.init_learned)(jax.random.key(1))
         program = jax.make_jaxpr(algorithm.learn)(learned, batch(), key, count)
-        found = large_products(program.jaxpr)
+        found = large_products(program)
         assert len(found) > 10
         assert all(kinds == {precision} for kinds in found)
         results[precision] = jax.jit(algorithm.learn)(learned, batch(), key, count)
@@ -89,7 +76,7 @@ def test_all_large_products_are_rounded_and_little_changes(arm):
 def test_two_seeds_train_in_one_program(arm):
     algorithm = learner(arm, "bfloat16")
     program = jax.make_jaxpr(algorithm.step)(jax.eval_shape(algorithm.init, jax.random.key(0)))
-    found = large_products(program.jaxpr)
+    found = large_products(program)
     assert found.count({"bfloat16"}) > len(found) / 2  # those of acting and of weights at the start are float32
     states = jax.vmap(algorithm.init)(jax.random.split(jax.random.key(0), 2))
     step = jax.jit(jax.vmap(algorithm.step))

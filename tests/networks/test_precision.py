@@ -11,6 +11,7 @@ import pytest
 
 from penstock.networks import MLP, Trunk
 from penstock.networks.precision import SHORTEST_SIDE, in_precision
+from tests.products import products
 
 
 def rounded(x):
@@ -29,18 +30,6 @@ def in_bfloat16(function):
 def close(a, b):
     """Equal but for the order of float32 sums; products of unrounded numbers differ by a thousand times as much."""
     np.testing.assert_allclose(np.asarray(a), b, rtol=2e-5, atol=2e-5)
-
-
-def products(jaxpr):
-    """Types of the factors of all matrix products of a program, also within loops and branches."""
-    found = []
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
-            found += [tuple(str(variable.aval.dtype) for variable in equation.invars)]
-        for value in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda v: hasattr(v, "jaxpr")):
-            if hasattr(value, "jaxpr") or hasattr(value, "eqns"):
-                found += products(getattr(value, "jaxpr", value))
-    return found
 
 
 def test_a_product_is_of_rounded_factors_and_its_sum_is_not_rounded():
@@ -123,8 +112,8 @@ def test_products_within_loops_branches_and_calls_are_rounded():
         np.testing.assert_allclose(ours[0], last, atol=4e-3)
         np.testing.assert_allclose(ours[1], sums, rtol=1e-3, atol=1e-2)
     program = jax.make_jaxpr(in_precision("bfloat16", network))(x, w, True)
-    assert set(products(program.jaxpr)) == {("bfloat16", "bfloat16")}
-    assert len(products(program.jaxpr)) == 3
+    kinds = [kinds for kinds, _ in products(program.jaxpr)]
+    assert kinds == 3 * [("bfloat16", "bfloat16")]
 
 
 def test_every_large_product_of_a_network_and_its_gradient_is_rounded():
@@ -135,7 +124,7 @@ def test_every_large_product_of_a_network_and_its_gradient_is_rounded():
         return eqx.filter_value_and_grad(lambda network: jnp.square(jax.vmap(network)(x)).mean())(network)
 
     program = jax.make_jaxpr(in_precision("bfloat16", gradient))(network, x)
-    kinds = products(program.jaxpr)
+    kinds = [kinds for kinds, _ in products(program.jaxpr)]
     assert kinds.count(("bfloat16", "bfloat16")) == 2 + 3  # forward; weights twice and the first layer's output
     assert kinds.count(("float32", "float32")) == len(kinds) - 5  # those of the output layer: a side of 1
     (value, grads), (exact, exact_grads) = in_bfloat16(gradient)(network, x), jax.jit(gradient)(network, x)
@@ -143,6 +132,38 @@ def test_every_large_product_of_a_network_and_its_gradient_is_rounded():
     for ours, theirs in zip(jax.tree.leaves(grads), jax.tree.leaves(exact_grads), strict=True):
         assert ours.dtype == jnp.float32
         assert np.linalg.norm(ours - theirs) < 2e-2 * np.linalg.norm(theirs) + 1e-6
+
+
+def test_a_branch_for_another_platform_is_not_compiled():
+    """`platform_dependent` stays a choice of the compiler, as the pixel encoder needs it."""
+
+    def by_platform(x):
+        return jax.lax.platform_dependent(
+            x, cpu=lambda x: jnp.sin(x @ x), cuda=lambda x: jnp.cos(x @ x), default=jnp.exp
+        )
+
+    x = normal(0, 32, 32)
+    close(in_bfloat16(by_platform)(x), np.sin(rounded(x) @ rounded(x)))
+    text = in_bfloat16(by_platform).lower(x).as_text()
+    assert "sine" in text and "cosine" not in text and "exponential" not in text
+
+
+def test_rules_of_derivatives_are_left_behind():
+    @jax.custom_vjp
+    def product(x, w):
+        return x @ w
+
+    product.defvjp(lambda x, w: (x @ w, (x, w)), lambda kept, g: (g @ kept[1].T, kept[0].T @ g))
+
+    @jax.custom_jvp
+    def twice(x):
+        return 2 * (x @ x)
+
+    twice.defjvp(lambda primals, tangents: (twice(*primals), 2 * tangents[0]))
+    x, w = normal(0, 32, 32), normal(1, 32, 32)
+    close(in_bfloat16(product)(x, w), rounded(x) @ rounded(w))
+    close(in_bfloat16(twice)(x), 2 * rounded(x) @ rounded(x))
+    close(in_bfloat16(jax.grad(lambda x, w: product(x, w).sum()))(x, w), np.ones((32, 32)) @ rounded(w).T)
 
 
 def test_one_square_matrix_in_every_role():

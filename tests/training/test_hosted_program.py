@@ -105,6 +105,16 @@ def test_precision_reaches_the_gradient_steps():
     assert 0.0 < np.linalg.norm(apart) < 0.3 * np.linalg.norm(moved)
 
 
+def test_a_run_from_before_a_setting_existed_continues(tmp_path):
+    train(tiny_plan(steps=30), tmp_path / "run")
+    path = tmp_path / "run" / "config.json"
+    config = json.loads(path.read_text())
+    del config["settings"]["precision"]
+    path.write_text(json.dumps(config))
+    assert train(tiny_plan(steps=40, evaluate_every=40), tmp_path / "run").finished
+    assert json.loads(path.read_text())["settings"]["precision"] == "float32"
+
+
 def test_evaluation_does_not_change_training(whole, tmp_path):
     _, result = whole
     seldom = train(tiny_plan(evaluate_every=100, evaluation_episodes=3), tmp_path / "seldom")

@@ -61,7 +61,8 @@ def test_a_run_from_before_a_setting_existed_can_be_continued():
     changes = compare_configs(completed(fewer), now)
     assert [change.field for change in changes] == ["settings.batch_size"], "a preset may differ from the default"
     rfo = make_plan("rfo", "classic/pendulum").to_config()
-    assert completed(rfo) == rfo
+    for damaged in (rfo, {}, {**older, "settings": None}, {**older, "algorithm": "sca"}):
+        assert completed(damaged) == damaged
 
 
 def test_round_trip_keeps_every_bit_and_infinity(tmp_path):
