@@ -41,12 +41,22 @@ SAC_BASE = {
     "temperature_learning_rate": 3e-4,
 }
 """What SAC has and SAC Flow, on CrossQ's base, has not."""
+STRONG = {
+    "constraint_coefficient": 1.0,
+    "weight_ceiling": 10.0,
+    "warmup_steps": 20_000,
+    "replay_capacity": 60_000,
+    "target_rate": 0.05,
+}
+"""With which FlowRL keeps both modes of the bimodal probe: a constraint as heavy as Q, and a memory that keeps what
+random actions did."""
 ARMS = {
     "SAC": ("sac", {}),
     "CrossQ": ("crossq", {}),
     "TD3": ("td3", {}),
     "FlowRL, paper": ("flowrl", {"critic_hidden": (64, 64, 64), "weighting": "paper"}),
     "FlowRL, code": ("flowrl", {"critic_hidden": (64, 64, 64), "weighting": "code"}),
+    "FlowRL, code, lambda 1": ("flowrl", {"critic_hidden": (64, 64, 64), "weighting": "code", **STRONG}),
     "SAC Flow, mlp": ("sac-flow", {"velocity": "mlp"}),
     "SAC Flow, gated": ("sac-flow", {"velocity": "gated"}),
     "SAC Flow, decoded": ("sac-flow", {"velocity": "decoded"}),

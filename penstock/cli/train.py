@@ -91,12 +91,33 @@ def parse_train_options(entry: Any, arguments: list[str]) -> TrainOptions:
             raise ConfigurationError(f"--world is missing: penstock train {entry.name} --world soft/jumper-mini")
     if ":" not in world and not world.endswith(".py"):  # my_world.py:MyTask is loaded when the plan is made
         refuse_unknown(world)
+    refuse_options_of_others(entry, arguments)
     name = _peek(arguments, "--preset") or ""
     run_fields, settings = preset(entry.name, world, name, _peek(arguments, "--velocity") or "")
     default = TrainOptions(
         settings=entry.config(**settings), world=world, preset=name, algorithm=entry.name, **run_fields
     )
     return parse(TrainOptions[entry.config], arguments, f"penstock train {entry.name}", default)
+
+
+def refuse_options_of_others(entry: Any, arguments: list[str]) -> None:
+    """Says whose an option is that other algorithms have and this one has not."""
+    from penstock.algorithms.registry import ALGORITHMS
+
+    def names(config):
+        return {field.name for field in dataclasses.fields(config)}
+
+    for argument in arguments:
+        flag = argument.partition("=")[0]
+        name = flag.removeprefix("--").removeprefix("no-").replace("-", "_")
+        if not flag.startswith("--") or name in names(TrainOptions) | names(entry.config):
+            continue
+        owners = [other.name for other in ALGORITHMS.values() if name in names(other.config)]
+        if owners:
+            raise ConfigurationError(
+                f"{flag}: {entry.name} has no such setting; it belongs to {', '.join(owners)}. Leave it out; "
+                f"`penstock train {entry.name} --world WORLD --help` lists what {entry.name} has."
+            )
 
 
 def _peek(arguments: list[str], flag: str) -> str | None:

@@ -32,6 +32,11 @@ TRAIN = ("train", "rfo", "--world", "classic/double-integrator", "--run-dir")
         (["train", "rfo", "--world", "classic/pendulum", "--world-option", "mass"], ["'mass'", "name=value"]),
         (["train", "rfo", "--world", "classic/pendulum", "--world-option", "mas=1"], ["Did you mean 'mass'"]),
         (["train", "rfo", "--world", "classic/pendulum", "--world-option", "mass=x"], ["mass = 'x'", "a number"]),
+        (
+            ["train", "rfo", "--world", "classic/pendulum", "--precision", "bfloat16"],
+            ["--precision: rfo has no such setting", "belongs to sac, td3, crossq, flowrl, sac-flow"],
+        ),
+        (["train", "sac", "--world", "classic/pendulum", "--no-drift"], ["--no-drift: sac has no", "sac-flow"]),
         (["evaluate"], ["run folder"]),
         (["evaluate", "nope"], ["nope holds no run"]),
         (["evaluate", "nope", "--checkpoint", "first"], ["--checkpoint", "best", "last"]),
