@@ -36,12 +36,12 @@ class Peer:
     Attributes:
         run: makes so many updates and waits until they are finished.
         parameters: number of trained parameters: actor, critics.
-        product: a float32 product 256 x 512 x 512 by the peer's library, where that is not JAX.
+        products: computes n float32 products 256 x 512 x 512 by the peer's library, where that is not JAX.
     """
 
     run: Callable[[int], None]
     parameters: tuple[int, int]
-    product: Callable[[], object] | None = None
+    products: Callable[[int], object] | None = None
 
 
 class Shapes(gym.Env):
@@ -99,7 +99,7 @@ def flowrl(checkout: Path, observation_size: int, action_size: int, precision: s
 
     x, w = torch.ones(256, 512), torch.ones(512, 512)
     parameters = size(agent.policy), size(agent.critic, agent.critic_buffer, agent.V_critic_buffer)
-    return Peer(run, parameters, product=lambda: x @ w)
+    return Peer(run, parameters, products=lambda n: [x @ w for _ in range(n)])
 
 
 def sac_flow(checkout: Path, script: str, observation_size: int = 17, action_size: int = 6) -> Peer:
