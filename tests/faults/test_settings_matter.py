@@ -43,6 +43,7 @@ OTHER = {
     "decoder": "post-norm",
     "networks": ("released", "paper"),
     "entropy": "action",
+    "precision": "bfloat16",  # refused where nothing is large enough for it
 }
 """Other values of settings that are names; the first that differs is taken."""
 
