@@ -280,11 +280,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="CPU seconds per turn and side")
     arguments = parser.parse_args()
     names = ("jax", "jaxlib", "torch", "flax", "optax", "sbx-rl", "numpy")
-    record = {
+    where = {
         "machine": {"cpu": processor(), "cores": os.cpu_count()},
         "versions": {name: version(name) for name in names} | {"python": platform.python_version()},
-        "rows": json.loads(arguments.output.read_text())["rows"] if arguments.output.is_file() else [],
     }
+    kept = json.loads(arguments.output.read_text())["rows"] if arguments.output.is_file() else []
     results = []
     for name, (what, make_ours, make_peer) in rows(arguments.flowrl, arguments.sac_flow).items():
         if arguments.rows and name not in arguments.rows:
@@ -293,10 +293,10 @@ def main() -> None:
             print(f"{name}: skipped: pass the checkout of the official code (--flowrl, --sac-flow).")
             continue
         results.append(compare(name, what, make_ours, make_peer, arguments.turns, arguments.seconds))
-        results[-1]["load_average"] = round(os.getloadavg()[0], 1)
+        results[-1] |= {"load_average": round(os.getloadavg()[0], 1), **where}
         print(markdown_table(results[-1:], SHOWN), flush=True)
-        record["rows"] = [row for row in record["rows"] if row["row"] != name] + results[-1:]
-        arguments.output.write_text(json.dumps(record, indent=1) + "\n")
+        kept = [row for row in kept if row["row"] != name] + results[-1:]
+        arguments.output.write_text(json.dumps({"rows": kept}, indent=1) + "\n")
     print(markdown_table(results, SHOWN))
 
 

@@ -91,7 +91,8 @@ def parse_train_options(entry: Any, arguments: list[str]) -> TrainOptions:
             raise ConfigurationError(f"--world is missing: penstock train {entry.name} --world soft/jumper-mini")
     if ":" not in world and not world.endswith(".py"):  # my_world.py:MyTask is loaded when the plan is made
         refuse_unknown(world)
-    refuse_options_of_others(entry, arguments)
+    if not {"-h", "--help"} & set(arguments):
+        refuse_options_of_others(entry, arguments)
     name = _peek(arguments, "--preset") or ""
     run_fields, settings = preset(entry.name, world, name, _peek(arguments, "--velocity") or "")
     default = TrainOptions(
@@ -109,7 +110,7 @@ def refuse_options_of_others(entry: Any, arguments: list[str]) -> None:
 
     for argument in arguments:
         flag = argument.partition("=")[0]
-        name = flag.removeprefix("--").removeprefix("no-").replace("-", "_")
+        name = flag.removeprefix("--").replace("-", "_").removeprefix("no_")
         if not flag.startswith("--") or name in names(TrainOptions) | names(entry.config):
             continue
         owners = [other.name for other in ALGORITHMS.values() if name in names(other.config)]
@@ -121,12 +122,14 @@ def refuse_options_of_others(entry: Any, arguments: list[str]) -> None:
 
 
 def _peek(arguments: list[str], flag: str) -> str | None:
+    """The value of an option; where it is given twice, the last, as for all others."""
+    found = None
     for index, argument in enumerate(arguments):
         if argument == flag and index + 1 < len(arguments):
-            return arguments[index + 1]
-        if argument.startswith(f"{flag}="):
-            return argument.partition("=")[2]
-    return None
+            found = arguments[index + 1]
+        elif argument.startswith(f"{flag}="):
+            found = argument.partition("=")[2]
+    return found
 
 
 def train_and_report(options: TrainOptions) -> int:

@@ -75,6 +75,23 @@ def test_latents_or_actions_can_be_the_target():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("squash_target", "expected"), [("atanh", 0.9), ("raw", np.tanh(0.9))])
+def test_t14_cloning_an_action_of_0_9(squash_target, expected):
+    """Imitation alone of one stored action: the action itself, or tanh of it."""
+    settings = {"weighting": "constant", "constraint_coefficient": 1e3, "actor_learning_rate": 3e-3}
+    algorithm = learner(squash_target=squash_target, actor_hidden=(32,), **settings)
+    learned = jax.jit(algorithm.init_learned)(jax.random.key(0))
+    data = dataclasses.replace(batch(), action=jnp.full((8, 2), 0.9))
+
+    def body(i, now):
+        return algorithm._actor_step(now, data, STORED, jax.random.fold_in(jax.random.key(1), i))[0]
+
+    learned = jax.jit(lambda now: jax.lax.fori_loop(0, 3000, body, now))(learned)
+    action = algorithm.agent_of(learned).sample(data.observation, jax.random.key(2)).action
+    np.testing.assert_allclose(action.mean(), expected, atol=0.03)
+
+
+@pytest.mark.slow
 def test_without_behaviour_values_the_weight_comes_from_the_policys_own_critic():
     algorithm = learner(behaviour_values=False, policy_delay=1)
     learned = jax.jit(algorithm.init_learned)(jax.random.key(0))

@@ -225,3 +225,25 @@ def test_t19_flow_steps_are_a_loop():
         return equations(jax.make_jaxpr(flow.sample_with_path_log_prob)(jnp.ones(3), jax.random.key(0)).jaxpr)
 
     assert size(8) == size(16)
+
+
+@pytest.mark.parametrize("entropy", ["path", "action"])
+def test_the_regulated_entropy_is_the_chosen_one(entropy):
+    """log p of the losses comes from the policy's own formula for it, and H is that of the same kind."""
+    algorithm = sac_flow.Learner(sac_flow.Config(**SMALL, entropy=entropy), world(), 10)
+    actor = jax.jit(algorithm.init_learned)(jax.random.key(0)).actor
+    observation, key = Observation(jax.random.normal(jax.random.key(1), (8, 3))), jax.random.key(2)
+    policy = actor.policy
+
+    def draw(state, key):
+        if entropy == "path":
+            return policy.sample_with_path_log_prob(state, key)
+        return policy.sample_with_action_log_prob(state, key, 8)
+
+    action, log_prob = jax.jit(lambda: algorithm.sample(actor, observation, key))()
+    sample, expected = jax.jit(jax.vmap(draw))(observation.vector, jax.random.split(key, 8))
+    np.testing.assert_allclose(action, sample.action, rtol=1e-5)
+    np.testing.assert_allclose(log_prob, expected, rtol=1e-4, atol=1e-4)
+    d, c = 2, 0.5 * math.log(2.0 * math.pi * math.e)
+    by_hand = {"action": -d, "path": d * (5 * c + 4 * math.log(0.1697))}
+    assert algorithm.entropy_target == pytest.approx(by_hand[entropy])

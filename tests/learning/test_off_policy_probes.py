@@ -173,10 +173,11 @@ def test_a_gaussian_keeps_one_of_them():
 REMEMBERED = {"warmup_steps": 16_384, "replay_capacity": 65_536, "actor_hidden": (64, 64)}
 """A memory of all 51,200 transitions, of which a third are of random actions, so that it has both good actions."""
 FORGOTTEN = {"actor_hidden": (64, 64)}
-"""A memory of the newest 4,096 transitions, nearly all of the policy's own actions."""
+"""A memory of the newest 4,096 transitions after 64 random ones: nearly all of the policy's own actions."""
 STRONG_PAPER = {"weighting": "paper", "constraint_coefficient": 2.0, "weight_ceiling": 20.0, "target_rate": 0.05}
 STRONG_CODE = {"weighting": "code", "constraint_coefficient": 1.0, "weight_ceiling": 10.0, "target_rate": 0.05}
-PUBLISHED = {"constraint_coefficient": 0.1, "target_rate": 0.05}
+CLONING = {"weighting": "constant", "constraint_coefficient": 2.0, "target_rate": 0.05}
+WEAK = {"constraint_coefficient": 0.1, "target_rate": 0.05}
 NO_CONSTRAINT = {"constraint_coefficient": 0.0, "target_rate": 0.05}
 TEN = range(10)
 
@@ -188,18 +189,20 @@ TEN = range(10)
     [
         ("flowrl", REMEMBERED, STRONG_PAPER, range(8, 11)),
         ("flowrl", REMEMBERED, STRONG_CODE, range(8, 11)),
-        ("flowrl", REMEMBERED, PUBLISHED, range(3)),
+        ("flowrl", REMEMBERED, CLONING, range(8, 11)),
+        ("flowrl", REMEMBERED, WEAK, range(3)),
         ("flowrl", REMEMBERED, NO_CONSTRAINT, range(7)),  # by chance: nothing draws the two apart, or together
         ("flowrl", FORGOTTEN, STRONG_PAPER, range(4)),
         ("sac", REMEMBERED, {}, [0]),
         ("crossq", REMEMBERED, {}, [0]),
         ("td3", REMEMBERED, {}, [0]),
     ],
-    ids=["strong-paper", "strong-code", "published", "no-constraint", "forgotten", "sac", "crossq", "td3"],
+    ids=["strong-paper", "strong-code", "cloning", "weak", "no-constraint", "forgotten", "sac", "crossq", "td3"],
 )
 def test_a_strong_constraint_keeps_the_two_good_actions_of_the_memory(algorithm, memory, settings, keeping):
-    """FlowRL's bound to the best stored behaviour keeps both, where the memory has both and it weighs as much as Q.
+    """FlowRL's pull toward stored actions keeps both, where the memory has both and it weighs as much as Q.
 
+    That it is toward *better* actions is not what keeps them here: cloning all of the memory does as well.
     ``keeping``: how many of ten seeds may have more than a fifth of their actions at each. All find a good action.
     """
     learner = make_learner(algorithm, probes.TwoActions(), 800, **memory, **settings)
