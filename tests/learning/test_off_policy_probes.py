@@ -65,7 +65,7 @@ def test_terminations_do_not_bootstrap_and_rewards_are_discounted(algorithm):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("algorithm", ["sac", "crossq", "flowrl"])
+@pytest.mark.parametrize("algorithm", OFF_POLICY)
 def test_time_limits_bootstrap(algorithm):
     """Q = 1 / (1 - g) = 10: a learner that takes the time limit for an end reports at most 5.7."""
     task = probes.ConstantRewardTruncated()
