@@ -401,3 +401,11 @@ def test_the_entropy_of_an_action_has_a_slope_in_the_velocity():
         difference = float(entropy(at + 1e-5) - entropy(at - 1e-5)) / 2e-5
     np.testing.assert_allclose(slope, difference, rtol=1e-5)
     assert slope < -0.1
+
+
+def test_t18_a_further_step_adds_the_entropy_of_its_noise():
+    """K -> K + 1 adds d numbers of standard deviation ``target_step_std``: d log(std sqrt(2 pi e)); K = 0 is N(0, I)."""
+    d, std, unit = 3, 0.2, math.sqrt(2.0 * math.pi * math.e)
+    found = [path_entropy_target(d, steps, std) for steps in range(6)]
+    np.testing.assert_allclose(found[0], d * math.log(unit))
+    np.testing.assert_allclose(np.diff(found), d * math.log(std * unit))
