@@ -404,7 +404,7 @@ def test_the_entropy_of_an_action_has_a_slope_in_the_velocity():
 
 
 def test_t18_a_further_step_adds_the_entropy_of_its_noise():
-    """K -> K + 1 adds d numbers of standard deviation ``target_step_std``: d log(std sqrt(2 pi e)); K = 0 is N(0, I)."""
+    """K -> K + 1 adds d numbers of this standard deviation: d log(std sqrt(2 pi e)). At K = 0 the path is N(0, I)."""
     d, std, unit = 3, 0.2, math.sqrt(2.0 * math.pi * math.e)
     found = [path_entropy_target(d, steps, std) for steps in range(6)]
     np.testing.assert_allclose(found[0], d * math.log(unit))
