@@ -4,7 +4,9 @@ import os
 
 import pytest
 
+from penstock.algorithms.registry import algorithm_entry
 from penstock.cli.main import COMMANDS, dispatch
+from penstock.cli.train import parse_train_options
 
 TRAIN = ("train", "rfo", "--world", "classic/double-integrator", "--run-dir")
 
@@ -137,3 +139,17 @@ def test_algorithms_and_worlds_are_listed(penstock):
         assert any(line.startswith(f"{name} ") for line in out.splitlines())
     code, out, _ = penstock("worlds")
     assert code == 0 and "classic/pendulum" in out and "soft/jumper-mini" in out and "gradients" in out
+
+
+def test_the_last_of_two_worlds_brings_its_preset():
+    entry = algorithm_entry("sac")
+    twice, once = (
+        parse_train_options(entry, [*first, "--world", "classic/multi-goal"])
+        for first in (["--world", "dmc/walker-walk", "--preset", "light", "--preset="], [])
+    )
+    assert twice == once and once.num_envs != parse_train_options(entry, ["--world", "dmc/walker-walk"]).num_envs
+
+
+def test_help_is_shown_whatever_else_was_typed(penstock):
+    code, out, _ = penstock("train", "rfo", "--world", "classic/pendulum", "--precision", "bfloat16", "--help")
+    assert code == 0 and "--window" in out
