@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
 
 KEPT = {"env_steps", "update", "seed", "wall_seconds", "cpu_seconds", "eval/return_mean", "eval/return_deterministic"}
-KEPT |= {"policy/saturation", "actor/return_gradient_norm"}
+KEPT |= {"policy/saturation", "actor/return_gradient_norm", "policy/latent_std", "critic/loss"}
 KEPT |= {"actor/better_stored", "actor/weight_mean", "critic/target_mean", "critic/behaviour_value_mean"}
 """What is kept of the many runs of a side study; of the comparison itself, everything."""
 
@@ -57,7 +57,8 @@ def train_arm(arguments: argparse.Namespace) -> None:
         world_options=parse_world_options(tuple(arguments.world_option)),
         **fields,
     )
-    folder = ROOT / "runs" / arguments.suite / slug(arguments.world) / (arguments.label or arguments.arm)
+    name = arguments.folder or arguments.label or arguments.arm
+    folder = ROOT / "runs" / arguments.suite / slug(arguments.world) / name
     train(plan, folder, observer=Silent(print), allow_config_change=False)
     target = RESULTS / arguments.suite / slug(arguments.world) / folder.name
     target.mkdir(parents=True, exist_ok=True)
@@ -76,7 +77,7 @@ def run_arms(arguments: argparse.Namespace) -> None:
     for arm in arguments.arms:
         begin = time.monotonic()
         command = [sys.executable, __file__, "arm", arguments.world, "--arm", arm]
-        for name in ("seed", "seeds", "steps", "suite", "label", "evaluate_every", "num_envs", "preset"):
+        for name in ("seed", "seeds", "steps", "suite", "label", "folder", "evaluate_every", "num_envs", "preset"):
             command += [f"--{name.replace('_', '-')}", str(getattr(arguments, name))]
         command += ["--set", *arguments.set] if arguments.set else []
         command += ["--world-option", *arguments.world_option] if arguments.world_option else []
@@ -109,6 +110,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="*", default=[])
     parser.add_argument("--arm", default="")
     parser.add_argument("--label", default="")
+    parser.add_argument("--folder", default="", help="of the run, where an arm has one for each seed; else its label")
     parser.add_argument("--suite", default="learning", help="folder of runs and results")
     parser.add_argument("--preset", default="", help="settings by name, for example light")
     parser.add_argument("--seed", type=int, default=1)

@@ -161,6 +161,11 @@ class OffPolicyLearner(abc.ABC, Generic[ConfigT]):
             ``/steps`` counts how often it did.
         """
 
+    def measure(self, state: Any) -> dict[str, Scalar]:
+        """Metrics of a state, measured once per log row: none."""
+        del state
+        return {}
+
     def learn(self, learned: Any, batch: Batch, key: Key, count: Int[Array, ""]) -> tuple[Any, dict[str, Scalar]]:
         """`gradient_step` in the configured precision."""
         return in_precision(self.config.precision, self.gradient_step)(learned, batch, key, count)

@@ -24,7 +24,7 @@ from penstock._errors import CapabilityError, ConfigurationError, require
 from penstock._types import Key, PerEnv, Scalar
 from penstock.algorithms.keys import purpose_key
 from penstock.algorithms.pathwise_config import PathwiseConfig
-from penstock.algorithms.window import Window, rollout_window
+from penstock.algorithms.window import Window, phase_of, rollout_window
 from penstock.critics import Critic, fit_values, segment_return, td_lambda_targets
 from penstock.networks import Normalizer
 from penstock.networks.optimization import guarded_step, make_optimizer
@@ -166,7 +166,25 @@ class PathwiseLearner(abc.ABC, Generic[ConfigT]):
 
     def opening_notices(self) -> list[str]:
         """What a user should know before the first step, in sentences."""
-        return []
+        policy = jax.eval_shape(self._make_actor, jax.random.key(0)).policy
+        if policy.noise_rank == policy.flat_size:
+            return []
+        return [
+            f"velocity = '{self.config.velocity}': can shape its noise in {policy.noise_rank} of "
+            f"{policy.flat_size} latent directions, the width of its last layer; in the others the standard deviation "
+            "stays 1. Choose --velocity affine, or a wider --actor-hidden."
+        ]
+
+    def measure(self, state: PathwiseState) -> dict[str, Scalar]:
+        """Metrics of a state, measured once per log row: the policy's noise where the environments are now."""
+        key = purpose_key(state.key, state.update, "measure")
+        std = self.agent(state).latent_std(state.world.observation, key)
+        return {
+            "policy/latent_std": std.mean(),
+            "policy/latent_std_min": std.min(),
+            "policy/latent_std_max": std.max(),
+            "policy/noise_rank": jnp.asarray(float(state.actor.policy.noise_rank)),
+        }
 
     def init(self, key: Key) -> PathwiseState:
         """Draws the state before the first iteration."""
@@ -175,7 +193,8 @@ class PathwiseLearner(abc.ABC, Generic[ConfigT]):
         critic = None
         if self.num_critics:
             trunk = self.config.trunk(self.config.critic_hidden)
-            critic = Critic(key_critic, self.world.observation_spec, trunk, self.num_critics)
+            phases = self.config.chunk_length
+            critic = Critic(key_critic, self.world.observation_spec, trunk, self.num_critics, phases)
         state = PathwiseState(
             actor=actor,
             actor_optimizer=self.actor_optimizer.init(eqx.filter(actor, eqx.is_array)),
@@ -204,9 +223,9 @@ class PathwiseLearner(abc.ABC, Generic[ConfigT]):
         config = self.config
         bootstrap = state.critic if state.target_critic is None else state.target_critic
 
-        def value(observation):
+        def value(observation, phase):
             assert bootstrap is not None
-            return bootstrap.values(observation, state.normalizer).mean(axis=0)
+            return bootstrap.values(observation, state.normalizer, phase).mean(axis=0)
 
         def bonus(agent, observation, key):
             given = self.bonus(state.memory, agent, observation, key)
@@ -289,10 +308,12 @@ class PathwiseLearner(abc.ABC, Generic[ConfigT]):
         config = self.config
         judge = state.critic if state.target_critic is None else state.target_critic
 
-        def value(observation):
-            return judge.values(observation, state.normalizer).min(axis=0)
+        def value(now):
+            observation, phase = now
+            return judge.values(observation, state.normalizer, phase).min(axis=0)
 
-        next_value = jax.lax.map(value, window.final_observation)
+        phase = phase_of(jnp.arange(config.window + 1), config.chunk_length)
+        next_value = jax.lax.map(value, (window.final_observation, phase[1:]))
         next_decision = jnp.concatenate([window.decision[1:], jnp.ones_like(window.decision[:1])])
         targets = jax.vmap(td_lambda_targets, in_axes=(1, 1, 1, 1, None, None, 1), out_axes=1)(
             window.reward + window.bonus,
@@ -313,8 +334,8 @@ class PathwiseLearner(abc.ABC, Generic[ConfigT]):
             state.critic_optimizer,
             state.normalizer,
             jax.tree.map(flat, window.observation),
+            jnp.repeat(phase[:-1], self.world.num_envs),
             flat(targets),
-            flat(window.decision).astype(jnp.float32),
             passes=config.critic_passes,
             minibatches=config.critic_minibatches,
         )

@@ -67,8 +67,9 @@ class PathwiseConfig:
     """Flow: K, integration steps from noise to action. RFO: 4."""
     stepper: StepperName = "euler"
     """Flow: integration scheme. RFO: euler. Midpoint with half the steps costs the same and is less biased."""
-    velocity: VelocityName = "mlp"
-    """Flow: velocity field: mlp, gated (Flow-G) or decoded (Flow-T, whose width is the first of ``actor_hidden``)."""
+    velocity: VelocityName = "affine"
+    """Flow: velocity field: affine (p + q x, which shapes the noise of every entry), mlp (RFO's paper), gated (Flow-G)
+    or decoded (Flow-T, whose width is the first of ``actor_hidden``)."""
     chunk_length: int = 1
     """C, actions planned per policy call and run open loop. Must divide ``window``."""
 

@@ -108,6 +108,12 @@ class Config(sac.Config):
             refuse_idle(self, f"velocity = {self.velocity!r}", "decoder")
         if self.networks == "released":
             refuse_idle(self, "networks = 'released'", "decoder")
+            require(
+                self.velocity != "affine",
+                "velocity",
+                self.velocity,
+                "the released code has mlp, gated and decoded alone",
+            )
         if not self.learn_noise:
             refuse_idle(self, "learn_noise = False", "noise_depends_on")
         require(self.other_paths >= 1, "other_paths", self.other_paths, "must be at least 1")

@@ -6,7 +6,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from penstock._types import Key, PerEnv
 from penstock.policies import Agent
@@ -16,8 +16,19 @@ from penstock.worlds import Observation, World
 Bonus = Callable[[Agent, Observation, Key], tuple[PerEnv, PerEnv]]
 """Maps agent, raw observations and a key to (bonus added to the reward, number to record), each ``(N,)``."""
 
-ValueFunction = Callable[[Observation], PerEnv]
-"""Maps N raw observations to N values."""
+ValueFunction = Callable[[Observation, Int[Array, ""]], PerEnv]
+"""Maps N raw observations, and the phase in which they are met (`phase_of`), to N values."""
+
+
+def phase_of(step: Int[Array, "*H"], chunk_length: int) -> Int[Array, "*H"]:
+    """How far the stretch of C steps has gone before this step of a window: the same for all environments.
+
+    In C minus so many steps (C of them at phase 0, where everybody decides) the policy is consulted next. Windows
+    begin and end at phase 0. A value is a function of state *and* phase: where an episode is truncated inside a
+    chunk, the bootstrap is what the rest of the plan and later decisions would have brought, and the critic is trained
+    at the states of all phases, hence where it is asked.
+    """
+    return step % chunk_length
 
 
 class Window(eqx.Module):
@@ -106,7 +117,8 @@ def rollout_window(
         next_value = zeros
         if value is not None:
             wanted = (transition.truncated | (index == steps - 1)) & ~transition.terminated
-            next_value = _value_where(wanted, value, transition.final_observation)
+            phase = phase_of(index + 1, chunk)
+            next_value = _value_where(wanted, lambda o: value(o, phase), transition.final_observation)
         recorded = Window(
             observation=jax.lax.stop_gradient(observation),
             latent=jax.lax.stop_gradient(plan.sample.latent),

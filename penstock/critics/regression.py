@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from penstock._types import Scalar
 from penstock.critics.value import Critic
@@ -16,15 +16,15 @@ def value_loss(
     critic: Critic,
     normalizer: Normalizer,
     observation: Observation,
+    phase: Int[Array, "B"],
     target: Float[Array, "B"],
-    weight: Float[Array, "B"],
 ) -> Scalar:
-    """Weighted mean squared error ``sum_i w_i (V_e(s_i) - G_i)^2 / sum_i w_i``, summed over the ensemble e.
+    """Mean squared error ``mean_i (V_e(s_i, phase_i) - G_i)^2``, summed over the ensemble e.
 
     Gradient reaches the critic alone: targets and observations are data.
     """
-    error = critic.values(jax.lax.stop_gradient(observation), normalizer) - jax.lax.stop_gradient(target)
-    return jnp.sum(weight * jnp.square(error)) / jnp.maximum(weight.sum(), 1.0)
+    error = critic.values(jax.lax.stop_gradient(observation), normalizer, phase) - jax.lax.stop_gradient(target)
+    return jnp.square(error).mean(axis=1).sum()
 
 
 def fit_values(
@@ -33,8 +33,8 @@ def fit_values(
     optimizer_state: PyTree,
     normalizer: Normalizer,
     observation: Observation,
+    phase: Int[Array, "M"],
     target: Float[Array, "M"],
-    weight: Float[Array, "M"],
     *,
     passes: int,
     minibatches: int,
@@ -47,8 +47,8 @@ def fit_values(
         optimizer_state: state of the optimiser.
         normalizer: frozen observation statistics.
         observation: M raw observations; M must be divisible by ``minibatches``.
+        phase: ``(M,)``, see `Critic.values`.
         target: ``(M,)``, not differentiated.
-        weight: ``(M,)``, 0 for samples to leave out; a minibatch of such samples alone changes nothing.
         passes: how often each sample is used.
         minibatches: number of parts.
 
@@ -57,16 +57,13 @@ def fit_values(
         ``critic/skipped`` (number of skipped steps).
     """
     size = target.shape[0] // minibatches
-    batches = jax.tree.map(lambda leaf: leaf.reshape(minibatches, size, *leaf.shape[1:]), (observation, target, weight))
+    batches = jax.tree.map(lambda leaf: leaf.reshape(minibatches, size, *leaf.shape[1:]), (observation, phase, target))
 
     def minibatch(carry, batch):
         critic, optimizer_state = carry
         loss, gradient = jax.value_and_grad(value_loss)(critic, normalizer, *batch)
-        *carry, health = guarded_step(optimizer, gradient, optimizer_state, critic)
-        # Long chunks leave minibatches without a single decision; momentum and weight decay must not act on those.
-        has_data = batch[-1].sum() > 0
-        kept = jax.tree.map(lambda new, old: jnp.where(has_data, new, old), tuple(carry), (critic, optimizer_state))
-        return kept, (loss, health)
+        critic, optimizer_state, health = guarded_step(optimizer, gradient, optimizer_state, critic)
+        return (critic, optimizer_state), (loss, health)
 
     def one_pass(carry, _):
         return jax.lax.scan(minibatch, carry, batches)

@@ -2,6 +2,7 @@
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from penstock._types import Key
@@ -35,6 +36,21 @@ class Agent(eqx.Module):
         features = self.features(observation)
         keys = jax.random.split(key, features.shape[0])
         return jax.vmap(self.actor.policy.sample)(features, keys)
+
+    def latent_std(self, observation: Observation, key: Key, draws: int = 32) -> Float[Array, "flat"]:
+        """Standard deviation of each latent entry over fresh noise at a fixed state, root mean square over N states.
+
+        A Gaussian's sigma; for a flow, what its steps make of the unit noise with which they start.
+
+        Args:
+            observation: N raw observations.
+            key: key of the noise.
+            draws: samples per state, at least 2.
+        """
+        features = self.features(observation)
+        keys = jax.random.split(key, (features.shape[0], draws))
+        latent = jax.vmap(lambda f, ks: jax.vmap(lambda k: self.actor.policy.sample(f, k).latent)(ks))(features, keys)
+        return jnp.sqrt(latent.var(axis=1, ddof=1).mean(axis=0))
 
     def mode(self, observation: Observation) -> ActionSample:
         """The deterministic chunk (zero base noise) per environment."""

@@ -46,6 +46,11 @@ class Chunked(Policy):
         return self.inner.network_evaluations
 
     @property
+    def noise_rank(self) -> int:
+        """See `Policy.noise_rank`."""
+        return self.inner.noise_rank
+
+    @property
     def capabilities(self) -> frozenset[Capability]:
         """See `Policy.capabilities`."""
         return self.inner.capabilities

@@ -62,6 +62,11 @@ class Policy(eqx.Module):
         return 1
 
     @property
+    def noise_rank(self) -> int:
+        """In how many directions of the latent, of C * d, the form of the policy lets it shape its noise."""
+        return self.flat_size
+
+    @property
     @abc.abstractmethod
     def capabilities(self) -> frozenset[Capability]:
         """What this policy offers."""

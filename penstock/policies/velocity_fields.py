@@ -1,8 +1,12 @@
-"""Velocity fields of flow policies: MLP, gated (Flow-G) and decoded (Flow-T).
+"""Velocity fields of flow policies: affine, MLP, gated (Flow-G) and decoded (Flow-T).
 
 A K-step flow is a residual recurrent network in the latent x, so its gradient contains the product over the steps of
 ``I + dtau dv/dx``. A plain MLP lets that product explode; the gated field contracts toward a candidate, the decoded one
 adds to a normalised token (SAC Flow, arXiv 2509.25756).
+
+The same product is what becomes of the noise. A field whose velocities all lie in the span of its last hidden layer
+(MLP, decoded) leaves the noise untouched in every latent direction beyond that layer's width; affine and gated fields
+have a skip in x with a gain per entry, which shapes all of them (`VelocityField.noise_rank`).
 """
 
 import abc
@@ -19,7 +23,7 @@ from penstock._types import Key, Scalar
 from penstock.networks import MLP, Trunk
 from penstock.networks.mlp import HiddenLayer, LayerNorm, Linear, make_linear, orthogonal_linear
 
-VelocityName = Literal["mlp", "gated", "decoded"]
+VelocityName = Literal["affine", "mlp", "gated", "decoded"]
 DecoderName = Literal["pre-norm", "post-norm"]
 Norm = Callable[[Array], Array]
 
@@ -30,6 +34,11 @@ class VelocityField(eqx.Module):
     A field with a second head returns ``(2 * flat,)``: the velocity, then one more number per entry (for
     `penstock.policies.noisy_flow.NoisyFlow`, the scale of the noise).
     """
+
+    @property
+    def noise_rank(self) -> int | None:
+        """In how many latent directions the field can shape the noise, by its form; None for all of them."""
+        return None
 
     @abc.abstractmethod
     def condition(self, features: Float[Array, "features"]) -> Any:
@@ -66,6 +75,11 @@ class JointMLP(eqx.Module):
         self.hidden_layers = tuple(HiddenLayer(keys[i], widths[i - 1], widths[i], trunk) for i in range(1, len(widths)))
         self.output = make_linear(keys[-1], widths[-1], heads * flat_size, trunk, output_gain)
 
+    @property
+    def last_width(self) -> int:
+        """Width of the last hidden layer, hence the rank of what is linear in it."""
+        return self.output.weight.shape[1]
+
     def condition(self, features: Float[Array, "features"]) -> Float[Array, "width"]:
         """The features' part of the first layer."""
         return self.feature_layer.linear(features)
@@ -83,8 +97,38 @@ class JointMLP(eqx.Module):
 Network = TypeVar("Network", JointMLP, MLP)
 
 
+class AffineVelocity(VelocityField):
+    """``v = p(s, x, tau) + q(s, x, tau) * x``, entry by entry; p and q are two heads of one `JointMLP`.
+
+    Over a small step the noise of an entry is scaled by ``1 + dtau q``. The gain q has a bias per entry, so that every
+    entry's standard deviation can be learned under any width, as a Gaussian's can; p moves the mean and bends the law.
+    The last layer starts near zero, hence the flow near the identity. Our own form: RFO's paper has the plain MLP.
+    """
+
+    network: JointMLP
+    flat_size: int = eqx.field(static=True)
+
+    def __init__(
+        self, key: Key, feature_size: int, flat_size: int, trunk: Trunk, output_gain: float = 0.01, heads: int = 1
+    ):
+        self.network = JointMLP(key, feature_size, flat_size, trunk, output_gain, heads + 1)
+        self.flat_size = flat_size
+
+    def condition(self, features: Float[Array, "features"]) -> Float[Array, "width"]:
+        """See `VelocityField.condition`."""
+        return self.network.condition(features)
+
+    def __call__(
+        self, condition: Float[Array, "width"], x: Float[Array, "flat"], tau: Scalar
+    ) -> Float[Array, "outputs"]:
+        """See `VelocityField`."""
+        output = self.network(condition, x, tau)
+        shift, gain, further = jnp.split(output, [self.flat_size, 2 * self.flat_size])
+        return jnp.concatenate([shift + gain * x, further])
+
+
 class MLPVelocity(VelocityField):
-    """A `JointMLP`; its last layer starts near zero."""
+    """A `JointMLP`, RFO's literal form; its last layer starts near zero."""
 
     network: JointMLP
 
@@ -92,6 +136,11 @@ class MLPVelocity(VelocityField):
         self, key: Key, feature_size: int, flat_size: int, trunk: Trunk, output_gain: float = 0.01, heads: int = 1
     ):
         self.network = JointMLP(key, feature_size, flat_size, trunk, output_gain, heads)
+
+    @property
+    def noise_rank(self) -> int:
+        """Width of the last hidden layer."""
+        return self.network.last_width
 
     def condition(self, features: Float[Array, "features"]) -> Float[Array, "width"]:
         """See `VelocityField.condition`."""
@@ -284,6 +333,11 @@ class DecodedVelocity(VelocityField):
         self.final_norm = LayerNorm(width) if form == "pre-norm" else None
         self.output = linear(width, heads * flat_size, output_gain)
 
+    @property
+    def noise_rank(self) -> int:
+        """D."""
+        return self.output.weight.shape[1]
+
     def token(self, features: Float[Array, "features"]) -> Float[Array, "D"]:
         """The state token m."""
         first, second = self.state_encoder
@@ -321,10 +375,10 @@ def make_velocity(
 
     Args:
         key: key of the weights.
-        name: mlp, gated (Flow-G) or decoded (Flow-T).
+        name: affine, mlp, gated (Flow-G) or decoded (Flow-T).
         feature_size: number of features.
         flat_size: entries of the latent.
-        trunk: shape of the networks of mlp and gated; decoded takes its first width as D.
+        trunk: shape of the networks of affine, mlp and gated; decoded takes its first width as D.
         output_gain: gain of the last layer.
         heads: 2 for a second output per entry, see `VelocityField`. Not for gated.
         candidate_bound: see `GatedVelocity`.
@@ -333,6 +387,8 @@ def make_velocity(
     Raises:
         ConfigurationError: unknown name, a width that does not fit, or a second head on a gated field.
     """
+    if name == "affine":
+        return AffineVelocity(key, feature_size, flat_size, trunk, output_gain, heads)
     if name == "mlp":
         return MLPVelocity(key, feature_size, flat_size, trunk, output_gain, heads)
     if name == "gated":
@@ -349,7 +405,7 @@ def refuse_second_head(heads: int) -> None:
     if heads != 1:
         raise ConfigurationError(
             "velocity = 'gated': gate and candidate are two networks, so there is no trunk for a second head. Choose "
-            "mlp or decoded."
+            "affine, mlp or decoded."
         )
 
 

@@ -33,6 +33,12 @@ class VelocityFlow(Policy):
         return self.flow_steps * EVALUATIONS_PER_STEP[self.stepper]
 
     @property
+    def noise_rank(self) -> int:
+        """That of the field, or C * d."""
+        limit = self.field.noise_rank
+        return self.flat_size if limit is None else min(limit, self.flat_size)
+
+    @property
     def capabilities(self) -> frozenset[Capability]:
         """See `Policy.capabilities`."""
         return frozenset({Capability.SAMPLE, Capability.MODE, Capability.VELOCITY})

@@ -78,7 +78,8 @@ def _train_one(learner: Any, iterations: jax.Array, state: PyTree) -> tuple[PyTr
     """Runs ``iterations`` (a traced number) iterations; returns the mean of each metric over them.
 
     Counters (``world/``, ``.../skipped``) are summed instead. What belongs to gradient steps is a mean over gradient
-    steps: iterations without one, as during warm-up, do not count.
+    steps: iterations without one, as during warm-up, do not count. What the learner measures about its state alone is
+    measured once, at the end of the block.
     """
     shapes = jax.eval_shape(learner.step, state)[1]
     zeros = {name: jnp.zeros(shape.shape, jnp.float32) for name, shape in shapes.items()}
@@ -97,7 +98,8 @@ def _train_one(learner: Any, iterations: jax.Array, state: PyTree) -> tuple[PyTr
         count = jnp.maximum(sums[counters[name]], 1.0) if counters[name] else iterations
         return sums[name] / count
 
-    return state, {name: sums[name] if is_counter(name) else mean(name) for name in sums}
+    means = {name: sums[name] if is_counter(name) else mean(name) for name in sums}
+    return state, means | learner.measure(state)
 
 
 def _strong(states: PyTree) -> PyTree:
