@@ -87,8 +87,8 @@ WINNERS: dict[str, list[str]] = {}
 
 TUNING_SEED, FINAL_SEEDS = 41, (42, 43)
 TUNING_STEPS, STUDY_STEPS = 100_000, 1_000_000
-STUDY_SEEDS = {arm: (1, 2, 3, 4, 5) for arm in ("RFO", "RFO-chunk", "uniform-only", "SAPO", "SHAC2")}
-STUDY_SEEDS |= {arm: (1, 2) for arm in ("RFO-naive", "SHAC")}
+STUDY_SEEDS = dict.fromkeys(("RFO", "RFO-chunk", "uniform-only", "SAPO", "SHAC2"), (1, 2, 3, 4, 5))
+STUDY_SEEDS |= dict.fromkeys(("RFO-naive", "SHAC"), (1, 2))
 
 
 def jobs(stage: str) -> list[list[str]]:

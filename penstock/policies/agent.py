@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 from penstock._types import Key
 from penstock.networks import Encoder, Normalizer
 from penstock.observation import Observation
+from penstock.policies.deterministic_action import ZERO_NOISE, DeterministicAction
 from penstock.policies.policy import ActionSample, Policy
 
 
@@ -22,10 +23,16 @@ class Agent(eqx.Module):
     """An actor with frozen observation statistics. Methods take batches of N raw observations.
 
     `sample` and `mode` return latents and actions of whole chunks, ``(N, C * d)``.
+
+    Attributes:
+        actor: encoder and policy.
+        normalizer: observation statistics.
+        deterministic: what `mode` does.
     """
 
     actor: Actor
     normalizer: Normalizer
+    deterministic: DeterministicAction = eqx.field(static=True, default=ZERO_NOISE)
 
     def features(self, observation: Observation) -> Float[Array, "N features"]:
         """Normalised and encoded observations."""
@@ -53,5 +60,5 @@ class Agent(eqx.Module):
         return jnp.sqrt(latent.var(axis=1, ddof=1).mean(axis=0))
 
     def mode(self, observation: Observation) -> ActionSample:
-        """The deterministic chunk (zero base noise) per environment."""
-        return jax.vmap(self.actor.policy.mode)(self.features(observation))
+        """The deterministic chunk per environment, by the agent's rule."""
+        return jax.vmap(lambda features: self.deterministic(self.actor.policy, features))(self.features(observation))

@@ -1,4 +1,4 @@
-"""Fitting value networks: the loss by hand, weights, minibatches, and what receives gradient."""
+"""Fitting value networks: the loss by hand, phases of chunks, minibatches, and what receives gradient."""
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +17,11 @@ SPEC = ObservationSpec(2)
 NORMALIZER = Normalizer(jnp.array([0.5, -0.5]), jnp.array([4.0, 0.25]), jnp.asarray(100.0), True)
 
 
-def critic(size=2):
-    return Critic(jax.random.key(0), SPEC, Trunk(hidden=(8,)), size)
+NO_PHASE = jnp.zeros(M, jnp.int32)
+
+
+def critic(size=2, phases=1):
+    return Critic(jax.random.key(0), SPEC, Trunk(hidden=(8,)), size, phases)
 
 
 def data(seed=0):
@@ -26,24 +29,25 @@ def data(seed=0):
     return Observation(vector), jnp.sin(vector[:, 0]) + vector[:, 1]
 
 
-def fit(ensemble, observation, target, weight, *, passes=1, minibatches=1, optimizer=None):
+def fit(ensemble, observation, target, phase=None, *, passes=1, minibatches=1, optimizer=None):
+    phase = jnp.zeros(target.shape, jnp.int32) if phase is None else phase
     optimizer = optimizer or make_optimizer(1e-2, 1e-2, 1, clip=1.0, betas=(0.7, 0.95), weight_decay=0.0)
 
     @jax.jit
-    def run(ensemble, observation, target, weight):
+    def run(ensemble, observation, phase, target):
         return fit_values(
             ensemble,
             optimizer,
             optimizer.init(ensemble),
             NORMALIZER,
             observation,
+            phase,
             target,
-            weight,
             passes=passes,
             minibatches=minibatches,
         )
 
-    return run(ensemble, observation, target, weight)
+    return run(ensemble, observation, phase, target)
 
 
 def test_members_differ_and_see_normalised_observations():
@@ -58,17 +62,35 @@ def test_members_differ_and_see_normalised_observations():
 
 def test_loss_by_hand():
     ensemble, (observation, target) = critic(), data()
-    weight = jnp.arange(M, dtype=jnp.float32) % 3
     values = np.asarray(ensemble.values(observation, NORMALIZER))
-    expected = np.sum(np.asarray(weight) * (values - np.asarray(target)) ** 2) / np.sum(weight)
-    np.testing.assert_allclose(value_loss(ensemble, NORMALIZER, observation, target, weight), expected, rtol=1e-5)
-    assert float(value_loss(ensemble, NORMALIZER, observation, target, jnp.zeros(M))) == 0.0
+    expected = np.sum((values - np.asarray(target)) ** 2) / M
+    np.testing.assert_allclose(value_loss(ensemble, NORMALIZER, observation, NO_PHASE, target), expected, rtol=1e-5)
+
+
+def test_the_phase_is_a_one_hot_input_behind_the_features():
+    ensemble, (observation, _) = critic(phases=3), data()
+    phase = jnp.arange(M) % 3
+    normalised = np.asarray(NORMALIZER(observation).vector)
+    inputs = np.concatenate([normalised, np.eye(3)[np.arange(M) % 3]], axis=1)
+    plain = Critic(jax.random.key(0), ObservationSpec(5), Trunk(hidden=(8,)), 2)
+    expected = plain.values(Observation(jnp.asarray(inputs, jnp.float32)), Normalizer.create(5, enabled=False))
+    np.testing.assert_allclose(ensemble.values(observation, NORMALIZER, phase), expected, rtol=1e-5, atol=1e-6)
+    one = ensemble.values(observation, NORMALIZER, 2)
+    np.testing.assert_array_equal(one, ensemble.values(observation, NORMALIZER, jnp.full(M, 2)))
+    assert np.abs(one - ensemble.values(observation, NORMALIZER)).max() > 1e-2
+
+
+def test_values_that_differ_by_phase_alone_are_learned():
+    ensemble, (observation, _) = critic(phases=4), data()
+    phase = jnp.arange(M) % 4
+    fitted, _, _ = fit(ensemble, observation, 10.0 * phase, phase, passes=600)
+    np.testing.assert_allclose(fitted.values(observation, NORMALIZER, phase), jnp.stack([10.0 * phase] * 2), atol=0.5)
 
 
 def test_gradient_reaches_the_critic_alone():
     ensemble, (observation, target) = critic(), data()
-    of_critic, of_observation, of_target = jax.jit(jax.grad(value_loss, argnums=(0, 2, 3)))(
-        ensemble, NORMALIZER, observation, target, jnp.ones(M)
+    of_critic, of_observation, of_target = jax.jit(jax.grad(value_loss, argnums=(0, 2, 4)))(
+        ensemble, NORMALIZER, observation, NO_PHASE, target
     )
     np.testing.assert_array_equal(of_observation.vector, 0.0)
     np.testing.assert_array_equal(of_target, 0.0)
@@ -77,9 +99,9 @@ def test_gradient_reaches_the_critic_alone():
 
 def test_fitting_reduces_the_loss_and_keeps_members_apart():
     ensemble, (observation, target) = critic(), data()
-    before = value_loss(ensemble, NORMALIZER, observation, target, jnp.ones(M))
-    fitted, _, metrics = fit(ensemble, observation, target, jnp.ones(M), passes=200, minibatches=4)
-    after = value_loss(fitted, NORMALIZER, observation, target, jnp.ones(M))
+    before = value_loss(ensemble, NORMALIZER, observation, NO_PHASE, target)
+    fitted, _, metrics = fit(ensemble, observation, target, passes=200, minibatches=4)
+    after = value_loss(fitted, NORMALIZER, observation, NO_PHASE, target)
     assert float(after) < 0.02 * float(before)
     assert float(metrics["critic/loss"]) < 0.05 * float(before)
     assert float(metrics["critic/skipped"]) == 0.0
@@ -89,27 +111,18 @@ def test_fitting_reduces_the_loss_and_keeps_members_apart():
     assert np.abs(other[0] - other[1]).max() > 1e-3
 
 
-def test_samples_of_weight_zero_do_not_matter():
-    ensemble, (observation, target) = critic(), data()
-    weight = jnp.ones(M).at[3].set(0.0).at[11].set(0.0)
-    spoiled = target.at[3].set(1e4).at[11].set(-1e4)
-    one, _, _ = fit(ensemble, observation, target, weight, passes=2, minibatches=2)
-    other, _, _ = fit(ensemble, observation, spoiled, weight, passes=2, minibatches=2)
-    full, _, _ = fit(ensemble, observation, spoiled, jnp.ones(M), passes=2, minibatches=2)
-    jax.tree.map(np.testing.assert_array_equal, one, other)
-    assert any(np.abs(a - b).max() > 1e-3 for a, b in zip(*map(jax.tree.leaves, (one, full)), strict=True))
-
-
 def test_minibatches_are_contiguous_and_in_order():
     """One pass of plain gradient descent over 4 parts equals 4 explicit steps on rows 0-3, 4-7, 8-11, 12-15."""
     ensemble, (observation, target) = critic(), data()
     descent = optax.sgd(0.05)
-    fitted, _, metrics = fit(ensemble, observation, target, jnp.ones(M), minibatches=4, optimizer=descent)
+    fitted, _, metrics = fit(ensemble, observation, target, minibatches=4, optimizer=descent)
     gradient = jax.jit(jax.value_and_grad(value_loss))
     expected, losses = ensemble, []
     for start in range(0, M, 4):
         rows = slice(start, start + 4)
-        loss, slope = gradient(expected, NORMALIZER, Observation(observation.vector[rows]), target[rows], jnp.ones(4))
+        loss, slope = gradient(
+            expected, NORMALIZER, Observation(observation.vector[rows]), NO_PHASE[rows], target[rows]
+        )
         expected = jax.tree.map(lambda p, g: p - 0.05 * g, expected, slope)
         losses.append(float(loss))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), fitted, expected)
@@ -119,19 +132,7 @@ def test_minibatches_are_contiguous_and_in_order():
 @pytest.mark.parametrize("poison", [np.nan, np.inf])
 def test_a_poisoned_minibatch_is_skipped_and_counted(poison):
     ensemble, (observation, target) = critic(), data()
-    fitted, _, metrics = fit(ensemble, observation, target.at[5].set(poison), jnp.ones(M), passes=3, minibatches=4)
+    fitted, _, metrics = fit(ensemble, observation, target.at[5].set(poison), passes=3, minibatches=4)
     assert float(metrics["critic/skipped"]) == 3.0
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(fitted))
     assert any(np.abs(a - b).max() > 0 for a, b in zip(*map(jax.tree.leaves, (ensemble, fitted)), strict=True))
-
-
-def test_a_minibatch_without_data_changes_nothing():
-    """Momentum and weight decay would move the parameters even where the gradient is zero."""
-    ensemble, (observation, target) = critic(), data()
-    optimizer = make_optimizer(1e-2, 1e-2, 8, clip=1.0, betas=(0.7, 0.95), weight_decay=0.1)
-    weight = jnp.zeros(M).at[: M // 2].set(1.0)
-    halves, _, _ = fit(ensemble, observation, target, weight, passes=2, minibatches=2, optimizer=optimizer)
-    first = Observation(observation.vector[: M // 2])
-    alone, _, _ = fit(ensemble, first, target[: M // 2], jnp.ones(M // 2), passes=2, optimizer=optimizer)
-    for ours, theirs in zip(jax.tree.leaves(halves), jax.tree.leaves(alone), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-7)

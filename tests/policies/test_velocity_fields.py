@@ -1,4 +1,4 @@
-"""Flow-G and Flow-T: what they are at the start, and the folded decoder against attention."""
+"""Affine, Flow-G and Flow-T: what they are at the start, what noise they can shape, the decoder against attention."""
 
 import equinox as eqx
 import jax
@@ -6,8 +6,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from penstock.networks import Trunk
-from penstock.policies import DecodedVelocity, GatedVelocity, VelocityFlow
+from penstock.networks import Normalizer, Trunk, VectorEncoder
+from penstock.policies import (
+    Actor,
+    Agent,
+    Chunked,
+    DecodedVelocity,
+    GatedVelocity,
+    SquashedGaussian,
+    VelocityFlow,
+)
+from penstock.policies.velocity_fields import AffineVelocity, make_velocity
+from penstock.worlds import Observation
 
 TRUNK = Trunk((16,), "silu", False)
 FEATURES = jnp.array([0.5, -1.0, 2.0])
@@ -165,3 +175,68 @@ def test_fields_depend_on_state_latent_and_time(make):
     point = (FEATURES, jnp.array([0.7, -0.4]), jnp.asarray(0.25))
     for jacobian in jax.jacobian(velocity, argnums=(0, 1, 2))(*point):
         assert np.abs(jacobian).max() > 1e-4
+
+
+# --- affine -----------------------------------------------------------------------------------------------------
+
+
+def test_affine_velocity_by_hand():
+    field = AffineVelocity(jax.random.key(1), 3, 2, TRUNK, output_gain=2.0)
+    x, tau = jnp.array([0.7, -0.4]), jnp.asarray(0.5)
+    first = field.network.feature_layer.linear
+    weight = np.concatenate([first.weight, field.network.latent_weight, field.network.time_weight[:, None]], axis=1)
+    h = weight @ np.concatenate([FEATURES, x, [0.5]]) + first.bias
+    heads = field.network.output.weight @ (h / (1 + np.exp(-h))) + field.network.output.bias
+    expected = heads[:2] + heads[2:] * x
+    np.testing.assert_allclose(field(field.condition(FEATURES), x, tau), expected, rtol=1e-5)
+
+
+def test_affine_flow_starts_near_the_identity():
+    field = AffineVelocity(jax.random.key(2), 3, 2, TRUNK)
+    policy = VelocityFlow(field=field, action_size=2, flow_steps=4, stepper="euler")
+    x = jnp.array([1.5, -0.8])
+    np.testing.assert_allclose(policy.transport(FEATURES, x).latent, x, atol=0.05)
+
+
+def test_bias_of_the_gain_alone_sets_every_standard_deviation():
+    """With p = 0 and a constant gain q, K Euler steps multiply the noise by (1 + q / K)^K, entry by entry."""
+    field = AffineVelocity(jax.random.key(3), 3, 3, TRUNK)
+    gain = jnp.array([-4.0, -2.0, 1.0])
+    output = field.network.output
+    field = eqx.tree_at(
+        lambda f: (f.network.output.weight, f.network.output.bias),
+        field,
+        (jnp.zeros_like(output.weight), jnp.concatenate([jnp.zeros(3), gain])),
+    )
+    policy = VelocityFlow(field=field, action_size=3, flow_steps=4, stepper="euler")
+    x = jnp.array([0.5, -1.0, 2.0])
+    np.testing.assert_allclose(policy.transport(FEATURES, x).latent, [0.0, -0.0625, 2.0 * 1.25**4], rtol=1e-6)
+    normalizer = Normalizer.create(3, enabled=False)
+    agent = Agent(Actor(VectorEncoder(3), policy), normalizer)
+    std = agent.latent_std(Observation(jnp.stack([FEATURES, -FEATURES])), jax.random.key(0), draws=4000)
+    np.testing.assert_allclose(std, [0.0, 0.0625, 1.25**4], rtol=0.03)
+
+
+def test_affine_with_a_second_head_gives_further_numbers():
+    field = AffineVelocity(jax.random.key(4), 3, 2, TRUNK, heads=2)
+    assert field(field.condition(FEATURES), jnp.ones(2), jnp.asarray(0.5)).shape == (4,)
+
+
+@pytest.mark.parametrize(
+    ("name", "rank"), [("affine", 6), ("gated", 6), ("mlp", 5), ("decoded", 4), ("gaussian", 6), ("chunks", 5)]
+)
+def test_rank_of_the_noise_that_can_be_shaped(name, rank):
+    """Counted from the Jacobian of the flow: in so many directions it differs from the identity (Flow-T: at most)."""
+    if name == "gaussian":
+        assert SquashedGaussian(jax.random.key(0), 3, 6, TRUNK).noise_rank == rank
+        return
+    trunk = Trunk((4,) if name == "decoded" else (8, 5), "silu", False)
+    kind = "mlp" if name == "chunks" else name
+    field = make_velocity(jax.random.key(0), kind, 3, 6, trunk, 1.0)
+    policy = VelocityFlow(field=shaken(field), action_size=6, flow_steps=3, stepper="euler")
+    jacobian = jax.jacfwd(lambda x: policy.transport(FEATURES, x).latent)(jnp.linspace(-1.0, 1.0, 6))
+    singular = np.linalg.svd(np.asarray(jacobian, np.float64) - np.eye(6))[1]
+    counted = (singular > 1e-5).sum()
+    assert counted <= rank if name == "decoded" else counted == rank
+    chunked = Chunked(inner=policy, length=2)
+    assert policy.noise_rank == chunked.noise_rank == rank
