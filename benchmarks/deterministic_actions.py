@@ -2,9 +2,10 @@
 
     python benchmarks/deterministic_actions.py runs/headline/soft-jumper/RFO-seed-1 [...] --episodes 32
 
-Rules: the action of zero noise; of one fixed typical noise; the mean of the actions of 2, 8 or 32 fixed typical
-noises; the best of 8 such actions (and zero noise's) by the critic, that is, by one step of the world and V behind it;
-and, beside them, fresh noise. Prints a table and adds it to ``benchmarks/results/deterministic_actions.json``.
+Rules: the action of zero noise; of one fixed typical noise; the mean of the actions of 2, 8 or 32 fixed noises; that
+of 8, or of one mode among them; the best of 8 such actions (and zero noise's) by the critic, that is, by one step of
+the world and V behind it; and, beside them, fresh noise. Prints a table and adds it to
+``benchmarks/results/deterministic_actions.json``.
 """
 
 import argparse
@@ -19,7 +20,7 @@ set_up_jax()
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 
-from penstock.policies.deterministic_action import DeterministicAction, typical_noises  # noqa: E402
+from penstock.policies.deterministic_action import DeterministicAction, fixed_noises  # noqa: E402
 from penstock.reports.tables import markdown_table  # noqa: E402
 from penstock.training.evaluation import run_episodes  # noqa: E402
 from penstock.training.restore import restore_run  # noqa: E402
@@ -32,13 +33,14 @@ RULES = {
     "mean of 2": DeterministicAction("mean", 2),
     "mean of 8": DeterministicAction("mean", 8),
     "mean of 32": DeterministicAction("mean", 32),
+    "modal mean of 8": DeterministicAction("modal", 8),
 }
 
 
 def best_by_the_critic(learner, state, world, key, candidates: int):
     """Returns of episodes in which every action is the best of a few by ``r + gamma V`` of one step. No chunks."""
     agent, world_state = learner.agent(state), world.reset(jax.random.split(key)[0])
-    noises = jnp.asarray(typical_noises(candidates, agent.actor.policy.flat_size))
+    noises = jnp.asarray(fixed_noises(candidates, agent.actor.policy.flat_size))
     noises = jnp.concatenate([jnp.zeros((1, noises.shape[1])), noises])
 
     def body(carry, _):

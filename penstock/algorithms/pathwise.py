@@ -212,7 +212,7 @@ class PathwiseLearner(abc.ABC, Generic[ConfigT]):
 
     def agent(self, state: PathwiseState) -> Agent:
         """The acting part of a state, for evaluation and export."""
-        return Agent(state.actor, state.normalizer)
+        return Agent(state.actor, state.normalizer, self.config.deterministic())
 
     def return_gradient(self, state: PathwiseState) -> tuple[Actor, Window, Any, dict[str, Scalar]]:
         """Rolls out a window and differentiates ``-mean(window return) / H`` with respect to the actor.

@@ -5,8 +5,9 @@ import math
 
 from penstock._errors import require
 from penstock.networks import Trunk
-from penstock.policies import PolicySettings
+from penstock.policies import DeterministicAction, PolicySettings
 from penstock.policies.build import PolicyName, StepperName
+from penstock.policies.deterministic_action import ZERO_NOISE, DeterministicName
 from penstock.policies.gaussian import LOG_STD_BOUNDS
 from penstock.policies.velocity_fields import VelocityName
 
@@ -70,6 +71,12 @@ class PathwiseConfig:
     velocity: VelocityName = "affine"
     """Flow: velocity field: affine (p + q x, which shapes the noise of every entry), mlp (RFO's paper), gated (Flow-G)
     or decoded (Flow-T, whose width is the first of ``actor_hidden``)."""
+    deterministic_action: DeterministicName = "modal"
+    """Flow: the action without noise, for evaluation, films and robots: that of zero noise, of one fixed typical noise,
+    the mean over a few fixed noises, or modal: that mean, of one mode where there are several. A Gaussian's is its
+    mean."""
+    deterministic_draws: int = 8
+    """Flow: fixed noises of mean and modal. An even number."""
     chunk_length: int = 1
     """C, actions planned per policy call and run open loop. Must divide ``window``."""
 
@@ -118,6 +125,7 @@ class PathwiseConfig:
             f"must divide window = {self.window}, so that every window begins with a fresh plan",
         )
         self.trunk(self.actor_hidden)  # refuses an unknown activation
+        DeterministicAction(self.deterministic_action, self.deterministic_draws)  # refuses an odd number
 
     @property
     def iteration_steps(self) -> int:
@@ -127,6 +135,12 @@ class PathwiseConfig:
     def trunk(self, hidden: tuple[int, ...]) -> Trunk:
         """Shape of a network with these hidden layers."""
         return Trunk(hidden, self.activation, self.layer_norm, self.initialization_gain)
+
+    def deterministic(self) -> DeterministicAction:
+        """What the policy does without noise."""
+        if self.policy == "gaussian":
+            return ZERO_NOISE
+        return DeterministicAction(self.deterministic_action, self.deterministic_draws)
 
     def policy_settings(self) -> PolicySettings:
         """The fields that describe the policy."""

@@ -26,6 +26,8 @@ class EvaluateOptions:
     """Seed of resets and policy noise."""
     replan_every_step: bool = False
     """For chunked policies: plan anew at every step and use the first action only."""
+    deterministic_action: Literal["run", "zero", "typical", "mean", "modal"] = "run"
+    """What the deterministic policy does: as the run says, or by another rule (docs/rfo.md)."""
     json: bool = False
     """Print one JSON object in place of a table."""
 
@@ -37,6 +39,7 @@ def run(arguments: list[str]) -> int:
     set_up_jax()
     import jax
 
+    from penstock.policies import DeterministicAction
     from penstock.reports.tables import text_table
     from penstock.training.programs import make_evaluate
     from penstock.training.restore import restore_run
@@ -46,7 +49,8 @@ def run(arguments: list[str]) -> int:
         raise ConfigurationError("replan_every_step: this policy acts at every step already; leave it out.")
     learner, world = restored.learner, restored.learner.world.with_num_envs(options.episodes)
 
-    evaluate = make_evaluate(learner, world, replan_every_step=options.replan_every_step)
+    rule = None if options.deterministic_action == "run" else DeterministicAction(options.deterministic_action)
+    evaluate = make_evaluate(learner, world, replan_every_step=options.replan_every_step, deterministic=rule)
     results = []
     for index in range(restored.plan.seeds):
         state = jax.tree.map(lambda leaf, i=index: leaf[i], restored.state)

@@ -23,7 +23,7 @@ class VideoOptions:
     seed: int = 0
     """Seed of the reset and, with --no-deterministic, of the policy's noise."""
     deterministic: bool = True
-    """Act with zero base noise."""
+    """Act without noise, by the run's rule."""
     width: int = 960
     """Width of the picture in pixels (even)."""
     height: int = 540

@@ -1,5 +1,7 @@
 """From observation to action: normaliser, encoder and policy together."""
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -62,3 +64,7 @@ class Agent(eqx.Module):
     def mode(self, observation: Observation) -> ActionSample:
         """The deterministic chunk per environment, by the agent's rule."""
         return jax.vmap(lambda features: self.deterministic(self.actor.policy, features))(self.features(observation))
+
+    def acting_by(self, rule: DeterministicAction | None) -> "Agent":
+        """The same agent with another rule for `mode`; None leaves it."""
+        return self if rule is None else dataclasses.replace(self, deterministic=rule)

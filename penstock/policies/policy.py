@@ -85,7 +85,7 @@ class Policy(eqx.Module):
         return self.transport(features, jax.random.normal(key, (self.flat_size,)))
 
     def mode(self, features: Float[Array, "features"]) -> ActionSample:
-        """The deterministic action: `transport` of zero noise (for a Gaussian, the squashed mean)."""
+        """`transport` of zero noise: for a Gaussian, the squashed mean. See `DeterministicAction` for other rules."""
         return self.transport(features, jnp.zeros((self.flat_size,)))
 
     def log_prob(self, features: Float[Array, "features"], latent: Float[Array, "flat"]) -> Scalar:

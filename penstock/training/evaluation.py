@@ -36,7 +36,7 @@ def run_episodes(
         agent: who acts.
         world: one environment per episode.
         key: key of resets and policy noise.
-        deterministic: act with zero base noise (a Gaussian's mean).
+        deterministic: act by `Agent.mode` (a Gaussian's mean).
         replan_every_step: for chunked policies: use the first action of a new chunk at every step, in place of running
             chunks open loop.
 

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from penstock._types import Key
+from penstock.policies import DeterministicAction
 from penstock.training.evaluation import Evaluation
 from penstock.worlds import Observation
 from penstock.worlds.hosted.hosted_world import HostedWorld
@@ -21,9 +22,10 @@ class HostedEvaluator:
     Args:
         learner: an off-policy learner.
         world: one environment per episode.
+        deterministic: the rule of the deterministic action, in place of the learner's own.
     """
 
-    def __init__(self, learner: Any, world: HostedWorld):
+    def __init__(self, learner: Any, world: HostedWorld, deterministic: DeterministicAction | None = None):
         self.learner = learner
         self.episodes = world.num_envs
         at_once = min(self.episodes, PROCESSES_AT_ONCE) if world.vectorization == "processes" else self.episodes
@@ -31,9 +33,11 @@ class HostedEvaluator:
         structure = jax.tree.structure(jax.eval_shape(learner.init_learned, jax.random.key(0)))
         self.traces = 0
 
+        rule = deterministic
+
         def act(leaves, observation, key, t, deterministic):
             self.traces += 1
-            agent = learner.agent_of(jax.tree.unflatten(structure, leaves))
+            agent = learner.agent_of(jax.tree.unflatten(structure, leaves)).acting_by(rule)
             sample = agent.mode(observation) if deterministic else agent.sample(observation, jax.random.fold_in(key, t))
             return sample.action
 
@@ -62,7 +66,7 @@ class HostedEvaluator:
         Args:
             leaves: what is learned, flattened.
             key: key of resets and policy noise.
-            deterministic: act with zero base noise.
+            deterministic: act by `Agent.mode`.
             watch: called before every step of the first environment's episode, for pictures.
         """
         key_world, key_policy = jax.random.split(key)

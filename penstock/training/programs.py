@@ -8,6 +8,7 @@ import jax
 from penstock._errors import CapabilityError
 from penstock._types import Key
 from penstock.algorithms.off_policy import OffPolicyLearner
+from penstock.policies import DeterministicAction
 from penstock.training.evaluation import evaluation_metrics
 from penstock.training.hosted_evaluation import HostedEvaluator
 from penstock.training.hosted_program import HostedProgram
@@ -20,7 +21,7 @@ RunProgram = Program | HostedProgram
 
 
 def make_evaluate(
-    learner: Any, world: World, *, replan_every_step: bool = False
+    learner: Any, world: World, *, replan_every_step: bool = False, deterministic: DeterministicAction | None = None
 ) -> Callable[[Any, Key], dict[str, Any]]:
     """A function that evaluates one seed's state with a key: metrics as they are logged.
 
@@ -28,15 +29,17 @@ def make_evaluate(
         learner: an algorithm, bound to its world.
         world: the same world with one environment per episode.
         replan_every_step: for chunked policies; see `run_episodes`.
+        deterministic: the rule of the deterministic action, in place of the run's own.
     """
     if isinstance(world, FunctionalWorld):
 
         def compiled(state, key):
-            return evaluation_metrics(learner.agent(state), world, key, replan_every_step=replan_every_step)
+            agent = learner.agent(state).acting_by(deterministic)
+            return evaluation_metrics(agent, world, key, replan_every_step=replan_every_step)
 
         return jax.jit(compiled)
     assert isinstance(world, HostedWorld)
-    evaluator = HostedEvaluator(learner, world)
+    evaluator = HostedEvaluator(learner, world, deterministic)
     return lambda state, key: evaluator.metrics(jax.tree.leaves(state.learned), key)
 
 
