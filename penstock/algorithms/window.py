@@ -117,8 +117,7 @@ def rollout_window(
         next_value = zeros
         if value is not None:
             wanted = (transition.truncated | (index == steps - 1)) & ~transition.terminated
-            phase = phase_of(index + 1, chunk)
-            next_value = _value_where(wanted, lambda o: value(o, phase), transition.final_observation)
+            next_value = _value_where(wanted, value, transition.final_observation, phase_of(index + 1, chunk))
         recorded = Window(
             observation=jax.lax.stop_gradient(observation),
             latent=jax.lax.stop_gradient(plan.sample.latent),
@@ -145,11 +144,11 @@ def rollout_window(
     return window, jax.lax.stop_gradient(world_state)
 
 
-def _value_where(wanted, value, observation):
+def _value_where(wanted, value, observation, phase):
     """Evaluates the critic only at steps where at least one environment needs it."""
     return jax.lax.cond(
         wanted.any(),
-        lambda o: jnp.where(wanted, value(o), 0.0),
-        lambda o: jnp.zeros(wanted.shape, jax.eval_shape(value, o).dtype),
+        lambda o: jnp.where(wanted, value(o, phase), 0.0),
+        lambda o: jnp.zeros(wanted.shape, jax.eval_shape(value, o, phase).dtype),
         observation,
     )
