@@ -153,6 +153,9 @@ class Replay(eqx.Module):
         each part every transition is as probable as every other, and none comes twice as long as the part of the ring
         is large enough: one is drawn from each of as many stretches, which begin at a random place.
 
+        Where ``valid`` forbids a step, another of the same part takes its place, any with equal probability, and may
+        then repeat one; of the whole ring where the newest part holds nothing else.
+
         Args:
             key: random key.
             batch_size: B.
@@ -188,7 +191,7 @@ class Replay(eqx.Module):
             fresh = count - late + _stratified(xp, uniform[:recent], begin, late)
             rank = xp.concatenate([fresh, rank])
         if ring.valid is not None:
-            rank = self._only_valid(rank, uniform, count)
+            rank = self._only_valid(rank, uniform, count, recent, count - late)
         age, env = rank // num_envs, rank % num_envs
         oldest = self.position - filled
 
@@ -214,18 +217,33 @@ class Replay(eqx.Module):
             next_observation=jax.tree.map(lambda leaf: leaf[last, env], ring.next_observation),
         )
 
-    def _only_valid(self, rank: Any, uniform: Any, count: Any) -> Any:
-        """Draws anew, uniformly, in place of steps that did not happen (host)."""
-        valid = self.ring.valid
+    def _only_valid(self, rank: Any, uniform: Any, count: Any, recent: int, newest_from: Any) -> Any:
+        """Draws anew, uniformly in the same part, in place of steps that did not happen (host).
+
+        Args:
+            rank: ``(B,)``, by age; the first ``recent`` are of the newest part.
+            uniform: what the draws follow from.
+            count: transitions in the ring.
+            recent: how many belong to the newest part.
+            newest_from: rank at which that part begins.
+        """
+        valid, slots, num_envs = self.ring.valid, self.slots, self.num_envs
         assert valid is not None
-        generator = np.random.default_rng(uniform.view(np.uint32))
-        for _ in range(64):
-            slot, env = (self.position - self.filled + rank // self.num_envs) % self.slots, rank % self.num_envs
-            bad = ~valid[slot, env]
+        oldest, generator = self.position - self.filled, None
+        lowest = np.where(np.arange(rank.size) < recent, newest_from, 0)
+        for attempt in range(2 * ATTEMPTS):
+            bad = ~valid[(oldest + rank // num_envs) % slots, rank % num_envs]
             if not bad.any():
                 break
-            rank = np.where(bad, generator.integers(max(int(count), 1), size=rank.shape), rank)
+            if attempt == ATTEMPTS:  # as good as sure: nothing happened in the newest part
+                lowest[:] = 0
+            generator = generator or np.random.default_rng(uniform.view(np.uint32))
+            rank = np.where(bad, generator.integers(lowest, max(int(count), 1)), rank)
         return rank
+
+
+ATTEMPTS = 64
+"""How often a step that did not happen is drawn anew: where half of them happened, one try in 10^19 needs more."""
 
 
 def memory_bytes(example: Experience, capacity: int) -> int:

@@ -282,6 +282,32 @@ def test_steps_that_did_not_happen_are_never_drawn():
     assert counts.min() > 0.85 * drawn.size / 18 and counts.max() < 1.15 * drawn.size / 18
 
 
+def test_a_recent_step_that_did_not_happen_is_replaced_by_another_of_the_newest():
+    """Two thirds of the newest 36 only reset; what is drawn there stays there, and the rest of the batch does not."""
+    replay = Replay.create_on_host(dataclasses.replace(step(0), valid=np.ones(N, bool)), 120)
+    for t in range(60):
+        replay.write(dataclasses.replace(step(t), valid=np.array([t < 42 or t % 3 == 0] * N)))
+    generator = np.random.default_rng(0)
+    draws = [
+        replay.gather(generator.random(33, dtype=np.float32), 0.9, recent=12, newest=36).observation.vector[:, 0]
+        for _ in range(1000)
+    ]
+    drawn = np.stack(draws)
+    newest = [10.0 * t + e for t in range(42, 60, 3) for e in range(N)]
+    happened = [10.0 * t + e for t in range(42) for e in range(N)] + newest
+    for part, allowed in ((drawn[:, :12], newest), (drawn[:, 12:], happened)):
+        assert set(part.ravel()) <= set(allowed)
+        assert_uniform(np.searchsorted(allowed, part), len(allowed))
+
+
+def test_where_nothing_happened_in_the_newest_part_the_whole_ring_serves():
+    replay = Replay.create_on_host(dataclasses.replace(step(0), valid=np.ones(N, bool)), 20)
+    for t in range(10):
+        replay.write(dataclasses.replace(step(t), valid=np.array([t < 9] * N)))
+    uniform = np.random.default_rng(0).random(9, dtype=np.float32)
+    assert (replay.gather(uniform, 0.9, recent=4, newest=2).observation.vector < 90).all()
+
+
 def test_cut_ends_the_newest_episodes_for_n_step_returns():
     replay = Replay.create_on_host(step(0), 8 * N)
     for t in range(3):
