@@ -1,7 +1,11 @@
-"""CrossQ: SAC without target networks, with batch-normalised critics, and one actor step per three critic steps.
+"""CrossQ: SAC without target networks, with batch-normalised networks, and one actor step per three critic steps.
 
 The equations are those of sac.py with ``critic = crossq``. Source: Bhatt et al., ICLR 2024 (arXiv 1902.05605): Adam
 with beta_1 = 0.5, wide critics, BatchRenorm. Widths here are the 1024 of SAC Flow's critics; the paper's are 2048.
+
+The actor has BatchRenorm too, as in the released code (adityab/CrossQ at a318a26, ``brn_actor``) and in SBX (9bdc9c1):
+its loss normalises by the batch of observations and moves the running statistics; acting, and a' of the targets, use
+these. docs/sac_flow.md has the table of differences.
 """
 
 import dataclasses
@@ -28,6 +32,13 @@ class Config(sac.Config):
     """Decay rates of Adam's two moments. CrossQ: 0.5 for the first."""
     policy_delay: int = 3
     """Gradient steps of the critics per gradient step of the actor. CrossQ: 3."""
+    actor_batch_renorm: bool = True
+    """BatchRenorm in the actor, on its input and after every activation. CrossQ: yes."""
+
+    @property
+    def actor_has_batch_renorm(self) -> bool:
+        """See `sac.Config.actor_has_batch_renorm`."""
+        return self.actor_batch_renorm
 
 
 class Learner(sac.Learner):

@@ -52,7 +52,8 @@ class Config(OffPolicyConfig):
     """Initial log standard deviation of the Gaussian's latent."""
     renorm_warmup: int = 100_000
     """Training calls of a BatchRenorm layer before its correction begins; until then it is plain batch normalisation.
-    For crossq critics and, in sac-flow, the released networks, which call most of theirs K times per actor step."""
+    For crossq critics, the crossq actor, which has one call per actor step, and, in sac-flow, the released networks,
+    which call most of theirs K times per actor step."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -136,7 +137,12 @@ class Learner(OffPolicyLearner[Config]):
         """The policy: a tanh-squashed Gaussian with a state-dependent standard deviation."""
         trunk = self.config.actor_trunk()
         return SquashedGaussian(
-            key, feature_size, self.world.action_size, trunk, initial_log_std=self.config.initial_log_std
+            key,
+            feature_size,
+            self.world.action_size,
+            trunk,
+            initial_log_std=self.config.initial_log_std,
+            renorm_warmup=self.config.renorm_warmup if self.config.actor_has_batch_renorm else None,
         )
 
     @property
@@ -159,8 +165,17 @@ class Learner(OffPolicyLearner[Config]):
     def sample_to_learn(
         self, actor: Actor, observation: Observation, key: Key
     ) -> tuple[Float[Array, "B d"], Float[Array, "B"], Actor]:
-        """`sample` for the actor's loss; also the actor, its running statistics moved where its networks have any."""
-        return *self.sample(actor, observation, key), actor
+        """`sample` for the actor's loss; also the actor, its running statistics moved where its networks have any.
+
+        They normalise by the statistics of this batch; in `sample`, for acting and targets, by the running ones.
+        """
+        if not self.config.actor_has_batch_renorm:
+            return *self.sample(actor, observation, key), actor
+        policy = actor.policy
+        assert isinstance(policy, SquashedGaussian)
+        features = Agent(actor, self.normalizer()).features(observation)
+        sample, log_prob, seen = policy.train_with_log_prob(features, jax.random.split(key, features.shape[0]))
+        return sample.action, log_prob, dataclasses.replace(actor, policy=seen)
 
     # ------------------------------------------------------------------ SAC
 

@@ -9,8 +9,8 @@ from jaxtyping import Array, Float
 
 from penstock._types import Key
 from penstock.networks import MLP, Encoder, Trunk, make_encoder
-from penstock.networks.batch_renorm import BatchRenorm
-from penstock.networks.mlp import ACTIVATIONS, HiddenLayer, make_linear
+from penstock.networks.batch_renorm import BatchRenorm, RenormMLP
+from penstock.networks.mlp import HiddenLayer, make_linear
 from penstock.observation import Observation, ObservationSpec
 
 
@@ -108,7 +108,7 @@ class NormedHead(eqx.Module):
 
 
 class RenormCritic(eqx.Module):
-    """CrossQ's ensemble: BatchRenorm on the input and after every activation, no target network.
+    """CrossQ's ensemble of `RenormMLP`, whose parts are stacked: it needs no target network.
 
     Source: CrossQ (Bhatt et al., ICLR 2024).
     """
@@ -125,35 +125,28 @@ class RenormCritic(eqx.Module):
     ):
         key_encoder, key_networks = jax.random.split(key)
         self.encoder = make_encoder(key_encoder, spec, trunk)
-        widths = (self.encoder.size + action_size, *trunk.hidden)
+        inputs = self.encoder.size + action_size
 
         def member(key):
-            keys = jax.random.split(key, len(widths))
-            linears = tuple(
-                make_linear(keys[i], widths[i], widths[i + 1], trunk, trunk.gain) for i in range(len(widths) - 1)
-            )
-            norms = tuple(BatchRenorm(width, warmup=warmup) for width in widths)
-            return linears, norms, make_linear(keys[-1], widths[-1], 1, trunk, 1.0)
+            return RenormMLP.create(key, inputs, 1, trunk, warmup=warmup)
 
-        self.linears, self.norms, self.output = eqx.filter_vmap(member)(jax.random.split(key_networks, size))
+        stacked = eqx.filter_vmap(member)(jax.random.split(key_networks, size))
+        self.linears, self.norms, self.output = stacked.linears, stacked.norms, stacked.output
         self.activation = trunk.activation
         self.size = size
 
     def _inputs(self, observation, action):
         return jnp.concatenate([jax.vmap(self.encoder)(observation), action], axis=-1)
 
+    @property
+    def _members(self) -> RenormMLP:
+        return RenormMLP(self.linears, self.norms, self.output, self.activation)
+
     def values(self, observation: Observation, action: Float[Array, "B d"]) -> Float[Array, "E B"]:
         """Value estimates with running statistics."""
         inputs = self._inputs(observation, action)
 
-        def member(part):
-            linears, norms, output = part
-            h = norms[0](inputs)
-            for linear, norm in zip(linears, norms[1:], strict=True):
-                h = norm(ACTIVATIONS[self.activation](jax.vmap(linear)(h)))
-            return jax.vmap(output)(h)[:, 0]
-
-        return eqx.filter_vmap(member)((self.linears, self.norms, self.output))
+        return eqx.filter_vmap(lambda network: jax.vmap(network)(inputs)[:, 0])(self._members)
 
     def train_values(
         self, observation: Observation, action: Float[Array, "B d"]
@@ -161,13 +154,8 @@ class RenormCritic(eqx.Module):
         """Value estimates with the statistics of this batch, and the layers with their statistics moved on."""
         inputs = self._inputs(observation, action)
 
-        def member(part):
-            linears, norms, output = part
-            h, first = norms[0].train(inputs)
-            moved = [first]
-            for linear, norm in zip(linears, norms[1:], strict=True):
-                h, after = norm.train(ACTIVATIONS[self.activation](jax.vmap(linear)(h)))
-                moved.append(after)
-            return jax.vmap(output)(h)[:, 0], tuple(moved)
+        def member(network):
+            values, moved = network.train(inputs)
+            return values[:, 0], moved.norms
 
-        return eqx.filter_vmap(member)((self.linears, self.norms, self.output))
+        return eqx.filter_vmap(member)(self._members)

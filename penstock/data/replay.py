@@ -149,9 +149,12 @@ class Replay(eqx.Module):
     ) -> Batch:
         """Draws a batch.
 
-        ``batch_size - recent`` samples come uniformly from the whole ring, ``recent`` from the ``newest`` transitions;
-        without repetition within each part as long as the part of the ring is large enough (one from each of as many
-        equal stretches).
+        ``batch_size - recent`` samples come from the whole ring, ``recent`` from the ``newest`` transitions. Within
+        each part every transition is as probable as every other, and none comes twice as long as the part of the ring
+        is large enough: one is drawn from each of as many stretches, which begin at a random place.
+
+        Where ``valid`` forbids a step, another of the same part takes its place, any with equal probability, and may
+        then repeat one; of the whole ring where the newest part holds nothing else.
 
         Args:
             key: random key.
@@ -161,64 +164,86 @@ class Replay(eqx.Module):
             recent: how many of the batch come from the newest data.
             newest: how many transitions count as newest.
         """
-        uniform = jax.random.uniform(key, (batch_size,))
+        uniform = jax.random.uniform(key, (batch_size + 1,))
         return self.gather(uniform, discount, n_step=n_step, recent=recent, newest=newest)
 
     def gather(
         self, uniform: ArrayLike, discount: float, *, n_step: int = 1, recent: int = 0, newest: int = 2048
     ) -> Batch:
-        """The batch that belongs to B uniform numbers in [0, 1). See `sample`."""
+        """The batch that belongs to B + 1 uniform numbers in [0, 1). See `sample`.
+
+        Args:
+            uniform: one for each sample; the last says where stretches begin.
+            discount: see `sample`.
+            n_step: see `sample`.
+            recent: see `sample`.
+            newest: see `sample`.
+        """
         # Attributes of a module are slow to read, and the host draws in Python: each is read once.
         ring, filled, slots, num_envs = self.ring, self.filled, self.slots, self.num_envs
         reward, terminated, truncated = ring.reward, ring.terminated, ring.truncated
         xp = np if isinstance(reward, np.ndarray) else jnp
         count = filled * num_envs
-        whole = _stratified(xp, uniform[recent:], count)
+        begin = uniform[-1]
+        rank = _stratified(xp, uniform[recent:-1], begin, count)  # 0 is the oldest transition
+        late = xp.minimum(count, newest)
         if recent:
-            late = xp.minimum(count, newest)
-            fresh = count - late + _stratified(xp, uniform[:recent], late)
-            rank = xp.concatenate([fresh, whole])  # 0 is the oldest transition
-        else:
-            rank = whole
+            fresh = count - late + _stratified(xp, uniform[:recent], begin, late)
+            rank = xp.concatenate([fresh, rank])
         if ring.valid is not None:
-            rank = self._only_valid(rank, uniform, count)
+            rank = self._only_valid(rank, uniform, count, recent, count - late)
         age, env = rank // num_envs, rank % num_envs
         oldest = self.position - filled
 
         def slot(age):
             return (oldest + age) % slots
 
-        total, weight = xp.zeros_like(uniform), xp.ones_like(uniform)
-        begin = last = slot(age)
+        total, weight = xp.zeros_like(uniform[:-1]), xp.ones_like(uniform[:-1])
+        first = last = slot(age)
         going = xp.ones(age.shape, bool)
         for k in range(n_step):
             here = age + k
-            at = slot(here) if k else begin
+            at = slot(here) if k else first
             going = going & (here < filled)
             total = total + xp.where(going, weight * reward[at, env], 0.0)
             last = xp.where(going, at, last)
             weight = xp.where(going, weight * discount, weight)
             going = going & ~(terminated[at, env] | truncated[at, env])
         return Batch(
-            observation=jax.tree.map(lambda leaf: leaf[begin, env], ring.observation),
-            action=ring.action[begin, env],
+            observation=jax.tree.map(lambda leaf: leaf[first, env], ring.observation),
+            action=ring.action[first, env],
             reward=total,
             bootstrap=xp.where(terminated[last, env], 0.0, weight).astype(uniform.dtype),
             next_observation=jax.tree.map(lambda leaf: leaf[last, env], ring.next_observation),
         )
 
-    def _only_valid(self, rank: Any, uniform: Any, count: Any) -> Any:
-        """Draws anew, uniformly, in place of steps that did not happen (host)."""
-        valid = self.ring.valid
+    def _only_valid(self, rank: Any, uniform: Any, count: Any, recent: int, newest_from: Any) -> Any:
+        """Draws anew, uniformly in the same part, in place of steps that did not happen (host).
+
+        Args:
+            rank: ``(B,)``, by age; the first ``recent`` are of the newest part.
+            uniform: what the draws follow from.
+            count: transitions in the ring.
+            recent: how many belong to the newest part.
+            newest_from: rank at which that part begins.
+        """
+        valid, slots, num_envs = self.ring.valid, self.slots, self.num_envs
         assert valid is not None
-        generator = np.random.default_rng(uniform.view(np.uint32))
-        for _ in range(64):
-            slot, env = (self.position - self.filled + rank // self.num_envs) % self.slots, rank % self.num_envs
-            bad = ~valid[slot, env]
+        oldest, generator = self.position - self.filled, None
+        lowest = np.where(np.arange(rank.size) < recent, newest_from, 0)
+        for attempt in range(2 * ATTEMPTS):
+            bad = ~valid[(oldest + rank // num_envs) % slots, rank % num_envs]
             if not bad.any():
                 break
-            rank = np.where(bad, generator.integers(max(int(count), 1), size=rank.shape), rank)
+            if attempt == ATTEMPTS:  # as good as sure: nothing happened in the newest part
+                lowest[:] = 0
+            generator = generator or np.random.default_rng(uniform.view(np.uint32))
+            rank = np.where(bad, generator.integers(lowest, max(int(count), 1)), rank)
         return rank
+
+
+ATTEMPTS = 64
+"""How often a step that did not happen is drawn anew: where half of them happened, one try in 10^19 needs more."""
 
 
 def memory_bytes(example: Experience, capacity: int) -> int:
@@ -241,8 +266,19 @@ def _allocate(example: Experience, capacity: int, xp: ModuleType) -> Experience:
     return jax.tree.map(lambda leaf: xp.zeros((capacity // num_envs, *leaf.shape), leaf.dtype), example)
 
 
-def _stratified(xp: ModuleType, uniform: ArrayLike, count: ArrayLike) -> ArrayLike:
-    """One whole number below ``count`` from each of B stretches of [0, count). ``uniform``: B numbers in [0, 1)."""
+def _stratified(xp: ModuleType, uniform: ArrayLike, begin: ArrayLike, count: ArrayLike) -> ArrayLike:
+    """B whole numbers below ``count``, one from each of B stretches of a circle of ``count`` places.
+
+    Where ``count`` is no multiple of B, some stretches are wider by one place, and a place in them is drawn less often.
+    As the first stretch begins anywhere with equal probability, every place is in a wide one equally often, and is
+    drawn with probability ``B / count`` exactly (to the resolution of the uniform numbers).
+
+    Args:
+        xp: NumPy or its JAX twin.
+        uniform: B numbers in [0, 1).
+        begin: a number in [0, 1): how far the circle is turned.
+        count: places.
+    """
     size = uniform.shape[0]
     index = xp.arange(size)
     # Float32 cannot count to more than 16 million: the stretch is found with whole numbers.
@@ -252,4 +288,6 @@ def _stratified(xp: ModuleType, uniform: ArrayLike, count: ArrayLike) -> ArrayLi
     inside = (uniform * span).astype(xp.int32)
     drawn = low + xp.minimum(inside, xp.maximum(span - 1, 0))
     # Fewer transitions than samples: stretches are shorter than one, and repetition cannot be avoided.
-    return xp.where(count >= size, drawn, (uniform * count).astype(xp.int32))
+    drawn = xp.where(count >= size, drawn, (uniform * count).astype(xp.int32))
+    turned = drawn - xp.minimum((begin * count).astype(xp.int32), xp.maximum(count - 1, 0))
+    return xp.where(turned < 0, turned + count, turned)  # a sum before the difference could overflow

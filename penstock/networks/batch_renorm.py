@@ -1,4 +1,4 @@
-"""Batch renormalisation: batch statistics, corrected toward running statistics."""
+"""Batch renormalisation: batch statistics, corrected toward running statistics; and networks made of it."""
 
 from typing import TypeVar
 
@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from penstock._types import Scalar
+from penstock._types import Key, Scalar
+from penstock.networks.mlp import ACTIVATIONS, Trunk, make_linear
 
 T = TypeVar("T")
 
@@ -87,6 +88,59 @@ class BatchRenorm(eqx.Module):
 
 def _statistics(layer: BatchRenorm):
     return layer.mean, layer.variance, layer.calls
+
+
+class RenormMLP(eqx.Module):
+    """CrossQ's networks: ``BN, [Linear, activation, BN] ..., Linear``. Actor and critics have this one shape.
+
+    Source: CrossQ (Bhatt et al., ICLR 2024).
+    """
+
+    linears: tuple[eqx.nn.Linear, ...]
+    norms: tuple[BatchRenorm, ...]
+    output: eqx.nn.Linear
+    activation: str = eqx.field(static=True)
+
+    @classmethod
+    def create(
+        cls, key: Key, inputs: int, outputs: int, trunk: Trunk, *, output_gain: float = 1.0, warmup: int = 100_000
+    ) -> "RenormMLP":
+        """Draws the weights.
+
+        Args:
+            key: random key.
+            inputs: entries of the input.
+            outputs: entries of the output.
+            trunk: hidden layers; its LayerNorm is not read.
+            output_gain: gain of the last layer.
+            warmup: see `BatchRenorm`.
+        """
+        widths = (inputs, *trunk.hidden)
+        keys = jax.random.split(key, len(widths))
+        return cls(
+            linears=tuple(
+                make_linear(keys[i], widths[i], widths[i + 1], trunk, trunk.gain) for i in range(len(widths) - 1)
+            ),
+            norms=tuple(BatchRenorm(width, warmup=warmup) for width in widths),
+            output=make_linear(keys[-1], widths[-1], outputs, trunk, output_gain),
+            activation=trunk.activation,
+        )
+
+    def __call__(self, x: Float[Array, "inputs"]) -> Float[Array, "outputs"]:
+        """Applies the network with running statistics."""
+        h = self.norms[0](x)
+        for linear, norm in zip(self.linears, self.norms[1:], strict=True):
+            h = norm(ACTIVATIONS[self.activation](linear(h)))
+        return self.output(h)
+
+    def train(self, x: Float[Array, "B inputs"]) -> tuple[Float[Array, "B outputs"], "RenormMLP"]:
+        """Applies it with the statistics of this batch; also returns it with its running statistics moved on."""
+        h, first = self.norms[0].train(x)
+        moved = [first]
+        for linear, norm in zip(self.linears, self.norms[1:], strict=True):
+            h, after = norm.train(ACTIVATIONS[self.activation](jax.vmap(linear)(h)))
+            moved.append(after)
+        return jax.vmap(self.output)(h), eqx.tree_at(lambda network: network.norms, self, tuple(moved))
 
 
 def with_statistics(model: T, seen: T, unless: Bool[Array, ""]) -> T:

@@ -3,10 +3,12 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jaxtyping
 from jaxtyping import Array, Float
 
 from penstock._types import Key, Scalar
 from penstock.networks import MLP, Trunk
+from penstock.networks.batch_renorm import RenormMLP
 from penstock.policies.policy import ActionSample, Capability, Policy
 from penstock.policies.squash import squashed_log_prob
 
@@ -17,10 +19,11 @@ class SquashedGaussian(Policy):
     """``a = tanh(mu(s) + sigma eps)``, ``eps ~ N(0, I)``.
 
     ``sigma`` is a function of the state (SAPO, SAC) or one global vector (SHAC, APG). Log standard deviations are
-    clamped to [-5, 2].
+    clamped to [-5, 2]. With BatchRenorm (CrossQ) the network normalises by running statistics, and by those of the
+    batch in `train_with_log_prob` alone.
     """
 
-    network: MLP
+    network: MLP | RenormMLP
     global_log_std: Float[Array, "flat"] | None
     action_size: int = eqx.field(static=True)
 
@@ -34,9 +37,25 @@ class SquashedGaussian(Policy):
         state_dependent_std: bool = True,
         initial_log_std: float = -1.0,
         output_gain: float = 0.01,
+        renorm_warmup: int | None = None,
     ):
+        """Draws the weights.
+
+        Args:
+            key: random key.
+            feature_size: number of features.
+            action_size: d.
+            trunk: hidden layers of the network.
+            state_dependent_std: see the class.
+            initial_log_std: log sigma at the start.
+            output_gain: gain of the last layer.
+            renorm_warmup: training calls before BatchRenorm's correction begins; None has no BatchRenorm.
+        """
         outputs = 2 * action_size if state_dependent_std else action_size
-        network = MLP(key, feature_size, outputs, trunk, output_gain)
+        if renorm_warmup is None:
+            network = MLP(key, feature_size, outputs, trunk, output_gain)
+        else:
+            network = RenormMLP.create(key, feature_size, outputs, trunk, output_gain=output_gain, warmup=renorm_warmup)
         if state_dependent_std:
             assert network.output.bias is not None
             bias = network.output.bias.at[action_size:].set(initial_log_std)
@@ -52,7 +71,9 @@ class SquashedGaussian(Policy):
 
     def mean_and_log_std(self, features: Float[Array, "features"]) -> tuple[Float[Array, "flat"], Float[Array, "flat"]]:
         """Parameters of the latent Gaussian."""
-        output = self.network(features)
+        return self._parameters(self.network(features))
+
+    def _parameters(self, output):
         if self.global_log_std is None:
             mean, log_std = jnp.split(output, 2)
         else:
@@ -72,7 +93,22 @@ class SquashedGaussian(Policy):
 
     def sample_with_log_prob(self, features: Float[Array, "features"], key: Key) -> tuple[ActionSample, Scalar]:
         """See `Policy.sample_with_log_prob`."""
-        mean, log_std = self.mean_and_log_std(features)
+        return self._draw(self.network(features), key)
+
+    def train_with_log_prob(
+        self, features: Float[Array, "B features"], keys: jaxtyping.Key[Array, "B"]
+    ) -> tuple[ActionSample, Float[Array, "B"], "SquashedGaussian"]:
+        """`sample_with_log_prob` of a batch, normalised by its own statistics, for a policy with BatchRenorm.
+
+        Also returns the policy with its running statistics moved on.
+        """
+        assert isinstance(self.network, RenormMLP)
+        output, moved = self.network.train(features)
+        sample, log_prob = jax.vmap(self._draw)(output, keys)
+        return sample, log_prob, eqx.tree_at(lambda policy: policy.network, self, moved)
+
+    def _draw(self, output, key):
+        mean, log_std = self._parameters(output)
         noise = jax.random.normal(key, mean.shape)
         latent = mean + jnp.exp(log_std) * noise
         log_prob = squashed_log_prob(_normal_log_prob(noise, log_std), latent)

@@ -281,7 +281,7 @@ class HostedProgram:
         config, sampling = self.learner.config, self.learner.sampling()
         batches = []
         for step in range(gradient_steps, gradient_steps + config.updates_per_step):
-            uniform = _random(words, _BATCH, step).random(config.batch_size, dtype=np.float32)
+            uniform = _random(words, _BATCH, step).random(config.batch_size + 1, dtype=np.float32)
             batches.append(replay.gather(uniform, config.discount, **sampling))
         return _stack_on_host(batches)
 

@@ -12,7 +12,7 @@ from jaxtyping import Array, Key, PyTree
 
 from penstock._errors import PenstockError
 from penstock.algorithms.off_policy import OffPolicyState
-from penstock.training.plan import RunPlan, from_config
+from penstock.training.plan import RunPlan, completed, from_config
 from penstock.training.program import seed_keys
 from penstock.training.programs import RunProgram, make_program
 from penstock.training.run_folder import CONFIG_NAME, read_config
@@ -50,7 +50,7 @@ def read_plan(run_dir: Path | str) -> RunPlan:
     run_dir = Path(run_dir)
     if not (run_dir / CONFIG_NAME).is_file():
         raise PenstockError(f"{run_dir} holds no run: it has no {CONFIG_NAME}. Name the folder that a run wrote.")
-    return from_config(read_config(run_dir))
+    return from_config(completed(read_config(run_dir)))
 
 
 def restore_run(run_dir: Path | str, which: Literal["best", "last"] = "last") -> RestoredRun:

@@ -195,6 +195,40 @@ def test_crossq_has_no_target_and_no_gradient_through_it():
     assert float(jnp.abs(jax.jit(jax.grad(loss))(jnp.zeros(8))).max()) == 0.0
 
 
+def test_crossq_actor_has_running_statistics_that_its_own_steps_move_alone():
+    """Not the critics' steps, not what is acted on or bootstrapped from, and not a step that was refused."""
+    algorithm = learner("crossq")
+    learned, data = initial(algorithm), batch()
+    step = jax.jit(lambda b, count: algorithm.gradient_step(learned, b, jax.random.key(2), count)[0])
+    after = step(data, jnp.asarray(0))
+    norms, x = after.actor.policy.network.norms, np.asarray(data.observation.vector)
+    assert len(norms) == 2  # on the input, and after the one hidden layer
+    np.testing.assert_allclose(norms[0].mean, 0.01 * x.mean(0), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(norms[0].variance, 0.99 + 0.01 * x.var(0), rtol=1e-5)
+    assert [float(norm.calls) for norm in norms] == [1.0, 1.0]
+
+    same(step(data, jnp.asarray(1)).actor, learned.actor)  # the critics' turn
+    other = dataclasses.replace(data, next_observation=batch(seed=3).next_observation)
+    np.testing.assert_array_equal(step(other, jnp.asarray(0)).actor.policy.network.norms[0].mean, norms[0].mean)
+    broken = dataclasses.replace(data, observation=Observation(data.observation.vector.at[0, 0].set(jnp.inf)))
+    same(step(broken, jnp.asarray(0)).actor, learned.actor)
+
+    agent, one = algorithm.agent_of(after), jax.tree.map(lambda leaf: leaf[:1], data.observation)
+    np.testing.assert_allclose(agent.mode(data.observation).action[:1], agent.mode(one).action, rtol=1e-5)
+
+
+def test_without_batch_renorm_crossq_has_sacs_actor():
+    plain = jax.eval_shape(learner("crossq", actor_batch_renorm=False).init_learned, jax.random.key(0)).actor
+    assert eqx.tree_equal(plain, jax.eval_shape(learner("sac").init_learned, jax.random.key(0)).actor)
+
+
+def test_the_warm_up_of_batch_renorm_is_refused_where_no_network_has_it():
+    crossq = ALGORITHMS["crossq"].config
+    assert crossq(critic="target", renorm_warmup=5).actor_has_batch_renorm
+    with pytest.raises(ConfigurationError, match=r"renorm_warmup = 5: does nothing with critic = 'target'"):
+        crossq(critic="target", actor_batch_renorm=False, renorm_warmup=5)
+
+
 # ------------------------------------------------------------------------------------------------- FlowRL
 
 

@@ -66,7 +66,7 @@ def first_step(terminates, episode_length):
     assert bool(transition.truncated[0]) is (episode_length == 1)
     ends = transition.reward, transition.terminated, transition.truncated
     experience = Experience(state.observation, action, *ends, transition.final_observation)
-    batch = Replay.create(experience, 1).add(experience).gather(jnp.zeros(1), DISCOUNT)
+    batch = Replay.create(experience, 1).add(experience).gather(jnp.zeros(2), DISCOUNT)
     np.testing.assert_array_equal(batch.next_observation.vector, [[1.0]])  # of before the reset
     return batch
 

@@ -1,6 +1,7 @@
 """The ring: wrap-around, n-step returns by hand, recency, no repetition; host and device alike."""
 
 import dataclasses
+import functools
 
 import equinox as eqx
 import jax
@@ -10,7 +11,7 @@ import pytest
 
 from penstock._errors import ConfigurationError
 from penstock.data import Experience, Replay
-from penstock.data.replay import memory_bytes
+from penstock.data.replay import _stratified, memory_bytes
 from penstock.worlds import Observation
 
 N = 2
@@ -36,10 +37,14 @@ def filled(steps, capacity=8, **flags):
     return replay
 
 
+def middles(count):
+    """Uniform numbers that draw ``count`` transitions in order: the middle of each stretch, nothing turned."""
+    return np.append(np.full(count, 0.5, np.float32), np.float32(0.0))
+
+
 def everything(replay, discount=0.5, **settings):
     """One sample of every transition, by age and environment."""
-    count = int(replay.filled) * N
-    return replay.gather(jnp.full((count,), 0.5), discount, **settings)
+    return replay.gather(jnp.asarray(middles(int(replay.filled) * N)), discount, **settings)
 
 
 def test_newest_steps_survive_and_come_in_order():
@@ -112,13 +117,69 @@ def test_recent_part_comes_from_the_newest_without_repetition(steps):
     assert len(seen) == count or len(seen) > 0.95 * count
 
 
-def test_sampling_is_uniform():
-    replay = Replay.create(step(0), 60)
-    replay = jax.lax.fori_loop(0, 30, lambda t, replay: replay.add(step(t)), replay)
-    draws = [np.asarray(replay.sample(jax.random.key(s), 17, 0.9).observation.vector[:, 0]) for s in range(600)]
-    values, counts = np.unique(np.concatenate(draws), return_counts=True)
-    assert values.size == 60
-    assert counts.min() > 0.6 * counts.mean() and counts.max() < 1.4 * counts.mean()
+def ranks_of_batches(count, size, batches, host, **settings):
+    """Ages of what many batches hold, ``(batches, size)``: the ring is full, its oldest transition in the middle."""
+    place = np.arange(count)
+    age = ((place - count // 3) % count).astype(np.float32)
+    seen, nothing = Observation(age[:, None, None]), np.zeros((count, 1), np.float32)
+    ring = Experience(seen, nothing[:, :, None], nothing, nothing > 0, nothing > 0, seen)
+    position, filled = np.array(count // 3, np.int32), np.array(count, np.int32)
+    if host:
+        replay, generator = Replay(ring, position, filled), np.random.default_rng(0)
+        draws = (generator.random(size + 1, dtype=np.float32) for _ in range(batches))
+        return np.stack([replay.gather(u, 0.9, **settings).observation.vector[:, 0] for u in draws]).astype(int)
+    replay = jax.tree.map(jnp.asarray, Replay(ring, position, filled))
+    draw = jax.jit(jax.vmap(lambda key: replay.sample(key, size, 0.9, **settings).observation.vector[:, 0]))
+    return np.asarray(draw(jax.random.split(jax.random.key(0), batches))).astype(int)
+
+
+def assert_uniform(ranks, places):
+    """Pearson's chi-squared over 0 .. places - 1, below its quantile of 1 in 10^6 (Wilson and Hilferty's cube).
+
+    Draws without repetition scatter less than independent ones, so that the statistic is smaller, if anything.
+    """
+    counts, expected, freedom = np.bincount(ranks.ravel(), minlength=places), ranks.size / places, places - 1
+    assert counts.size == places and expected > 100
+    limit = freedom * (1 - 2 / (9 * freedom) + 4.7534 * np.sqrt(2 / (9 * freedom))) ** 3
+    statistic = np.square(counts - expected).sum() / expected
+    assert statistic < limit, f"chi-squared {statistic:.0f} of {freedom} degrees of freedom"
+
+
+@pytest.mark.parametrize("host", [True, False])
+@pytest.mark.parametrize("count", [100, 257, 300, 511, 512, 1000])
+def test_every_transition_is_equally_probable_whatever_the_count(count, host):
+    """Counts just above the batch size, where stretches are one or two wide; a multiple of it, and fewer than it."""
+    ranks = ranks_of_batches(count, 256, 1000, host)
+    assert_uniform(ranks, count)
+    if count >= 256:
+        assert (np.diff(np.sort(ranks)) > 0).all(), "without repetition"
+
+
+@pytest.mark.parametrize("host", [True, False])
+def test_both_parts_are_uniform(host):
+    """52 of the newest 75, 204 of all 300, as FlowRL draws them: neither is a multiple."""
+    ranks = ranks_of_batches(300, 256, 1000, host, recent=52, newest=75)
+    assert_uniform(ranks[:, :52] - 225, 75)
+    assert_uniform(ranks[:, 52:], 300)
+    for part in (ranks[:, :52], ranks[:, 52:]):
+        assert (np.diff(np.sort(part)) > 0).all(), "without repetition"
+
+
+@pytest.mark.parametrize("xp", [np, jnp])
+@pytest.mark.parametrize("count", [2**24 + 3, 2**31 - 5])
+def test_counts_beyond_what_float32_can_count(count, xp):
+    """Inside the range, no two alike, odd and even numbers, and equally many in each sixteenth of the range."""
+    uniform = np.random.default_rng(0).random((400, 257), dtype=np.float32)
+    draw = functools.partial(_stratified, xp, count=xp.asarray(count, xp.int32))
+    if xp is jnp:
+        ranks = np.asarray(jax.jit(jax.vmap(lambda u: draw(u[:-1], u[-1])))(jnp.asarray(uniform)), np.int64)
+    else:
+        ranks = np.stack([draw(u[:-1], u[-1]) for u in uniform]).astype(np.int64)
+    assert ranks.min() >= 0 and ranks.max() < count
+    assert (np.diff(np.sort(ranks)) > 0).all()
+    np.testing.assert_allclose(np.bincount(ranks.ravel() * 16 // count) / ranks.size, 1 / 16, rtol=0.02)
+    if count < 2**25:
+        np.testing.assert_allclose((ranks % 2).mean(), 0.5, atol=0.01)
 
 
 def test_more_samples_than_data_repeats_but_stays_inside():
@@ -175,7 +236,7 @@ def test_pictures_stay_bytes_through_both_rings_and_the_wrap_around():
         host.write(pictures(t))
     count = 4 * N
     expected = (100 * np.repeat(np.arange(2, 6), N) + np.tile(np.arange(N), 4)) % 256
-    for replay, uniform in ((device, jnp.full(count, 0.5)), (host, np.full(count, 0.5, np.float32))):
+    for replay, uniform in ((device, jnp.asarray(middles(count))), (host, middles(count))):
         batch = replay.gather(uniform, 0.9)
         for seen, offset in ((batch.observation, 0), (batch.next_observation, 7)):
             assert seen.vector.shape == (count, 0)
@@ -205,15 +266,13 @@ def test_pictures_of_another_type_are_refused(host):
 
 def test_steps_that_did_not_happen_are_never_drawn():
     """Every second step of one environment only reset it (host ring); the others are drawn about equally often."""
-    import dataclasses
-
     example = dataclasses.replace(step(0), valid=np.ones((N,), bool))
     replay = Replay.create_on_host(example, 12 * N)
     for t in range(16):
         replay.write(dataclasses.replace(step(t), valid=np.array([True, t % 2 == 0])))
     drawn = np.concatenate(
         [
-            replay.gather(np.random.default_rng(i).random(64, dtype=np.float32), 0.99).observation.vector[:, 0]
+            replay.gather(np.random.default_rng(i).random(65, dtype=np.float32), 0.99).observation.vector[:, 0]
             for i in range(200)
         ]
     )
@@ -223,6 +282,32 @@ def test_steps_that_did_not_happen_are_never_drawn():
     assert counts.min() > 0.85 * drawn.size / 18 and counts.max() < 1.15 * drawn.size / 18
 
 
+def test_a_recent_step_that_did_not_happen_is_replaced_by_another_of_the_newest():
+    """Two thirds of the newest 36 only reset; what is drawn there stays there, and the rest of the batch does not."""
+    replay = Replay.create_on_host(dataclasses.replace(step(0), valid=np.ones(N, bool)), 120)
+    for t in range(60):
+        replay.write(dataclasses.replace(step(t), valid=np.array([t < 42 or t % 3 == 0] * N)))
+    generator = np.random.default_rng(0)
+    draws = [
+        replay.gather(generator.random(33, dtype=np.float32), 0.9, recent=12, newest=36).observation.vector[:, 0]
+        for _ in range(1000)
+    ]
+    drawn = np.stack(draws)
+    newest = [10.0 * t + e for t in range(42, 60, 3) for e in range(N)]
+    happened = [10.0 * t + e for t in range(42) for e in range(N)] + newest
+    for part, allowed in ((drawn[:, :12], newest), (drawn[:, 12:], happened)):
+        assert set(part.ravel()) <= set(allowed)
+        assert_uniform(np.searchsorted(allowed, part), len(allowed))
+
+
+def test_where_nothing_happened_in_the_newest_part_the_whole_ring_serves():
+    replay = Replay.create_on_host(dataclasses.replace(step(0), valid=np.ones(N, bool)), 20)
+    for t in range(10):
+        replay.write(dataclasses.replace(step(t), valid=np.array([t < 9] * N)))
+    uniform = np.random.default_rng(0).random(9, dtype=np.float32)
+    assert (replay.gather(uniform, 0.9, recent=4, newest=2).observation.vector < 90).all()
+
+
 def test_cut_ends_the_newest_episodes_for_n_step_returns():
     replay = Replay.create_on_host(step(0), 8 * N)
     for t in range(3):
@@ -230,6 +315,6 @@ def test_cut_ends_the_newest_episodes_for_n_step_returns():
     replay.cut()
     for t in range(3, 5):
         replay.write(step(t))
-    batch = replay.gather(np.full((10,), 0.5, np.float32), 0.5, n_step=3)
+    batch = replay.gather(middles(10), 0.5, n_step=3)
     np.testing.assert_allclose(batch.reward[::2], [1 + 0.5 * 2 + 0.25 * 3, 2 + 0.5 * 3, 3, 4 + 0.5 * 5, 5])
     np.testing.assert_allclose(batch.bootstrap[::2], [0.125, 0.25, 0.5, 0.25, 0.5])

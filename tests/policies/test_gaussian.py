@@ -119,3 +119,82 @@ def test_mode_is_the_squashed_mean_and_capabilities_are_stated():
     np.testing.assert_allclose(policy.mode(FEATURES).action, np.tanh([0.4, -0.9]), rtol=1e-6)
     assert policy.capabilities == set(Capability) - {Capability.VELOCITY, Capability.SAMPLE_WITH_PATH_LOG_PROB}
     assert policy.network_evaluations == 1
+
+
+# ------------------------------------------------------------------------------------------------- BatchRenorm
+
+
+def renormed(calls):
+    """CrossQ's actor with a warm-up of 10 calls, every weight, scale, offset and running statistic in use."""
+    policy = SquashedGaussian(jax.random.key(0), 3, 2, Trunk((5, 4), "relu", False), output_gain=1.0, renorm_warmup=10)
+    rng = np.random.default_rng(0)
+
+    def in_use(path, leaf):
+        noise = 0.3 * rng.standard_normal(leaf.shape)
+        value = {"calls": calls, "variance": np.exp(noise)}.get(path[-1].name, leaf + noise)
+        return jnp.asarray(value, jnp.float32)
+
+    return jax.tree_util.tree_map_with_path(in_use, policy)
+
+
+def by_numpy(policy, x, normalise):
+    """Means and log standard deviations of a batch in float64: norm, [linear, ReLU, norm] twice, linear."""
+    network = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), policy.network)
+    h = normalise(network.norms[0], np.asarray(x, np.float64))
+    for linear, norm in zip(network.linears, network.norms[1:], strict=True):
+        h = normalise(norm, np.maximum(h @ linear.weight.T + linear.bias, 0.0))
+    mean, log_std = np.split(h @ network.output.weight.T + network.output.bias, 2, axis=1)
+    return mean, np.clip(log_std, -5.0, 2.0)
+
+
+def density_by_numpy(mean, log_std, noise):
+    latent = mean + np.exp(log_std) * noise
+    normal = -0.5 * noise**2 - log_std - 0.5 * np.log(2 * np.pi)
+    return latent, (normal - np.log(1.0 - np.tanh(latent) ** 2)).sum(1)
+
+
+BATCH = 1.0 + 1.5 * jax.random.normal(jax.random.key(7), (6, 3))
+KEYS = jax.random.split(jax.random.key(8), 6)
+NOISE = np.asarray(jax.vmap(lambda key: jax.random.normal(key, (2,)))(KEYS), np.float64)
+
+
+def test_acting_with_batch_renorm_normalises_by_running_statistics():
+    policy = renormed(calls=10)
+
+    def running(norm, x):
+        return norm.scale * (x - norm.mean) / np.sqrt(norm.variance + 1e-3) + norm.offset
+
+    mean, log_std = by_numpy(policy, BATCH, running)
+    latent, density = density_by_numpy(mean, log_std, NOISE)
+    sample, log_prob = jax.vmap(policy.sample_with_log_prob)(BATCH, KEYS)
+    np.testing.assert_allclose(sample.latent, latent, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(log_prob, density, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(jax.vmap(policy.mode)(BATCH).action, np.tanh(mean), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("calls", [9, 10])
+def test_training_with_batch_renorm_normalises_by_the_batch(calls):
+    """Before the warm-up ends and after it; the running statistics move by a hundredth, and nothing else does."""
+    policy, moved = renormed(calls), []
+
+    def of_batch(norm, x):
+        mean, variance = x.mean(0), x.var(0)
+        moved.append((0.99 * norm.mean + 0.01 * mean, 0.99 * norm.variance + 0.01 * variance))
+        r, q = np.sqrt((variance + 1e-3) / (norm.variance + 1e-3)), (mean - norm.mean) / np.sqrt(norm.variance + 1e-3)
+        r, q = (np.clip(r, 1 / 3, 3), np.clip(q, -5, 5)) if calls >= 10 else (1.0, 0.0)
+        return norm.scale * ((x - mean) / np.sqrt(variance + 1e-3) * r + q) + norm.offset
+
+    latent, density = density_by_numpy(*by_numpy(policy, BATCH, of_batch), NOISE)
+    sample, log_prob, after = jax.jit(lambda p: p.train_with_log_prob(BATCH, KEYS))(policy)
+    np.testing.assert_allclose(sample.latent, latent, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(sample.action, np.tanh(latent), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(log_prob, density, rtol=1e-4, atol=1e-4)
+    for norm, (mean, variance) in zip(after.network.norms, moved, strict=True):
+        np.testing.assert_allclose(norm.mean, mean, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(norm.variance, variance, rtol=1e-4)
+        assert float(norm.calls) == calls + 1
+    back = eqx.tree_at(lambda p: p.network.norms, after, policy.network.norms)
+    for ours, theirs in zip(jax.tree.leaves(back), jax.tree.leaves(policy), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    acting, _ = jax.vmap(policy.sample_with_log_prob)(BATCH, KEYS)
+    assert float(jnp.abs(acting.latent - sample.latent).max()) > 0.1, "the two ways differ"

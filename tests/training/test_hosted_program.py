@@ -227,7 +227,7 @@ def test_next_step_resets_are_not_remembered_as_transitions(tmp_path):
     assert (~ring.valid).sum() > 0
     replay = jax.tree.map(lambda leaf: leaf[0, ...], result.state.replay)
     for draw in range(20):
-        batch = replay.gather(np.random.default_rng(draw).random(64, dtype=np.float32), 0.99, n_step=3)
+        batch = replay.gather(np.random.default_rng(draw).random(65, dtype=np.float32), 0.99, n_step=3)
         assert (batch.reward > 0).all()  # a reset brings 0, every true step more
 
 

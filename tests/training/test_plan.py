@@ -18,6 +18,7 @@ from penstock.algorithms.registry import ALGORITHMS, family
 from penstock.cli.train import TrainOptions
 from penstock.training.plan import RunPlan, completed, from_config, make_plan, parse_world_options
 from penstock.training.presets import NAMED, PRESETS, preset
+from penstock.training.restore import read_plan
 from penstock.training.run_folder import RunFolder, compare_configs
 from penstock.worlds import world_entries, world_families
 
@@ -63,6 +64,19 @@ def test_a_run_from_before_a_setting_existed_can_be_continued():
     rfo = make_plan("rfo", "classic/pendulum").to_config()
     for damaged in (rfo, {}, {**older, "settings": None}, {**older, "algorithm": "sca"}):
         assert completed(damaged) == damaged
+
+
+def test_a_crossq_run_from_before_its_actor_had_batch_renorm_goes_on_without(tmp_path):
+    now = make_plan("crossq", WORLD).to_config()
+    older = {**now, "settings": {k: v for k, v in now["settings"].items() if k != "actor_batch_renorm"}}
+    changes = compare_configs(completed(older), now)
+    assert [(change.field, change.old, change.new) for change in changes] == [
+        ("settings.actor_batch_renorm", False, True)
+    ]
+    RunFolder(tmp_path / "run").write_config(older)
+    plan = read_plan(tmp_path / "run")  # as `penstock resume` and `penstock evaluate` do
+    assert plan == make_plan("crossq", WORLD, settings={"actor_batch_renorm": False})
+    assert compare_configs(completed(older), plan.to_config()) == []
 
 
 def test_round_trip_keeps_every_bit_and_infinity(tmp_path):
