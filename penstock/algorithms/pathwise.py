@@ -292,7 +292,10 @@ class PathwiseLearner(abc.ABC, Generic[ConfigT]):
         def value(observation):
             return judge.values(observation, state.normalizer).min(axis=0)
 
-        next_value = jax.lax.map(value, window.final_observation)
+        def flat(leaf):
+            return jax.lax.collapse(leaf, 0, 2)
+
+        next_value = value(jax.tree.map(flat, window.final_observation)).reshape(window.reward.shape)
         next_decision = jnp.concatenate([window.decision[1:], jnp.ones_like(window.decision[:1])])
         targets = jax.vmap(td_lambda_targets, in_axes=(1, 1, 1, 1, None, None, 1), out_axes=1)(
             window.reward + window.bonus,
@@ -303,9 +306,6 @@ class PathwiseLearner(abc.ABC, Generic[ConfigT]):
             config.td_lambda,
             next_decision,
         )
-
-        def flat(leaf):
-            return jax.lax.collapse(leaf, 0, 2)
 
         critic, critic_optimizer, fit_metrics = fit_values(
             state.critic,
