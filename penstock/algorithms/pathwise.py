@@ -308,12 +308,15 @@ class PathwiseLearner(abc.ABC, Generic[ConfigT]):
         config = self.config
         judge = state.critic if state.target_critic is None else state.target_critic
 
-        def value(now):
-            observation, phase = now
+        def value(observation, phase):
             return judge.values(observation, state.normalizer, phase).min(axis=0)
 
-        phase = phase_of(jnp.arange(config.window + 1), config.chunk_length)
-        next_value = jax.lax.map(value, (window.final_observation, phase[1:]))
+        def flat(leaf):
+            return jax.lax.collapse(leaf, 0, 2)
+
+        phase = jnp.repeat(phase_of(jnp.arange(config.window + 1), config.chunk_length), self.world.num_envs)
+        next_value = value(jax.tree.map(flat, window.final_observation), phase[self.world.num_envs :])
+        next_value = next_value.reshape(window.reward.shape)
         next_decision = jnp.concatenate([window.decision[1:], jnp.ones_like(window.decision[:1])])
         targets = jax.vmap(td_lambda_targets, in_axes=(1, 1, 1, 1, None, None, 1), out_axes=1)(
             window.reward + window.bonus,
@@ -325,16 +328,13 @@ class PathwiseLearner(abc.ABC, Generic[ConfigT]):
             next_decision,
         )
 
-        def flat(leaf):
-            return jax.lax.collapse(leaf, 0, 2)
-
         critic, critic_optimizer, fit_metrics = fit_values(
             state.critic,
             self.critic_optimizer,
             state.critic_optimizer,
             state.normalizer,
             jax.tree.map(flat, window.observation),
-            jnp.repeat(phase[:-1], self.world.num_envs),
+            phase[: -self.world.num_envs],
             flat(targets),
             passes=config.critic_passes,
             minibatches=config.critic_minibatches,

@@ -145,10 +145,17 @@ def rollout_window(
 
 
 def _value_where(wanted, value, observation, phase):
-    """Evaluates the critic only at steps where at least one environment needs it."""
-    return jax.lax.cond(
-        wanted.any(),
-        lambda o: jnp.where(wanted, value(o, phase), 0.0),
-        lambda o: jnp.zeros(wanted.shape, jax.eval_shape(value, o, phase).dtype),
-        observation,
-    )
+    """Evaluates the critic only at steps where at least one environment needs it.
+
+    Checkpointed, or every step would keep a copy of the critic's weights for the backward pass, wanted or not.
+    """
+
+    def where_wanted(wanted, observation, phase):
+        return jax.lax.cond(
+            wanted.any(),
+            lambda o: jnp.where(wanted, value(o, phase), 0.0),
+            lambda o: jnp.zeros(wanted.shape, jax.eval_shape(value, o, phase).dtype),
+            observation,
+        )
+
+    return jax.checkpoint(where_wanted, prevent_cse=False)(wanted, observation, phase)

@@ -139,7 +139,8 @@ def _constants(body: SoftBody, dtype: DTypeLike) -> _Constants:
     )
 
 
-def _stage(position: Coordinates) -> Stage:
+def stage_for(position: Coordinates) -> Stage:
+    """How calculations on elements are best compiled, see `penstock.physics.elastic.Stage`."""
     # Only XLA's CPU compiler repeats work; elsewhere fewer and larger kernels are better.
     return stored_stage if layout_of(position) == "soa" and jax.default_backend() == "cpu" else inline_stage
 
@@ -154,7 +155,7 @@ def _elastic_forces(
 ) -> Coordinates:
     tets = constants.tets
     corners, rates = gather(position, tets), gather(velocity, tets)
-    forces = element_forces(corners, rates, *constants.columns(), activation, material, _stage(position))
+    forces = element_forces(corners, rates, *constants.columns(), activation, material, stage_for(position))
     return assemble(forces, tets, position)
 
 
@@ -176,7 +177,7 @@ def _force_gradients(
     tets = constants.tets
     weights, corners, rates = gather(cotangent, tets), gather(position, tets), gather(velocity, tets)
     by_corners, by_rates, by_activation = element_force_gradients(
-        weights, corners, rates, *constants.columns(), activation, material, _stage(position)
+        weights, corners, rates, *constants.columns(), activation, material, stage_for(position)
     )
     return None, assemble(by_corners, tets, position), assemble(by_rates, tets, velocity), by_activation
 
