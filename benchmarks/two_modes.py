@@ -36,7 +36,7 @@ SHARED = {
 }
 NUM_ENVS = 32
 WORLDS = {
-    "classic/two-gap-wall": {"window": 16, "updates": 400},
+    "classic/two-gap-wall": {"window": 16, "updates": 300},
     "classic/deceptive-basins": {"window": 8, "updates": 300},
 }
 """A window sees a launch and its passage (12 steps), or a whole episode (8)."""
