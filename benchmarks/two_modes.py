@@ -1,6 +1,6 @@
 """Where a unimodal policy must lose: flow against Gaussian policies on two-gap-wall and deceptive-basins.
 
-    python benchmarks/two_modes.py run                       # tunes and trains every arm; about 2 hours on one core
+    python benchmarks/two_modes.py run                       # tunes and trains every arm; about an hour on one core
     python benchmarks/two_modes.py run --arms RFO SHAC2 --worlds classic/deceptive-basins
     python benchmarks/two_modes.py report                    # tables and figure from the data
 
@@ -24,7 +24,7 @@ from study import study
 ROOT = Path(__file__).parent.parent
 DATA = Path(__file__).parent / "results" / "two_modes.json"
 FIGURE = ROOT / "docs" / "images" / "two_modes.png"
-EPISODES, TUNING_SEED, DRAWN = 512, 1000, 512
+EPISODES, TUNING_SEED, DRAWN = 512, 1000, 256
 
 SHARED = {
     "actor_hidden": (64, 64),
@@ -191,7 +191,8 @@ def draw(data):
 
     columns = max(len(content["arms"]) for content in data.values())
     figure = matplotlib.figure.Figure(figsize=(2.3 * columns, 2.7 * len(data)), layout="constrained")
-    for line, content in zip(figure.subplots(len(data), columns, squeeze=False), data.values(), strict=True):
+    for line, (world, content) in zip(figure.subplots(len(data), columns, squeeze=False), data.items(), strict=True):
+        line[0].set_ylabel(world, fontsize=9, color=INK)
         for axes in line[len(content["arms"]) :]:
             axes.set_axis_off()
         for axes, (name, arm) in zip(line, content["arms"].items(), strict=False):
