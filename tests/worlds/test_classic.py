@@ -1,6 +1,8 @@
 """Pendulum, cart-pole, double integrator and deceptive basins against independent mechanics."""
 
 import math
+import sys
+from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -14,6 +16,9 @@ from penstock.worlds.classic.cartpole_swingup import CartpoleState, CartpoleSwin
 from penstock.worlds.classic.deceptive_basins import DeceptiveBasins
 from penstock.worlds.classic.double_integrator import DoubleIntegrator
 from penstock.worlds.classic.pendulum import Pendulum, PendulumState
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+import best_policies
 
 NAMES = [entry.name for entry in world_entries() if entry.name.startswith("classic/")]
 
@@ -198,7 +203,7 @@ def test_double_integrator_pathwise_gradient_equals_the_analytic_lq_gradient():
 
 
 def _expected_gradient(task, std):
-    """d/dmu E[r(N(mu, std^2))] at mu = 0, from the score function on a fine grid (no autodiff)."""
+    """d/dmu E[first reward of N(mu, std^2)] at mu = 0, from the score function on a fine grid (no autodiff)."""
     grid = np.linspace(-1.8, 1.8, 361)
     x, y = np.meshgrid(grid, grid, indexing="ij")
     density = np.exp(-0.5 * (x**2 + y**2) / std**2)
@@ -214,8 +219,8 @@ def test_the_basin_near_the_start_deceives_a_narrow_gaussian():
         gradient = _expected_gradient(task, std)
         assert gradient @ low / np.linalg.norm(low) > 0.5 * np.linalg.norm(gradient)
         assert gradient @ high < 0
-    # Following the pathwise gradient of a Gaussian from the start ends on the low hill, at a third of the reward.
-    noise = 0.2 * jax.random.normal(jax.random.key(0), (512, 2))
+    # Following the pathwise gradient of the first cast from the start ends on the low hill.
+    noise = 0.1 * jax.random.normal(jax.random.key(0), (512, 2))
     climb = jax.jit(jax.grad(lambda mean: jnp.mean(task.landscape(mean + noise))))
     mean = jnp.zeros(2)
     for _ in range(200):
@@ -223,16 +228,73 @@ def test_the_basin_near_the_start_deceives_a_narrow_gaussian():
     np.testing.assert_allclose(mean, low, atol=0.05)
 
 
-def test_uniform_exploration_finds_the_high_basin_and_a_narrow_gaussian_does_not():
-    world = make_world("classic/deceptive-basins", 1024)
-    reset, step = jax.jit(world.reset)(jax.random.key(0)), jax.jit(world.step)
-    uniform = jax.random.uniform(jax.random.key(1), (1024, 2), minval=-1.0, maxval=1.0)
-    narrow = 0.2 * jax.random.normal(jax.random.key(2), (1024, 2))
-    explored, stuck = step(reset, uniform)[1], step(reset, narrow)[1]
-    assert float(explored.diagnostics["success"].mean()) > 0.02
-    assert float(stuck.diagnostics["success"].mean()) == 0.0
-    # The high hill is worth it: staying on it for an episode beats staying on the low one more than twice.
-    task = world.task.single
-    assert task.landscape(jnp.asarray(task.high)) > 2.5 * task.landscape(jnp.asarray(task.low))
-    there = jnp.broadcast_to(jnp.asarray(task.high) / 0.8, (1024, 2)).clip(-1, 1)
-    assert float(step(reset, there)[1].diagnostics["success"].mean()) == 1.0
+def test_the_best_gaussian_empties_one_hill_and_two_aims_empty_both():
+    best = {name: row["return"] for name, row in best_policies.deceptive_basins(400, 33, 18).items()}
+    bound = DeceptiveBasins.GAUSSIAN_BOUND
+    assert best["low hill alone"] + 0.5 < best["high hill alone"] < best["tanh-Gaussian"] < bound
+    assert best["clipped Gaussian"] < bound < best["any law"] - 1.5
+    assert 4.9 < best["any law"] < 5.0
+
+
+def _cast(policy, key, episodes=2048):
+    """Mean return and share of successes, by playing."""
+    world = make_world("classic/deceptive-basins", episodes)
+
+    @jax.jit
+    def play(key):
+        def step(state, key):
+            state, transition = world.step(state, policy(key, (episodes, 2)))
+            return state, (transition.reward, transition.diagnostics["success"])
+
+        return jax.lax.scan(step, world.reset(key), jax.random.split(key, world.episode_length))[1]
+
+    reward, success = play(key)
+    return float(reward.sum(0).mean()), float(success.max(0).mean())
+
+
+def test_playing_deceptive_basins_gives_the_predicted_returns():
+    task = DeceptiveBasins(episode_length=8)
+    tops = jnp.asarray([task.low, task.high])
+
+    def coin(key, shape):
+        return tops[jax.random.bernoulli(key, shape=shape[:1]).astype(int)]
+
+    played, success = _cast(coin, jax.random.key(0))
+    assert abs(played - float(task.expected_return(task.catch(tops).mean(0)))) < 0.1  # the start's noise costs 0.02
+    assert success > 0.95
+    edges, grid = best_policies.cells(400)
+    mean, std = (0.51, 0.38), (0.549, 0.05)
+    weights = np.stack([best_policies.gaussian_weights(edges, [m], [s])[0, 0] for m, s in zip(mean, std, strict=True)])
+    predicted = float(task.expected_return(jnp.asarray(best_policies.mean_catches(task, weights, grid)[0, 1])))
+
+    def gaussian(key, shape):
+        return jnp.tanh(jnp.asarray(mean) + jnp.asarray(std) * jax.random.normal(key, shape))
+
+    played, success = _cast(gaussian, jax.random.key(1))
+    assert abs(played - predicted) < 0.1 and success < 0.2
+
+
+def test_what_has_been_taken_is_gone():
+    world = make_world("classic/deceptive-basins", 4)
+    state, step = jax.jit(world.reset)(jax.random.key(0)), jax.jit(world.step)
+    there = jnp.broadcast_to(jnp.asarray(world.task.single.high), (4, 2)) - state.observation.vector
+    rewards = []
+    for _ in range(3):
+        before = state.observation.vector
+        state, transition = step(state, there)
+        rewards.append(float(transition.reward[0]))
+        np.testing.assert_array_equal(state.observation.vector, before)  # nothing to tell the casts apart
+        assert float(transition.diagnostics["on_high"].min()) == 1.0
+    np.testing.assert_allclose(rewards, [3.0, 0.0, 0.0], atol=0.12)
+    with jax.enable_x64(True):
+        task = DeceptiveBasins()
+
+        def total(actions):
+            state = task.initial(jax.random.key(0))
+            return jax.lax.scan(lambda s, a: (lambda n, o: (n, o.reward))(*task.advance(s, a)), state, actions)[1].sum()
+
+        actions = jax.random.uniform(jax.random.key(1), (3, 2), jnp.float64, -0.5, 0.8)
+        slope = jax.grad(total)(actions)
+        for i in range(3):
+            bump = jnp.zeros((3, 2), jnp.float64).at[i, 0].set(1e-6)
+            np.testing.assert_allclose(slope[i, 0], (total(actions + bump) - total(actions - bump)) / 2e-6, rtol=1e-5)

@@ -33,7 +33,7 @@ register_world(
 )
 register_world(
     "classic/deceptive-basins",
-    "A low hill near, a high hill far: does the policy explore?",
+    "A low hill near, a high hill far, and each pays once: a unimodal policy must lose.",
     lambda **options: Vmapped(DeceptiveBasins(**options)),
 )
 register_world(
