@@ -47,7 +47,7 @@ ARMS = {
     "SAPO": ("sapo", {}),
     "RFO": ("rfo", {}),
     "RFO, gated": ("rfo", {"velocity": "gated"}),
-    "RFO, affine": ("rfo", {"velocity": "affine"}),
+    "RFO, plain MLP": ("rfo", {"velocity": "mlp"}),
     "RFO, chunks of 4": ("rfo", {"chunk_length": 4}),
     "SHAC2, chunks of 4": ("shac2", {"chunk_length": 4}),
 }

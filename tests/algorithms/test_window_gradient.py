@@ -172,7 +172,7 @@ def test_linear_quadratic_gradient_in_closed_form(axes, terminal):
                 state,
                 steps,
                 jax.random.key(0),
-                value=lambda o: -terminal * jnp.sum(o.vector**2, axis=-1),
+                value=lambda o, phase: -terminal * jnp.sum(o.vector**2, axis=-1),
             )
             columns = (window.reward, window.terminated, window.truncated, window.next_value)
             return jax.vmap(segment_return, in_axes=(1, 1, 1, 1, None))(*columns, discount).mean()
