@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_worlds import Cloud, compiled, differ, empty_window, learner, same, vector, world
+from tiny_worlds import Cloud, begin, compiled, differ, empty_window, learner, same, vector, world
 
 from penstock.algorithms.rfo import PlayedWindow, mean_flow_matching_loss
+from penstock.policies import DeterministicAction
 from penstock.worlds import Observation
 
 ZERO = jnp.zeros((), jnp.int32)
@@ -130,7 +131,7 @@ def test_visual_observations():
     assert state.normalizer.mean.shape == (1,)
     points = jax.random.normal(jax.random.key(1), (4, 4, 3, 3))
     data = PlayedWindow(Observation(jnp.ones((4, 4, 1)), points), jnp.ones((4, 4, 2)), jnp.ones((4, 4), bool))
-    actor = eqx.tree_at(lambda a: a.policy.field.network.output.weight, state.actor, jnp.ones((2, 4)))
+    actor = eqx.tree_at(lambda a: a.policy.field.network.output.weight, state.actor, jnp.ones((4, 4)))
     keys = jax.random.split(jax.random.key(2))
     gradient = jax.jit(jax.grad(mean_flow_matching_loss), static_argnums=5)(actor, state.normalizer, data, *keys, "sum")
     for leaf in jax.tree.leaves(gradient.encoder):
@@ -151,3 +152,37 @@ def test_gated_and_decoded_velocities_learn_through_the_world(name, velocity):
     after, metrics = program.step(program.start)
     assert differ(after.actor.policy.field, program.start.actor.policy.field)
     assert float(metrics["actor/gradient_norm"]) > 0 and float(metrics["actor/skipped"]) == 0.0
+
+
+def test_a_velocity_that_cannot_shape_its_noise_is_told_of():
+    short = learner("rfo", velocity="mlp", chunk_length=4)  # 8 latent entries, a last layer of 4
+    (notice,) = short.opening_notices()
+    assert notice.startswith("velocity = 'mlp': can shape its noise in 4 of 8 latent directions")
+    assert "--velocity affine" in notice
+    assert learner("rfo", velocity="mlp").opening_notices() == []
+    assert learner("rfo", chunk_length=4).opening_notices() == []
+    assert learner("shac2").opening_notices() == []
+
+
+def test_the_agent_acts_without_noise_as_the_settings_say():
+    for name, settings, rule in (
+        ("rfo", {}, DeterministicAction("modal", 8)),
+        ("rfo", {"deterministic_action": "mean", "deterministic_draws": 4}, DeterministicAction("mean", 4)),
+        ("shac2", {}, DeterministicAction("zero")),
+    ):
+        algorithm = learner(name, **settings)
+        assert algorithm.agent(begin(algorithm)).deterministic == rule
+
+
+def test_the_spread_is_measured_where_the_environments_are():
+    """Of a field without shift, two steps of gain -2 leave nothing of the noise, and of gain 0 all of it."""
+    program = compiled("rfo")
+    last = lambda state: state.actor.policy.field.network.output  # noqa: E731
+    where = lambda state: (last(state).weight, last(state).bias)  # noqa: E731
+    bias = jnp.array([0.0, 0.0, -2.0, 0.0])
+    state = eqx.tree_at(where, program.start, (jnp.zeros_like(last(program.start).weight), bias))
+    found = jax.jit(program.learner.measure)(state)
+    assert float(found["policy/latent_std_min"]) == 0.0
+    np.testing.assert_allclose(found["policy/latent_std_max"], 1.0, rtol=0.2)
+    np.testing.assert_allclose(found["policy/latent_std"], found["policy/latent_std_max"] / 2, rtol=1e-6)
+    assert float(found["policy/noise_rank"]) == 2.0

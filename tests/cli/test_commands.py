@@ -101,6 +101,10 @@ def test_evaluate(commands, trained):
     found = json.loads(commands(*command, "--json").stdout)
     assert found["seeds"] == [0, 1] and found["metrics"][0]["eval/episode_length"] == 10
     assert set(found) == {"env_steps", "seeds", "metrics"}
+    other = json.loads(commands(*command, "--json", "--deterministic-action", "typical").stdout)["metrics"]
+    for mine, theirs in zip(found["metrics"], other, strict=True):
+        assert mine["eval/return_mean"] == theirs["eval/return_mean"]
+        assert mine["eval/return_deterministic"] != theirs["eval/return_deterministic"]
     idle = commands("evaluate", trained[0], "--replan-every-step")
     assert idle.returncode == 2 and "acts at every step already" in idle.stderr
 

@@ -14,7 +14,7 @@ from penstock.algorithms.registry import ALGORITHMS, family
 from penstock.worlds import make_world
 
 CRITIC = {"td_lambda", "critic_learning_rate", "critic_hidden", "critic_passes", "critic_minibatches"}
-OF_FLOWS = {"flow_steps", "stepper", "velocity"}
+OF_FLOWS = {"flow_steps", "stepper", "velocity", "deterministic_action", "deterministic_draws"}
 OF_GAUSSIANS = {"state_dependent_std", "initial_log_std"}
 
 DOES_NOT_APPLY = {
@@ -31,6 +31,7 @@ OTHER = {
     "policy": ("flow", "gaussian"),
     "stepper": "heun",
     "velocity": ("gated", "mlp"),
+    "deterministic_action": "typical",
     "flow_matching_reduction": ("mean", "sum"),
     "critic": ("crossq", "target"),
     "weighting": "code",
@@ -103,6 +104,8 @@ def fingerprint(algorithm, name=None):
     key = jax.random.key(0)
     state = jax.eval_shape(learner.init, key)
     begin = text(learner.init, key)
+    if entry.family == "pathwise":
+        begin += text(lambda state: learner.agent(state).mode(state.world.observation).action, state)
     if name is not None and begin != fingerprint(algorithm)[0]:
         return begin, ""
     return begin, text(learner.step, state)
