@@ -137,6 +137,11 @@ def run(arguments: argparse.Namespace) -> None:
         outcome = subprocess.run([sys.executable, str(LEARNING), *job], check=False, env=environment)
         print(f"{job[4]} {job[5]}: exit {outcome.returncode}", flush=True)
 
+    untuned = [arm for arm in TRIALS if arm not in WINNERS]
+    if arguments.stage == "study" and untuned:
+        sys.exit(f"WINNERS has no settings for {', '.join(untuned)} yet: run and read the tuning first.")
+    if arguments.stage == "finals" and not FINALISTS:
+        sys.exit("FINALISTS is empty: run and read the tuning first.")
     left = [job for job in jobs(arguments.stage) if not is_finished(job)]
     with concurrent.futures.ThreadPoolExecutor(arguments.processes) as pool:
         list(pool.map(one, left))

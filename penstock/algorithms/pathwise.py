@@ -171,8 +171,8 @@ class PathwiseLearner(abc.ABC, Generic[ConfigT]):
             return []
         return [
             f"velocity = '{self.config.velocity}': can shape its noise in {policy.noise_rank} of "
-            f"{policy.flat_size} latent directions, the width of its last layer; in the others the standard deviation "
-            "stays 1. Choose --velocity affine, or a wider --actor-hidden."
+            f"{policy.flat_size} latent directions, the width of its narrowest layer; in the others the standard "
+            "deviation stays 1. Choose --velocity affine, or a wider --actor-hidden."
         ]
 
     def measure(self, state: PathwiseState) -> dict[str, Scalar]:

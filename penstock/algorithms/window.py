@@ -21,12 +21,13 @@ ValueFunction = Callable[[Observation, Int[Array, ""]], PerEnv]
 
 
 def phase_of(step: Int[Array, "*H"], chunk_length: int) -> Int[Array, "*H"]:
-    """How far the stretch of C steps has gone before this step of a window: the same for all environments.
+    """How many steps of the present stretch of C lie behind this step of a window: the same for all environments.
 
-    In C minus so many steps (C of them at phase 0, where everybody decides) the policy is consulted next. Windows
-    begin and end at phase 0. A value is a function of state *and* phase: where an episode is truncated inside a
-    chunk, the bootstrap is what the rest of the plan and later decisions would have brought, and the critic is trained
-    at the states of all phases, hence where it is asked.
+    At phase 0 everybody decides; windows begin and end there. At phase p the next common decision is C - p steps away.
+    A value is a function of state *and* phase: where an episode is truncated inside a chunk, the bootstrap is what the
+    rest of the plan and later decisions would have brought, and the critic is trained at the states of all phases,
+    hence where it is asked. An environment that was reset inside a stretch is at the same phase with a fresh plan: one
+    value stands for both kinds of state, which matters only where starts look like states of the middle of an episode.
     """
     return step % chunk_length
 
@@ -147,7 +148,8 @@ def rollout_window(
 def _value_where(wanted, value, observation, phase):
     """Evaluates the critic only at steps where at least one environment needs it.
 
-    Checkpointed, or every step would keep a copy of the critic's weights for the backward pass, wanted or not.
+    Checkpointed, or every step would keep a copy of the critic's weights for the backward pass, wanted or not. (Where
+    seeds run side by side, on accelerators, the condition becomes a selection, and every step computes the value.)
     """
 
     def where_wanted(wanted, observation, phase):

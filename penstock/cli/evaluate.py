@@ -27,7 +27,8 @@ class EvaluateOptions:
     replan_every_step: bool = False
     """For chunked policies: plan anew at every step and use the first action only."""
     deterministic_action: Literal["run", "zero", "typical", "mean", "modal"] = "run"
-    """What the deterministic policy does: as the run says, or by another rule (docs/rfo.md)."""
+    """What the policy does without noise, of any class that has noise: as the run says, or by another rule
+    (docs/rfo.md). A Gaussian's own is zero."""
     json: bool = False
     """Print one JSON object in place of a table."""
 
@@ -49,7 +50,10 @@ def run(arguments: list[str]) -> int:
         raise ConfigurationError("replan_every_step: this policy acts at every step already; leave it out.")
     learner, world = restored.learner, restored.learner.world.with_num_envs(options.episodes)
 
-    rule = None if options.deterministic_action == "run" else DeterministicAction(options.deterministic_action)
+    rule = None
+    if options.deterministic_action != "run":
+        draws = getattr(restored.plan.settings, "deterministic_draws", DeterministicAction.draws)
+        rule = DeterministicAction(options.deterministic_action, draws)
     evaluate = make_evaluate(learner, world, replan_every_step=options.replan_every_step, deterministic=rule)
     results = []
     for index in range(restored.plan.seeds):

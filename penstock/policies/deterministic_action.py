@@ -18,11 +18,11 @@ from penstock.policies.policy import ActionSample, Policy
 
 DeterministicName = Literal["zero", "typical", "mean", "modal"]
 
+FEWEST_FOR_MODES = 8
+"""Fewer samples of one mode may look like several."""
+
 LARGEST_ACTION = 1.0 - 2.0**-24
 """Latents of averaged actions stay finite in float32."""
-
-SHIFTS = 4
-"""Steps of the mean shift. Among so few samples it has nearly always come to rest by then."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +45,8 @@ class DeterministicAction:
         require(self.rule in rules, "deterministic_action", self.rule, f"must be one of {', '.join(rules)}")
         even = self.draws >= 2 and self.draws % 2 == 0
         require(even, "deterministic_draws", self.draws, "must be even and at least 2")
+        enough = self.rule != "modal" or self.draws >= FEWEST_FOR_MODES
+        require(enough, "deterministic_draws", self.draws, f"must be at least {FEWEST_FOR_MODES} to tell modes apart")
 
     def __call__(self, policy: Policy, features: Float[Array, "features"]) -> ActionSample:
         """The action for one feature vector."""
@@ -62,40 +64,38 @@ ZERO_NOISE = DeterministicAction("zero")
 
 
 def modal_mean(actions: Float[Array, "M flat"]) -> Float[Array, "flat"]:
-    """The mean of M samples, or, where it lies in a valley between modes, the mean of one mode.
+    """The mean of those of M samples that hang together with the first one: of all, or of one mode.
 
-    The mode is that of the first sample, so that neighbouring states choose alike: the half of the samples that a mean
-    shift from there comes to rest at, ``c <- mean of the M / 2 samples nearest to c`` (Fukunaga and Hostetler 1975,
-    with a bandwidth that always holds half). It is taken where those M / 2 samples lie twice as close around their
-    mean, in mean square distance, as the M / 2 samples nearest to the mean of all lie around that: of one mode neither
-    is so much closer; two narrow ones leave nothing near the mean of both.
+    Two samples are neighbours where they are nearer to each other than a third of the largest distance between any
+    two, or than 2.5 times the median distance to the nearest other; what can be reached from the first sample over
+    neighbours is averaged (single-linkage clustering). The first length tells modes apart, up to three on a line; the
+    second keeps a cloud in several dimensions whole, where all distances are alike: of the fixed noises themselves, in
+    any dimension and squashed or not, it takes up to 2.1. The mode is that of the same noise at every state, so that
+    neighbouring states choose alike.
     """
-    half = actions.shape[0] // 2
-
-    def nearest(center):
-        distance = jnp.square(actions - center).sum(axis=1)
-        closeness, index = jax.lax.top_k(-distance, half)
-        return actions[index], -closeness.mean()
-
-    def shift(center, _):
-        return nearest(center)[0].mean(axis=0), None
-
-    whole = actions.mean(axis=0)
-    center = jax.lax.scan(shift, actions[0], None, length=SHIFTS)[0]
-    return jnp.where(nearest(center)[1] < 0.5 * nearest(whole)[1], center, whole)
+    count = actions.shape[0]
+    squares = jnp.square(actions).sum(axis=1)
+    distance = jnp.sqrt(jnp.maximum(squares[:, None] + squares - 2.0 * actions @ actions.T, 0.0))
+    nearest = jnp.where(jnp.eye(count, dtype=bool), jnp.inf, distance).min(axis=1)
+    near = distance <= jnp.maximum(distance.max() / 3.0, 2.5 * jnp.median(nearest))
+    for _ in range((count - 1).bit_length()):  # reach doubles: from one step over neighbours to count - 1
+        near = (near.astype(actions.dtype) @ near.astype(actions.dtype)) > 0.0
+    weight = near[0].astype(actions.dtype)
+    return weight @ actions / weight.sum()
 
 
 def fixed_noises(count: int, size: int) -> Float[np.ndarray, "{count} {size}"]:
-    """Fixed standard normal noises in pairs of opposite sign, the same on every machine.
+    """Fixed normal noises in pairs of opposite sign, with mean 0 and variance 1 in every entry.
 
-    The generator is NumPy's legacy one, whose stream is promised never to change: a policy must not act differently
-    after an update of a library.
+    The same on every machine: the generator is NumPy's legacy one, whose stream is promised never to change, as a policy
+    must not act differently after an update of a library.
     """
     half = np.random.RandomState(0).standard_normal((count // 2, size))
+    half /= np.sqrt(np.mean(half**2, axis=0))
     return np.stack([half, -half], axis=1).reshape(count, size).astype(np.float32)
 
 
 def typical_noise(size: int) -> Float[np.ndarray, "{size}"]:
     """One fixed noise of norm ``sqrt(size)``."""
-    noise = fixed_noises(2, size)[0]
-    return noise * np.float32(np.sqrt(size) / np.linalg.norm(noise))
+    noise = np.random.RandomState(0).standard_normal(size)
+    return (noise * np.sqrt(size) / np.linalg.norm(noise)).astype(np.float32)

@@ -76,9 +76,9 @@ class JointMLP(eqx.Module):
         self.output = make_linear(keys[-1], widths[-1], heads * flat_size, trunk, output_gain)
 
     @property
-    def last_width(self) -> int:
-        """Width of the last hidden layer, hence the rank of what is linear in it."""
-        return self.output.weight.shape[1]
+    def narrowest(self) -> int:
+        """Width of the narrowest hidden layer: all that the output knows of the latent has passed through it."""
+        return min([len(self.latent_weight), *(len(layer.linear.weight) for layer in self.hidden_layers)])
 
     def condition(self, features: Float[Array, "features"]) -> Float[Array, "width"]:
         """The features' part of the first layer."""
@@ -139,8 +139,8 @@ class MLPVelocity(VelocityField):
 
     @property
     def noise_rank(self) -> int:
-        """Width of the last hidden layer."""
-        return self.network.last_width
+        """Width of the narrowest hidden layer."""
+        return self.network.narrowest
 
     def condition(self, features: Float[Array, "features"]) -> Float[Array, "width"]:
         """See `VelocityField.condition`."""
@@ -335,8 +335,8 @@ class DecodedVelocity(VelocityField):
 
     @property
     def noise_rank(self) -> int:
-        """D."""
-        return self.output.weight.shape[1]
+        """D, or D - 1 where the last LayerNorm takes the mean away."""
+        return self.output.weight.shape[1] - (self.final_norm is not None)
 
     def token(self, features: Float[Array, "features"]) -> Float[Array, "D"]:
         """The state token m."""

@@ -136,7 +136,12 @@ def from_config(config: Mapping[str, Any]) -> RunPlan:
     return RunPlan(settings=config_class(**convert_fields(settings, config_class, "config.json: settings.")), **content)
 
 
-ADDED_LATER = {"precision": "float32", "actor_batch_renorm": False}
+ADDED_LATER = {
+    "deterministic_action": "zero",
+    "deterministic_draws": 8,
+    "precision": "float32",
+    "actor_batch_renorm": False,
+}
 """Settings that came after the first runs, and what was done before there was a choice."""
 
 

@@ -85,28 +85,68 @@ def test_one_mode_has_one_middle(size):
 
 
 def test_modal_mean_by_hand():
-    """Around 0.93 (0.9, 0.95, 0.93: mean square 4e-4) and 0.1; the mean of all, 0.52, has nothing near it."""
+    """Largest distance 0.95, a third of it 0.317: 0, 0.1 and 0.2 hang together, and so do 0.9, 0.93 and 0.95."""
     samples = jnp.array([[0.0], [0.9], [0.2], [0.95], [0.1], [0.93]])
     np.testing.assert_allclose(modal_mean(samples), [0.1], rtol=1e-6)
     np.testing.assert_allclose(modal_mean(samples[jnp.array([1, 0, 2, 3, 4, 5])]), [2.78 / 3], rtol=1e-6)
-    evenly = jnp.array([[0.0], [1.0], [0.2], [0.8], [0.4], [0.6]])
-    np.testing.assert_allclose(modal_mean(evenly), [0.5], rtol=1e-6)
+    chain = jnp.array([[0.0], [1.0], [0.3], [0.9], [0.6], [0.5]])  # every step at most a third: one mode
+    np.testing.assert_allclose(modal_mean(chain), [3.3 / 6], rtol=1e-6)
+
+
+@pytest.mark.parametrize("split", [(4, 4), (3, 5), (5, 3), (2, 6), (1, 7)])
+def test_of_unequal_modes_it_is_that_of_the_first_sample(split):
+    noise = 0.03 * np.random.default_rng(0).standard_normal((8, 1))
+    samples = np.concatenate([np.full((split[0], 1), 0.8), np.full((split[1], 1), -0.8)]) + noise
+    np.testing.assert_allclose(modal_mean(jnp.asarray(samples)), samples[: split[0]].mean(0), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "centers",
+    [
+        pytest.param([[-0.8], [0.0], [0.8]], id="three on a line"),
+        pytest.param([[0.0, 0.8], [0.7, -0.4], [-0.7, -0.4]], id="triangle"),
+        pytest.param([[0.7, 0.0], [-0.7, 0.0], [0.0, 0.7], [0.0, -0.7]], id="square"),
+    ],
+)
+def test_several_modes(centers):
+    centers = np.array(centers)
+    noise = 0.03 * np.random.default_rng(1).standard_normal((12, centers.shape[1]))
+    samples = centers[np.arange(12) % len(centers)] + noise
+    np.testing.assert_allclose(modal_mean(jnp.asarray(samples)), centers[0], atol=0.05)
+
+
+@pytest.mark.parametrize("draws", [8, 16])
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 40, 300])
+@pytest.mark.parametrize("std", [0.1, 0.5, 1.0])
+def test_wide_and_squashed_laws_of_one_mode_are_averaged_whole(std, size, draws):
+    samples = jnp.tanh(std * jnp.asarray(fixed_noises(draws, size)))
+    np.testing.assert_allclose(modal_mean(samples), np.zeros(size), atol=1e-6)
+
+
+def test_two_modes_in_many_dimensions_are_told_apart_where_they_are_further_apart_than_wide():
+    noise = 0.1 * np.random.default_rng(2).standard_normal((8, 200))
+    side = np.where(np.arange(8)[:, None] % 2, 1.0, -1.0)
+    apart = side * 0.3 + noise  # half the distance: 0.3 sqrt(200) = 4.2; width 0.1 sqrt(200) = 1.4
+    np.testing.assert_allclose(modal_mean(jnp.asarray(apart)), apart[::2].mean(0), atol=1e-5)
+    close = side * 0.05 + noise
+    np.testing.assert_allclose(modal_mean(jnp.asarray(close)), close.mean(0), atol=1e-5)
 
 
 def test_noises_are_the_same_for_ever():
     """The first numbers of the legacy Mersenne Twister with seed 0, as NumPy promises."""
-    first, second = [1.764052, 0.400157], [0.978738, 2.240893]
-    expected = [first, np.negative(first), second, np.negative(second)]
-    np.testing.assert_allclose(fixed_noises(4, 2), expected, rtol=1e-6)
+    drawn = np.array([[1.764052, 0.400157], [0.978738, 2.240893]])
+    first, second = drawn / np.sqrt((drawn**2).mean(axis=0))
+    np.testing.assert_allclose(fixed_noises(4, 2), [first, -first, second, -second], rtol=1e-5)
+    np.testing.assert_allclose(typical_noise(2), drawn[0] * np.sqrt(2) / np.linalg.norm(drawn[0]), rtol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(typical_noise(220)), np.sqrt(220.0), rtol=1e-6)
 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_agents_and_chunks_act_by_the_rule(rule):
     policy = Chunked(inner=flow(TwoModes(), 6), length=3)
-    agent = Agent(Actor(VectorEncoder(1), policy), Normalizer.create(1, False), DeterministicAction(rule, 4))
+    agent = Agent(Actor(VectorEncoder(1), policy), Normalizer.create(1, False), DeterministicAction(rule, 8))
     found = agent.mode(Observation(jnp.zeros((2, 1))))
-    np.testing.assert_allclose(found.action, np.stack([action(rule, policy, 4)] * 2), rtol=1e-6)
+    np.testing.assert_allclose(found.action, np.stack([action(rule, policy, 8)] * 2), rtol=1e-6)
     np.testing.assert_allclose(np.tanh(found.latent), found.action, atol=1e-6)
 
 
@@ -115,7 +155,7 @@ def test_latents_of_saturated_actions_are_finite():
     assert np.isfinite(DeterministicAction("modal")(policy, FEATURES).latent).all()
 
 
-@pytest.mark.parametrize("draws", [3, 0])
-def test_refusals(draws):
-    with pytest.raises(ConfigurationError, match="deterministic_draws"):
-        DeterministicAction("mean", draws)
+@pytest.mark.parametrize(("rule", "draws"), [("mean", 3), ("mean", 0), ("modal", 6)])
+def test_refusals(rule, draws):
+    with pytest.raises(ConfigurationError, match=f"deterministic_draws = {draws}: must be"):
+        DeterministicAction(rule, draws)

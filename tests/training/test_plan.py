@@ -79,6 +79,17 @@ def test_a_crossq_run_from_before_its_actor_had_batch_renorm_goes_on_without(tmp
     assert compare_configs(completed(older), plan.to_config()) == []
 
 
+@pytest.mark.parametrize("algorithm", ["rfo", "shac"])
+def test_a_pathwise_run_from_before_there_were_rules_for_actions_without_noise_goes_on(algorithm, tmp_path):
+    now = make_plan(algorithm, WORLD).to_config()
+    added = ("deterministic_action", "deterministic_draws")
+    older = {**now, "settings": {k: v for k, v in now["settings"].items() if k not in added}}
+    RunFolder(tmp_path / "run").write_config(older)
+    plan = read_plan(tmp_path / "run")
+    assert plan == make_plan(algorithm, WORLD, settings={"deterministic_action": "zero"})
+    assert compare_configs(completed(older), plan.to_config()) == []
+
+
 def test_round_trip_keeps_every_bit_and_infinity(tmp_path):
     plan = make_plan(
         "rfo", WORLD, settings={"actor_learning_rate": 0.1 + 0.2, "gradient_limit": math.inf}, world_options={"axes": 2}
