@@ -71,7 +71,7 @@ class Config(OffPolicyConfig):
     critic_hidden: tuple[int, ...] = (512, 512, 512, 512)
     """Widths of the hidden layers of the value networks. The first and the last have no activation."""
     velocity: VelocityName = "mlp"
-    """Velocity field: mlp, gated (Flow-G) or decoded (Flow-T)."""
+    """Velocity field: mlp, affine, gated (Flow-G) or decoded (Flow-T)."""
     flow_steps: int = 1
     """K, integration steps. FlowRL: 1."""
     stepper: StepperName = "midpoint"

@@ -72,9 +72,8 @@ class PathwiseConfig:
     """Flow: velocity field: affine (p + q x, which shapes the noise of every entry), mlp (RFO's paper), gated (Flow-G)
     or decoded (Flow-T, whose width is the first of ``actor_hidden``)."""
     deterministic_action: DeterministicName = "modal"
-    """Flow: the action without noise, for evaluation, films and robots: that of zero noise, of one fixed typical noise,
-    the mean over a few fixed noises, or modal: that mean, of one mode where there are several. A Gaussian's is its
-    mean."""
+    """Flow: the action without noise, for evaluation and films: that of zero noise, of one fixed typical noise, the
+    mean over a few fixed noises, or modal: that mean, of one mode where there are several. A Gaussian's is its mean."""
     deterministic_draws: int = 8
     """Flow: fixed noises of mean and modal. An even number."""
     chunk_length: int = 1

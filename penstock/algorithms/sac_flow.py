@@ -39,7 +39,7 @@ class Config(sac.Config):
     """Settings of SAC Flow."""
 
     velocity: VelocityName = "gated"
-    """Velocity field: mlp, gated (Flow-G) or decoded (Flow-T, whose width is the first of ``actor_hidden``)."""
+    """Velocity field: mlp, affine, gated (Flow-G) or decoded (Flow-T, whose width is the first of ``actor_hidden``)."""
     flow_steps: int = 4
     """K, steps from noise to action."""
     drift: bool = True
@@ -137,7 +137,7 @@ class Config(sac.Config):
         if self.velocity == "gated" and self.noise_depends_on == "path":
             raise ConfigurationError(
                 "noise_depends_on = 'path': a gated velocity has no trunk that a second head could share. Choose "
-                "'state', or --velocity mlp or decoded."
+                "'state', or --velocity mlp, affine or decoded."
             )
 
     @property

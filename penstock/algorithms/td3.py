@@ -45,7 +45,7 @@ class Config(OffPolicyConfig):
     policy: Literal["deterministic", "flow"] = "deterministic"
     """Policy class: deterministic, or flow (a velocity flow)."""
     velocity: VelocityName = "gated"
-    """flow: velocity field: mlp, gated (Flow-G) or decoded (Flow-T)."""
+    """flow: velocity field: mlp, affine, gated (Flow-G) or decoded (Flow-T)."""
     flow_steps: int = 4
     """flow: K, Euler steps from noise to action."""
 

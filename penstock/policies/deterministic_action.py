@@ -1,4 +1,4 @@
-"""What a policy does when it is asked for one action, without noise: evaluated, filmed and exported by the same rule.
+"""What a policy does when it is asked for one action, without noise: evaluated and filmed by the same rule.
 
 Zero noise is the mean of a Gaussian, and its mode. For a flow it need be neither: in d dimensions standard normal noise
 has a norm of about sqrt(d), so zero lies far inside the shell on which the velocity is trained, and between two equal
@@ -87,8 +87,8 @@ def modal_mean(actions: Float[Array, "M flat"]) -> Float[Array, "flat"]:
 def fixed_noises(count: int, size: int) -> Float[np.ndarray, "{count} {size}"]:
     """Fixed normal noises in pairs of opposite sign, with mean 0 and variance 1 in every entry.
 
-    The same on every machine: the generator is NumPy's legacy one, whose stream is promised never to change, as a policy
-    must not act differently after an update of a library.
+    The same on every machine: the generator is NumPy's legacy one, whose stream is promised never to change, as a
+    policy must not act differently after an update of a library.
     """
     half = np.random.RandomState(0).standard_normal((count // 2, size))
     half /= np.sqrt(np.mean(half**2, axis=0))

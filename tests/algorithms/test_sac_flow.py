@@ -126,6 +126,21 @@ def released_step(gradient_steps=1, reward=0.0, **settings):
     return learner, begin, after, batch
 
 
+def test_affine_velocity_with_a_noise_scale_that_depends_on_the_path():
+    """The noise scale is a further output behind shift and gain; a gradient step moves all three."""
+    settings = {"networks": "paper", "velocity": "affine", "noise_depends_on": "path"}
+    learner, begin, after, _ = released_step(critic="target", policy_delay=1, flow_steps=2, **settings)
+    output = lambda learned: np.asarray(learned.actor.policy.field.network.output.weight)  # noqa: E731
+    assert output(begin).shape[0] == 3 * learner.world.action_size
+    moved = np.abs(output(after) - output(begin)).reshape(3, -1).max(axis=1)
+    assert (moved > 0.0).all()
+
+
+def test_the_released_code_has_no_affine_velocity():
+    with pytest.raises(ConfigurationError, match="velocity = 'affine': the released code has mlp, gated and decoded"):
+        sac_flow.Config(networks="released", velocity="affine")
+
+
 def test_an_actor_step_moves_the_statistics_of_released_networks():
     _, begin, after, batch = released_step(critic="target", policy_delay=1, flow_steps=3)
     norm = after.actor.policy.field.norms["input"]

@@ -14,6 +14,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent.parent / "worlds"))
 
 from penstock._errors import CapabilityError, ConfigurationError
+from penstock.policies import DeterministicAction
+from penstock.training.hosted_evaluation import HostedEvaluator
 from penstock.training.loop import Silent, train
 from penstock.training.metrics_log import read_metrics
 from penstock.training.plan import make_plan
@@ -103,6 +105,22 @@ def test_precision_reaches_the_gradient_steps():
     moved = np.concatenate([np.ravel(exact[name] - before[name]) for name in before if "critic" in name])
     apart = np.concatenate([np.ravel(exact[name] - ours[name]) for name in before if "critic" in name])
     assert 0.0 < np.linalg.norm(apart) < 0.3 * np.linalg.norm(moved)
+
+
+def test_evaluation_acts_by_the_rule_that_is_asked_for():
+    """An episode's reward is age + action: 15 and the sum of five actions."""
+    plan = tiny_plan()
+    world = plan.make_world()
+    learner = plan.make_learner(world)
+    learned = learner.init_learned(jax.random.key(0))
+    found = {}
+    for rule in (None, "zero", "typical"):
+        evaluator = HostedEvaluator(learner, world, None if rule is None else DeterministicAction(rule))
+        found[rule] = evaluator.run(jax.tree.leaves(learned), jax.random.key(1), deterministic=True).episode_return
+    np.testing.assert_array_equal(found[None], found["zero"])
+    # The weights of the last layer start near zero, so the mean is near 0, and one typical noise at d = 1 is near 1.
+    assert np.abs(found["zero"] - 15.0).max() < 1.0
+    assert (found["typical"] - found["zero"]).min() > 1.5
 
 
 def test_a_run_from_before_a_setting_existed_continues(tmp_path):
