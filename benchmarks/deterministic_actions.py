@@ -9,7 +9,6 @@ the world and V behind it; and, beside them, fresh noise. Prints a table and add
 """
 
 import argparse
-import dataclasses
 import json
 from pathlib import Path
 
@@ -63,31 +62,28 @@ def best_by_the_critic(learner, state, world, key, candidates: int):
 
 
 def measure(folder: Path, episodes: int, checkpoint: str) -> list[dict]:
-    """A row for every seed and rule of a run."""
+    """A row for every seed of a run."""
     run = restore_run(folder, checkpoint)
-    world, key = run.learner.world.with_num_envs(episodes), jax.random.key(9)
-    rows = []
-    for index in range(run.plan.seeds):
-        state = jax.tree.map(lambda leaf, i=index: leaf[i], run.state)
-        agent = run.learner.agent(state)
-        std = float(agent.latent_std(state.world.observation, key).mean())
-        returns = {
-            name: run_episodes(dataclasses.replace(agent, deterministic=rule), world, key, deterministic=True)[0]
-            for name, rule in RULES.items()
-        }
-        returns["fresh noise"] = run_episodes(agent, world, key, deterministic=False)[0]
-        row = {
-            "run": folder.name,
-            "world": run.plan.world,
-            "seed": run.plan.seed + index,
-            "env_steps": run.manifest.step,
-        }
-        row["latent std"] = round(std, 3)
-        row |= {name: round(float(found.episode_return.mean()), 1) for name, found in returns.items()}
+    learner, world, key = run.learner, run.learner.world.with_num_envs(episodes), jax.random.key(9)
+
+    def returns(state):
+        agent = learner.agent(state)
+        found = {"latent std": agent.latent_std(state.world.observation, key)}
+        for name, rule in RULES.items():
+            found[name] = run_episodes(agent.acting_by(rule), world, key, deterministic=True)[0].episode_return
+        found["fresh noise"] = run_episodes(agent, world, key, deterministic=False)[0].episode_return
         if agent.actor.policy.chunk_length == 1 and state.critic is not None:
-            best = jax.jit(lambda s: best_by_the_critic(run.learner, s, world, key, 8).mean())(state)
-            row["best of 9 by the critic"] = round(float(best), 1)
-        rows.append(row)
+            found["best of 9 by the critic"] = best_by_the_critic(learner, state, world, key, 8)
+        return jax.tree.map(jnp.mean, found)
+
+    rows, compiled = [], jax.jit(returns)
+    for index in range(run.plan.seeds):
+        found = compiled(jax.tree.map(lambda leaf, i=index: leaf[i], run.state))
+        row = {"run": folder.name, "world": run.plan.world, "velocity": run.plan.settings.velocity}
+        row |= {"seed": run.plan.seed + index, "env_steps": run.manifest.step}
+        rows.append(
+            row | {name: round(float(value), 3 if name == "latent std" else 1) for name, value in found.items()}
+        )
     return rows
 
 
