@@ -73,7 +73,7 @@ class PathwiseConfig:
     or decoded (Flow-T, whose width is the first of ``actor_hidden``)."""
     deterministic_action: DeterministicName = "modal"
     """Flow: the action without noise, for evaluation and films: that of zero noise, of one fixed typical noise, the
-    mean over a few fixed noises, or modal: that mean, of one mode where there are several. A Gaussian's is its mean."""
+    mean over a few fixed noises, or modal: the middle of one mode of those. A Gaussian's is its mean."""
     deterministic_draws: int = 8
     """Flow: fixed noises of mean and modal. An even number."""
     chunk_length: int = 1

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from penstock._errors import require
 from penstock.policies.policy import ActionSample, Policy
@@ -32,8 +32,8 @@ class DeterministicAction:
     Attributes:
         rule: ``zero``: the action of zero noise. ``typical``: that of one fixed noise of norm sqrt(C * d); it commits
             to one mode and keeps that noise's deviation. ``mean``: the mean of ``tanh(x_K)`` over fixed noises; it
-            averages over modes. ``modal``: the same, or the mean of one mode where there are several, by
-            `modal_mean`.
+            averages over modes, and shrinks actions near the ends of the box. ``modal``: ``tanh`` of the mean of x_K
+            over those fixed noises whose actions `hang_together`: all of them, or one mode where there are several.
         draws: how many noises the last two use: an even number, as they come in pairs z and -z.
     """
 
@@ -55,33 +55,35 @@ class DeterministicAction:
         if self.rule == "typical":
             return policy.transport(features, jnp.asarray(typical_noise(policy.flat_size)))
         noises = jnp.asarray(fixed_noises(self.draws, policy.flat_size))
-        actions = jax.vmap(lambda noise: policy.transport(features, noise).action)(noises)
-        action = actions.mean(axis=0) if self.rule == "mean" else modal_mean(actions)
-        return ActionSample(action, jnp.arctanh(jnp.clip(action, -LARGEST_ACTION, LARGEST_ACTION)))
+        samples = jax.vmap(lambda noise: policy.transport(features, noise))(noises)
+        if self.rule == "mean":
+            action = samples.action.mean(axis=0)
+            return ActionSample(action, jnp.arctanh(jnp.clip(action, -LARGEST_ACTION, LARGEST_ACTION)))
+        chosen = hang_together(samples.action).astype(samples.latent.dtype)
+        latent = chosen @ samples.latent / chosen.sum()
+        return ActionSample(jnp.tanh(latent), latent)
 
 
 ZERO_NOISE = DeterministicAction("zero")
 
 
-def modal_mean(actions: Float[Array, "M flat"]) -> Float[Array, "flat"]:
-    """The mean of those of M samples that hang together with the first one: of all, or of one mode.
+def hang_together(actions: Float[Array, "M flat"]) -> Bool[Array, "M"]:
+    """Which of M samples belong to the mode of the first one.
 
     Two samples are neighbours where they are nearer to each other than a third of the largest distance between any
     two, or than 2.5 times the median distance to the nearest other; what can be reached from the first sample over
-    neighbours is averaged (single-linkage clustering). The first length tells modes apart, up to three on a line; the
-    second keeps a cloud in several dimensions whole, where all distances are alike: of the fixed noises themselves, in
-    any dimension and squashed or not, it takes up to 2.1. The mode is that of the same noise at every state, so that
-    neighbouring states choose alike.
+    neighbours belongs to its mode (single-linkage clustering). The first length tells modes apart, up to three on a
+    line; the second keeps a cloud in several dimensions whole, where all distances are alike: of the fixed noises
+    themselves, in any dimension and squashed or not, it takes up to 2.1. The mode is that of the same noise at every
+    state, so that neighbouring states choose alike.
     """
     count = actions.shape[0]
-    squares = jnp.square(actions).sum(axis=1)
-    distance = jnp.sqrt(jnp.maximum(squares[:, None] + squares - 2.0 * actions @ actions.T, 0.0))
+    distance = jnp.sqrt(jnp.square(actions[:, None] - actions).sum(axis=2))
     nearest = jnp.where(jnp.eye(count, dtype=bool), jnp.inf, distance).min(axis=1)
     near = distance <= jnp.maximum(distance.max() / 3.0, 2.5 * jnp.median(nearest))
     for _ in range((count - 1).bit_length()):  # reach doubles: from one step over neighbours to count - 1
         near = (near.astype(actions.dtype) @ near.astype(actions.dtype)) > 0.0
-    weight = near[0].astype(actions.dtype)
-    return weight @ actions / weight.sum()
+    return near[0]
 
 
 def fixed_noises(count: int, size: int) -> Float[np.ndarray, "{count} {size}"]:
