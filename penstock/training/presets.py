@@ -65,8 +65,14 @@ PRESETS: dict[str, dict[str, Any]] = {
             "initial_log_std": 0.0,  # the Gaussian starts with the action law with which the flow starts
         },
         "sapo": {"initial_temperature": 0.2, "gradient_clip": 1.0},
-        # The past term costs top speed on this body and holds two of five seeds in a poor gait (docs/results.md).
-        "rfo": {**_RFO_MANY_ACTIONS, "past_coefficient": 0.0, "stepper": "midpoint", "flow_steps": 2},
+        # With the past term, or with half the uniform term, some seeds stay in a poor gait (docs/notebook.md).
+        "rfo": {
+            "flow_matching_reduction": "mean",
+            "past_coefficient": 0.0,
+            "uniform_coefficient": 0.1,
+            "stepper": "midpoint",
+            "flow_steps": 2,
+        },
         "off-policy": {"replay_capacity": 50_000},  # 180 MB
     },
     # Source: SAPO's published settings for SoftJumper (arXiv 2412.12089).
