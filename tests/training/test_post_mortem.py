@@ -57,6 +57,9 @@ class Learner:
         metrics = {"world/diverged": window.diverged.sum().astype(jnp.float32)}
         return State(weight, update, world), metrics
 
+    def measure(self, state):
+        return {}
+
 
 @pytest.fixture(scope="module")
 def program():

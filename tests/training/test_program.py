@@ -68,10 +68,15 @@ def test_blocks_of_any_length_compute_the_same():
 
 def test_metrics_are_means_and_counters_are_sums():
     _, single = trained(0, 1, (1, 1, 1))
-    _, (block,) = trained(0, 1, (3,))
+    state, (block,) = trained(0, 1, (3,))
+    measured = jax.jit(program().learner.measure)(jax.tree.map(lambda leaf: leaf[0], state))
+    assert "policy/latent_std" in measured
     for name, value in block.items():
         values = [float(row[name][0]) for row in single]
         expected = sum(values) if is_counter(name) else sum(values) / 3
+        if name in measured:  # of the state at the end of the block
+            expected = float(measured[name])
+            assert values[-1] == pytest.approx(expected, rel=1e-5)
         assert float(value[0]) == pytest.approx(expected, rel=1e-5, abs=1e-7), name
 
 
@@ -92,6 +97,9 @@ def test_learning_metrics_are_means_over_gradient_steps_only():
             }
             return count + 1, metrics
 
+        def measure(self, count):
+            return {"policy/latent_std": 0.1 * count}
+
     _, metrics = _train_one(Warming(), jnp.asarray(4), jnp.asarray(0))
     expected = {
         "critic/loss": 25.0,
@@ -100,6 +108,7 @@ def test_learning_metrics_are_means_over_gradient_steps_only():
         "critic/skipped": 4.0,
         "train/gradient_steps": 4.0,
         "train/reward": 1.5,
+        "policy/latent_std": pytest.approx(0.4),
     }
     assert {name: float(value) for name, value in metrics.items()} == expected
     assert float(_train_one(Warming(), jnp.asarray(1), jnp.asarray(0))[1]["critic/loss"]) == 0.0
