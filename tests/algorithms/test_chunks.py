@@ -54,7 +54,7 @@ def values_by_hand(critic, observation, phase):
 
 
 @pytest.mark.parametrize("ends", ["truncated", "terminated"])
-@pytest.mark.parametrize("name", ["rfo", "sapo"])
+@pytest.mark.parametrize("name", ["rfo", pytest.param("sapo", marks=pytest.mark.slow)])
 def test_ends_at_every_phase_against_brute_force(name, ends):
     """Environment k ends its first episode at step k of the window; k = 8 does not. Everything else by NumPy."""
     num_envs = WINDOW + 1
