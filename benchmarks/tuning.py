@@ -17,12 +17,15 @@ RESULTS = Path(__file__).parent / "results" / "tuning"
 FIRST_SEED, SEEDS = 11, 3
 
 START = {
-    "RFO": ["actor_learning_rate=2e-3", "stepper='euler'", "flow_steps=4"],
+    "RFO": [
+        *("actor_learning_rate=2e-3", "stepper='euler'", "flow_steps=4", "velocity='mlp'"),
+        *("past_coefficient=0.2", "uniform_coefficient=0.05", "deterministic_action='zero'"),
+    ],
     "SHAC": ["actor_learning_rate=2e-3"],
     "SHAC2": ["actor_learning_rate=2e-3"],
     "SAPO": ["actor_learning_rate=2e-3", "initial_temperature=1.0", "gradient_clip=0.5"],
 }
-"""Where the search began: the published settings. The preset now holds the winners."""
+"""Where the search began: the published settings. The preset now holds the winners; of RFO also what came after."""
 
 TRIALS: dict[str, dict[str, list[str]]] = {
     "RFO": {

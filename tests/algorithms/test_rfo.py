@@ -101,7 +101,7 @@ def test_memory_is_the_window_just_played():
     assert differ(later.memory, after.memory)
 
 
-def test_chunks_run_with_resets_and_train_on_decisions_only():
+def test_chunks_run_with_resets_and_flow_matching_sees_decisions_only():
     program = compiled("rfo", chunk_length=2)
     state = program.start
     state = dataclasses.replace(state, world=dataclasses.replace(state.world, age=jnp.array([0, 1, 5, 4], jnp.int32)))

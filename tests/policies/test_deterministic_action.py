@@ -1,14 +1,18 @@
 """Deterministic actions: on one mode and on two, against NumPy, and what stays the same for ever."""
 
+import dataclasses
+from typing import get_args
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from penstock._errors import ConfigurationError
+from penstock.cli.evaluate import EvaluateOptions
 from penstock.networks import Normalizer, Trunk, VectorEncoder
 from penstock.policies import Actor, Agent, Chunked, DeterministicAction, SquashedGaussian, VelocityField, VelocityFlow
-from penstock.policies.deterministic_action import fixed_noises, hang_together, typical_noise
+from penstock.policies.deterministic_action import DeterministicName, fixed_noises, hang_together, typical_noise
 from penstock.worlds import Observation
 
 FEATURES = jnp.zeros(1)
@@ -167,3 +171,9 @@ def test_latents_of_saturated_and_of_equal_actions_are_finite(spread):
 def test_refusals(rule, draws):
     with pytest.raises(ConfigurationError, match=f"deterministic_draws = {draws}: must be"):
         DeterministicAction(rule, draws)
+
+
+def test_the_command_line_knows_every_rule():
+    """Its list is written out, because the command must not import JAX before it is set up."""
+    (choices,) = (f.type for f in dataclasses.fields(EvaluateOptions) if f.name == "deterministic_action")
+    assert get_args(choices) == ("run", *get_args(DeterministicName))
