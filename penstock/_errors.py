@@ -1,8 +1,12 @@
 """Errors are sentences for humans: the field, the value, the rule, the next action."""
 
 import difflib
+import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+
+Report = Callable[[str], None]
+"""Takes one sentence for the user."""
 
 
 class PenstockError(Exception):
@@ -15,6 +19,11 @@ class ConfigurationError(PenstockError, ValueError):
 
 class CapabilityError(PenstockError, TypeError):
     """An algorithm needs something that the chosen policy or world does not offer."""
+
+
+def warn(sentence: str) -> None:
+    """The default `Report`: a warning of the logger ``penstock``."""
+    logging.getLogger("penstock").warning(sentence)
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

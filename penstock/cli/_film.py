@@ -9,11 +9,11 @@ import numpy as np
 
 from penstock._errors import PenstockError
 from penstock._types import Key
-from penstock.reports.video import write_episode
+from penstock.render.video import write_episode
+from penstock.scene.items import Scene
 from penstock.training.evaluation import run_episodes
 from penstock.training.hosted_evaluation import HostedEvaluator
 from penstock.worlds.hosted.hosted_world import HostedWorld
-from penstock.worlds.scene import Scene
 
 FILM_KEY = 0xF11A
 

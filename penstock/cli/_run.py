@@ -8,10 +8,10 @@ from penstock._errors import PenstockError
 from penstock.cli._film import film
 from penstock.reports.curves import plot_single
 from penstock.reports.live import Progress
+from penstock.storage.metrics_log import TensorBoardMirror
 from penstock.training.loop import Result, train
-from penstock.training.metrics_log import TensorBoardMirror
 from penstock.training.plan import RunPlan, parse_world_options
-from penstock.worlds.checker import resolved_spec
+from penstock.worlds.loading import resolved_spec
 
 
 def plan_from_options(options: Any) -> RunPlan:

@@ -33,8 +33,9 @@ def run(arguments: list[str]) -> int:
 
     from penstock.networks import Trunk, make_encoder
     from penstock.training.plan import parse_world_options
-    from penstock.worlds.checker import Finding, check_world, load_world
+    from penstock.worlds.check import Finding, check_world
     from penstock.worlds.hosted.environments import NoTimeLimitError
+    from penstock.worlds.loading import load_world
 
     world_options, findings = parse_world_options(options.world_option), []
     try:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from penstock._errors import require, suggest
-from penstock.reports._files import write_text
+from penstock._files import write_text
 from penstock.reports.runs import Run, RunError, SeedCurve, collect, read_run, seed_curves
 from penstock.reports.statistics import (
     Estimate,

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from penstock.reports._extras import extra
-from penstock.reports._files import replacing
+from penstock._extras import extra
+from penstock._files import replacing
 from penstock.reports.tables import quantity
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#AA4499", "#B8860B", "#56B4E9", "#332288", "#666666", "#882255", "#44AA99")

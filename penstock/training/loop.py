@@ -17,32 +17,31 @@ import numpy as np
 from jaxtyping import PyTree
 
 from penstock._errors import PenstockError, require
-from penstock.training.lock import RunLock
-from penstock.training.metrics_log import MetricsLog, Mirror
-from penstock.training.plan import KEPT_FOR_LIFE, SAFE_TO_CHANGE, RunPlan, completed, source_of
-from penstock.training.post_mortem import FAULTS, Fault
-from penstock.training.program import seed_keys
-from penstock.training.programs import RunProgram, make_program
-from penstock.training.restore import load_state
-from penstock.training.run_folder import (
+from penstock.storage.lock import RunLock
+from penstock.storage.metrics_log import MetricsLog, Mirror
+from penstock.storage.run_folder import (
     RunFolder,
     compare_configs,
     config_hash,
     refuse_lasting_changes,
     refuse_unsafe_changes,
 )
-from penstock.training.signals import EXIT_INTERRUPTED, GracefulStop
-from penstock.training.store import (
+from penstock.storage.store import (
     CheckpointNotWrittenError,
     NonFiniteStateError,
     best_checkpoint,
-    clean_leftovers,
     keep_best,
     latest_checkpoint,
     prune_checkpoints,
     save_checkpoint,
     save_crash_dump,
 )
+from penstock.training.plan import KEPT_FOR_LIFE, SAFE_TO_CHANGE, RunPlan, completed, source_of
+from penstock.training.post_mortem import FAULTS, Fault
+from penstock.training.program import seed_keys
+from penstock.training.programs import RunProgram, make_program
+from penstock.training.restore import load_state
+from penstock.training.signals import EXIT_INTERRUPTED, GracefulStop
 
 EVALUATION_KEY = 0x5EED
 """Folded into a seed's key for evaluation, so that evaluating never shifts what training draws."""
@@ -192,8 +191,7 @@ def train(
                     observer.message(f"continuing with another setting: {change.sentence()}")
         else:
             folder.write_config(config)
-        for directory in (folder.checkpoints, folder.checkpoints / "best", folder.crash):
-            clean_leftovers(directory)
+        folder.clean_leftovers()
         program = make_program(learner, world.with_num_envs(plan.evaluation_episodes))
         run = _Run(plan, folder, program, config_hash(config, ignore=SAFE_TO_CHANGE), observer, mirrors(folder))
         try:
@@ -416,7 +414,9 @@ class _Run:
                 continue
             self.faults_explained += 1
             try:
-                fault = Fault(before, iterations, index, counts, seed, self.folder.crash, self.hash)
+                fault = Fault(
+                    before, iterations, index, counts, seed, self.steps_per_update, self.folder.crash, self.hash
+                )
                 sentence = self.program.explain(fault)
             except CheckpointNotWrittenError as error:
                 sentence = f"{counts} in seed {seed} (handled; training goes on). {error}"

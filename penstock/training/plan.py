@@ -13,7 +13,7 @@ from penstock._field_types import convert, convert_fields
 from penstock.algorithms.registry import ALGORITHMS, algorithm_entry
 from penstock.training.presets import preset as preset_of
 from penstock.worlds import FunctionalWorld, World
-from penstock.worlds.checker import load_world, resolved_spec
+from penstock.worlds.loading import load_world, resolved_spec
 from penstock.worlds.registry import is_own, option_types
 
 SAFE_TO_CHANGE = frozenset(

@@ -5,7 +5,7 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +13,9 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from penstock._types import Actions, GradientProbe
-from penstock.training.store import find_non_finite, save_crash_dump
+from penstock.storage.store import find_non_finite, save_crash_dump
 from penstock.worlds import FunctionalWorld
 from penstock.worlds.world import MAGNITUDE_LIMIT, Transition, WorldState
-
-if TYPE_CHECKING:
-    from penstock.training.program import Program
 
 FAULTS = (
     "actor/skipped",
@@ -76,6 +73,7 @@ class Fault:
         index: which of the seeds.
         counts: what was counted in the block for this seed, by name.
         seed: its number, for the sentence.
+        steps_per_update: environment steps of an iteration.
         crash: the run's directory of crash dumps.
         config_hash: hash of the run's configuration.
     """
@@ -85,6 +83,7 @@ class Fault:
     index: int
     counts: dict[str, int]
     seed: int
+    steps_per_update: int
     crash: Path
     config_hash: str
 
@@ -94,11 +93,12 @@ class Fault:
         return f"{counted} (handled; training goes on)"
 
 
-def explain_fault(program: "Program", fault: Fault) -> str:
+def explain_fault(learner: Any, train: Callable[..., Any], fault: Fault) -> str:
     """Replays a block from the state before it, saves the state before the first fault, and describes that fault.
 
     Args:
-        program: the run's programs; the replay needs no other, and is therefore exact.
+        learner: the algorithm. See `find_cause`.
+        train: the run's own program for a block of iterations, so that the replay is exact.
         fault: what happened.
 
     Returns:
@@ -110,13 +110,20 @@ def explain_fault(program: "Program", fault: Fault) -> str:
     index, counts, seed = fault.index, fault.counts, fault.seed
     states = fault.before
     for _ in range(fault.iterations):
-        after, metrics = program.train(states, jnp.asarray(1, jnp.int32))
+        after, metrics = train(states, jnp.asarray(1, jnp.int32))
         if any(float(metrics[name][index]) > 0 for name in counts):
             state = jax.tree.map(lambda leaf: leaf[index], states)
-            cause = find_cause(program.learner, state, {name: float(values[index]) for name, values in metrics.items()})
+            cause = find_cause(learner, state, {name: float(values[index]) for name, values in metrics.items()})
             update = int(np.asarray(state.update))
             extra = {"counts": counts, "cause": cause}
-            path, _ = save_crash_dump(fault.crash, update, state, seed=seed, config_hash=fault.config_hash, extra=extra)
+            path, _ = save_crash_dump(
+                fault.crash,
+                update * fault.steps_per_update,  # as all of a run's files are named
+                state,
+                seed=seed,
+                config_hash=fault.config_hash,
+                extra=extra,
+            )
             return (
                 f"{fault.happened()}. Seed {seed}, iteration {update}: {cause}. "
                 f"The state before it is kept in {path}; one `step` from there shows the fault again."

@@ -71,7 +71,7 @@ class Program:
 
     def explain(self, fault: Fault) -> str:
         """Says what went wrong in a block of iterations. See `explain_fault`."""
-        return explain_fault(self, fault)
+        return explain_fault(self.learner, self.train, fault)
 
 
 def _train_one(learner: Any, iterations: jax.Array, state: PyTree) -> tuple[PyTree, dict[str, Scalar]]:

@@ -12,17 +12,17 @@ from jaxtyping import Array, Key, PyTree
 
 from penstock._errors import PenstockError
 from penstock.algorithms.off_policy import OffPolicyState
-from penstock.training.plan import RunPlan, completed, from_config
-from penstock.training.program import seed_keys
-from penstock.training.programs import RunProgram, make_program
-from penstock.training.run_folder import CONFIG_NAME, read_config
-from penstock.training.store import (
+from penstock.storage.run_folder import CONFIG_NAME, read_config
+from penstock.storage.store import (
     Manifest,
     best_checkpoint,
     latest_checkpoint,
     load_checkpoint,
     read_manifest,
 )
+from penstock.training.plan import RunPlan, completed, from_config
+from penstock.training.program import seed_keys
+from penstock.training.programs import RunProgram, make_program
 
 
 class RestoredRun(NamedTuple):

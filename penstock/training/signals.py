@@ -17,7 +17,7 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
-from penstock.training._durable import Report, warn
+from penstock._errors import Report, warn
 
 EXIT_INTERRUPTED = 75
 """Exit code of a run that was asked to stop, saved its state, and can be continued by the same command."""

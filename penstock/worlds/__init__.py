@@ -1,6 +1,7 @@
 """What policies act in. `make_world` builds one by name."""
 
 from penstock.observation import Observation, ObservationSpec
+from penstock.scene.items import Ball, Scene, Segment, Shape, Solid, Surface
 from penstock.worlds import classic, hosted, soft  # noqa: F401  (registers the built-in worlds)
 from penstock.worlds.registry import (
     WorldEntry,
@@ -12,7 +13,6 @@ from penstock.worlds.registry import (
     world_entries,
     world_families,
 )
-from penstock.worlds.scene import Ball, Scene, Segment, Shape, Solid, Surface
 from penstock.worlds.task import Outcome, SingleTask, Task, Vmapped
 from penstock.worlds.world import FunctionalWorld, Transition, World, WorldState
 

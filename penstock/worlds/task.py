@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from penstock._types import Actions, Key, PerEnv, PerEnvFlag
 from penstock.observation import Observation, ObservationSpec
-from penstock.worlds.scene import Scene
+from penstock.scene.items import Scene
 
 
 class Outcome(NamedTuple):

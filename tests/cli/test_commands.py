@@ -11,14 +11,14 @@ from tiny_runs import OPTIONS, UPDATES, listing, rows
 
 from penstock.cli._arguments import gathered
 from penstock.cli._run import closing_lines
+from penstock.storage.run_folder import RunFolder
 from penstock.training.loop import Result
 from penstock.training.program import Program
-from penstock.training.run_folder import RunFolder
 
 LOCKED = """
 import sys
 from pathlib import Path
-from penstock.training.lock import RunLock
+from penstock.storage.lock import RunLock
 with RunLock(Path(sys.argv[1]) / "run.lock"):
     print("held", flush=True)
     sys.stdin.read()
@@ -258,8 +258,8 @@ def test_a_cache_that_cannot_be_written_is_said_and_survived(commands, tmp_path)
 
 
 def test_missing_extras_cost_only_the_pictures(trained, monkeypatch, capsys):
+    from penstock._extras import MissingExtraError
     from penstock.cli import _run
-    from penstock.reports._extras import MissingExtraError
 
     def missing(*arguments, **keywords):
         raise MissingExtraError("matplotlib is not installed. pip install 'penstock[plots]'")

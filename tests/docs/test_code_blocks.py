@@ -9,7 +9,8 @@ import pytest
 from penstock.physics import voxel_mesh
 from penstock.training.loop import train
 from penstock.training.plan import make_plan
-from penstock.worlds.checker import check_world, load_world
+from penstock.worlds.check import check_world
+from penstock.worlds.loading import load_world
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -1,7 +1,7 @@
 """``killed_run.py PHASE NTH COMMAND...``: the command, ended by SIGKILL when PHASE is met for the NTH time.
 
 Phases: ``train`` (a block of iterations is computed, nothing of it written), ``row`` (in the middle of the rows of a
-block), ``evaluate``, any phase of `penstock.training._durable`, and ``random``, which kills NTH milliseconds after the
+block), ``evaluate``, any phase of `penstock.storage._durable`, and ``random``, which kills NTH milliseconds after the
 first iteration began, wherever the run is then.
 """
 
@@ -11,7 +11,7 @@ import sys
 import threading
 
 from penstock.cli.main import main
-from penstock.training import _durable
+from penstock.storage import _durable
 
 phase, nth, command = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
 seen = []

@@ -10,11 +10,11 @@ import pytest
 from jaxtyping import Array, Float, Int
 from tiny_runs import SharedProgram, rows, tiny_plan
 
+from penstock.storage.store import list_checkpoints, load_checkpoint, non_finite_leaves
 from penstock.training import loop, programs
 from penstock.training.loop import TrainingFailedError, train
 from penstock.training.post_mortem import find_cause
 from penstock.training.program import seed_keys
-from penstock.training.store import list_checkpoints, load_checkpoint, non_finite_leaves
 from penstock.worlds import Observation, ObservationSpec, Outcome, SingleTask, Vmapped
 from penstock.worlds.registry import _entries, register_world
 

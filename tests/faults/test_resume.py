@@ -21,12 +21,13 @@ from tiny_runs import (
 )
 
 from penstock._errors import ConfigurationError
-from penstock.training import _tensor_file
-from penstock.training.lock import RunLock, RunLockedError
+from penstock.storage import _tensor_file
+from penstock.storage.lock import RunLock, RunLockedError
+from penstock.storage.run_folder import RunFolder
+from penstock.storage.store import latest_checkpoint, list_checkpoints
 from penstock.training.loop import EXIT_INTERRUPTED, Silent, train
 from penstock.training.plan import from_config
-from penstock.training.run_folder import RunFolder
-from penstock.training.store import latest_checkpoint, list_checkpoints
+from penstock.worlds import FunctionalWorld
 
 pytestmark = pytest.mark.usefixtures("in_process")
 
@@ -241,6 +242,23 @@ def test_a_world_file_that_was_edited_is_another_world(tmp_path):
         train(dataclasses.replace(plan, steps=3 * STEPS_PER_UPDATE), tmp_path / "run")
 
 
+def test_another_release_of_a_world_s_package_does_not_stop_a_run(whole, tmp_path, monkeypatch):
+    shutil.copytree(whole[0], tmp_path / "run")
+    monkeypatch.setattr(FunctionalWorld, "describe", lambda self: {"package": {"version": "1.0.1"}})
+    watcher = Watcher()
+    assert train(tiny_plan(), tmp_path / "run", observer=watcher).finished
+    assert "world_constants.package.version" in watcher.text
+
+
+def test_leftovers_of_a_killed_run_go_everywhere_in_its_folder(whole, tmp_path):
+    shutil.copytree(whole[0], tmp_path / "run")
+    left = [tmp_path / "run" / ".tmp-config.json-1234", tmp_path / "run" / "checkpoints" / "best" / ".tmp-step-1"]
+    for path in left:
+        path.write_text("half")
+    train(tiny_plan(), tmp_path / "run")
+    assert not any(path.exists() for path in left)
+
+
 def test_safe_fields_may_change_and_do_not_change_the_state(whole, tmp_path):
     cut_at(5, tiny_plan(), tmp_path / "run")
     plan = tiny_plan(log_every=5, evaluate_every=100, label="other")
@@ -275,11 +293,11 @@ def test_disk_full_in_the_middle_of_a_run(whole, tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def fill_disk():
-        monkeypatch.setattr("penstock.training._checkpoint.write_tensors", full)
+        monkeypatch.setattr("penstock.storage._checkpoint.write_tensors", full)
         watcher.at, watcher.then = 7, free_disk
 
     def free_disk():
-        monkeypatch.setattr("penstock.training._checkpoint.write_tensors", original)
+        monkeypatch.setattr("penstock.storage._checkpoint.write_tensors", original)
 
     watcher.then = fill_disk
     result = train(tiny_plan(), tmp_path / "run", observer=watcher)
@@ -294,7 +312,7 @@ def test_disk_full_at_the_end_is_not_called_a_success(whole, tmp_path, monkeypat
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def fill_disk():
-        monkeypatch.setattr("penstock.training._checkpoint.write_tensors", full)
+        monkeypatch.setattr("penstock.storage._checkpoint.write_tensors", full)
 
     watcher = Watcher(UPDATES, fill_disk)
     with monkeypatch.context() as patch:
@@ -302,7 +320,7 @@ def test_disk_full_at_the_end_is_not_called_a_success(whole, tmp_path, monkeypat
         patch.undo()
     assert (result.finished, result.exit_code) == (False, EXIT_INTERRUPTED)
     assert "NOT saved" in watcher.text and "the same command continues" in watcher.text
-    monkeypatch.setattr("penstock.training._checkpoint.write_tensors", _tensor_file.write_tensors)
+    monkeypatch.setattr("penstock.storage._checkpoint.write_tensors", _tensor_file.write_tensors)
     train(tiny_plan(), tmp_path / "run")
     assert_same_run(whole[0], tmp_path / "run")
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from penstock.training.metrics_log import read_metrics
+from penstock.storage.metrics_log import read_metrics
+from penstock.storage.store import latest_checkpoint, read_manifest
+from penstock.storage.store import load_checkpoint as load_checkpoint
 from penstock.training.plan import RunPlan, make_plan
 from penstock.training.program import Program
-from penstock.training.store import latest_checkpoint, read_manifest
-from penstock.training.store import load_checkpoint as load_checkpoint
 
 HERE = Path(__file__).parent
 STEPS_PER_UPDATE = 16

@@ -10,7 +10,7 @@ from penstock.algorithms.registry import ALGORITHMS, family
 from penstock.data import Batch
 from penstock.networks import PixelEncoder
 from penstock.worlds import FunctionalWorld, Observation, ObservationSpec, Vmapped
-from penstock.worlds.checker import check_world
+from penstock.worlds.check import check_world
 from tests.learning.pixel_worlds import MovingDot, dot
 
 OFF_POLICY = [pytest.param(n, marks=[] if n == "sac" else pytest.mark.slow) for n in family("off-policy")]

@@ -15,14 +15,14 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "worlds"))
 
 from penstock._errors import CapabilityError, ConfigurationError
 from penstock.policies import DeterministicAction
+from penstock.storage.metrics_log import read_metrics
+from penstock.storage.store import latest_checkpoint
 from penstock.training.hosted_evaluation import HostedEvaluator
 from penstock.training.loop import Silent, train
-from penstock.training.metrics_log import read_metrics
 from penstock.training.plan import make_plan
 from penstock.training.program import seed_keys
 from penstock.training.programs import make_program
 from penstock.training.restore import load_state, restore_run
-from penstock.training.store import latest_checkpoint
 
 ENVIRONMENTS = Path(__file__).parent.parent / "worlds" / "hosted_environments.py"
 TINY = {

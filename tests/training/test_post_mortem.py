@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from penstock.storage.store import CheckpointNotWrittenError, list_checkpoints
 from penstock.training import loop
 from penstock.training.post_mortem import Fault, Witness, explain_fault, find_cause
 from penstock.training.program import Program
-from penstock.training.store import CheckpointNotWrittenError, list_checkpoints
 from penstock.worlds import make_world
 
 
@@ -69,9 +69,11 @@ def program():
 
 def test_a_fault_is_found_dumped_and_told(program, tmp_path):
     before = program.init(jax.vmap(jax.random.key)(jnp.arange(2)))
-    sentence = explain_fault(program, Fault(before, 5, 1, {"world/diverged": 12}, 8, tmp_path, ""))
+    sentence = explain_fault(
+        program.learner, program.train, Fault(before, 5, 1, {"world/diverged": 12}, 8, 12, tmp_path, "")
+    )
     (step, dump), *rest = list_checkpoints(tmp_path)
-    assert step == 2 and not rest
+    assert step == 24 and not rest, "named by environment steps, as checkpoints are"
     assert sentence == (
         "world/diverged 12 (handled; training goes on). Seed 8, iteration 2: action is nan at step 0 of the window in "
         f"environments 0, 1, 2. The state before it is kept in {dump}; one `step` from there shows the fault again."
@@ -80,7 +82,9 @@ def test_a_fault_is_found_dumped_and_told(program, tmp_path):
 
 def test_a_fault_that_does_not_come_back_is_told_too(program, tmp_path):
     before = program.init(jax.vmap(jax.random.key)(jnp.arange(1)))
-    sentence = explain_fault(program, Fault(before, 2, 0, {"world/diverged": 1}, 0, tmp_path, ""))
+    sentence = explain_fault(
+        program.learner, program.train, Fault(before, 2, 0, {"world/diverged": 1}, 0, 12, tmp_path, "")
+    )
     assert "did not show it again" in sentence and list_checkpoints(tmp_path) == []
 
 
@@ -113,9 +117,14 @@ def test_the_witness_changes_nothing_but_the_diagnostics():
 def run(observer, explain):
     program = SimpleNamespace(explain=explain)
     return SimpleNamespace(
-        seeds=[4, 5], faults_explained=0, program=program, folder=SimpleNamespace(crash=Path("crash")), hash="",
-        observer=observer
-    )  # fmt: skip
+        seeds=[4, 5],
+        faults_explained=0,
+        steps_per_update=12,
+        program=program,
+        folder=SimpleNamespace(crash=Path("crash")),
+        hash="",
+        observer=observer,
+    )
 
 
 def faults(*counts):

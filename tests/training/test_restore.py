@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from penstock._errors import PenstockError
+from penstock.storage.store import list_checkpoints
 from penstock.training.loop import train
 from penstock.training.restore import read_plan, restore_run
-from penstock.training.store import list_checkpoints
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "faults"))
 from tiny_runs import STEPS_PER_UPDATE, SharedProgram, tiny_plan
@@ -39,7 +39,7 @@ def test_last_and_best(run_dir):
 
 
 def manifest_score(checkpoint):
-    from penstock.training.store import read_manifest
+    from penstock.storage.store import read_manifest
 
     return read_manifest(checkpoint).score
 

@@ -3,7 +3,7 @@
 import pathlib
 import re
 
-from penstock.worlds.checker import load_world
+from penstock.worlds.loading import load_world
 
 TUTORIAL = pathlib.Path(__file__).parents[2] / "docs" / "add_a_world.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", TUTORIAL.read_text(encoding="utf-8"), re.DOTALL)

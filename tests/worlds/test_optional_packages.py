@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from penstock.worlds import make_world
-from penstock.worlds.checker import check_world
+from penstock.worlds.check import check_world
 
 
 def episodes(world, steps, action):

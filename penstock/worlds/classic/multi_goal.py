@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from penstock._errors import require, require_positive
 from penstock._types import Key
 from penstock.observation import Observation, ObservationSpec
-from penstock.worlds.scene import Ball, Scene
+from penstock.scene.items import Ball, Scene
 from penstock.worlds.task import Outcome, SingleTask
 
 

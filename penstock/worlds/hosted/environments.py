@@ -1,15 +1,14 @@
 """Where single environments come from: a Gymnasium id, a DMControl task, a HumanoidBench id, or a user's factory."""
 
-import contextlib
 import dataclasses
 import functools
-import importlib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, get_type_hints
 
-from penstock._errors import ConfigurationError, PenstockError, require, suggest
+from penstock._errors import ConfigurationError, require
 from penstock._field_types import convert
+from penstock.worlds.hosted.packages import MissingPackageError, package, suggest_few
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,46 +26,6 @@ class EnvironmentSource:
     make: Callable[[], Any]
     max_episode_steps: int | None = None
     make_vector: Callable[[int, int], Any] | None = None
-
-
-class MissingPackageError(PenstockError, ImportError):
-    """A package that a world needs is not installed, or is there in a version that cannot work."""
-
-
-def package(module: str, world: str, extra: str) -> Any:
-    """Imports what a world needs.
-
-    Raises:
-        MissingPackageError: says what to install.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        if error.name is not None and error.name.partition(".")[0] != module.partition(".")[0]:
-            raise MissingPackageError(f"'{world}': importing {module} failed: {error}.") from error
-        name = module.partition(".")[0]
-        known = {"gymnasium", "dm_control", "mujoco", "envpool", "humanoid_bench"}
-        how = f": pip install 'penstock[{extra}]'" if name in known else ", or not in the current folder."
-        raise MissingPackageError(f"'{world}' needs the package {name}, which is not installed{how}") from error
-
-
-@contextlib.contextmanager
-def quiet_construction() -> Iterator[None]:
-    """Keeps MuJoCo's remarks on old model files off the terminal: there would be one per environment."""
-    try:
-        mujoco: Any = importlib.import_module("mujoco")
-    except ImportError:
-        yield
-        return
-    if not hasattr(mujoco, "set_mju_user_warning"):
-        yield
-        return
-    before = mujoco.get_mju_user_warning()
-    mujoco.set_mju_user_warning(lambda text: None)
-    try:
-        yield
-    finally:
-        mujoco.set_mju_user_warning(before)
 
 
 # ---------------------------------------------------------------------- Gymnasium
@@ -189,12 +148,6 @@ def _with_limit(make: Callable[[], Any], max_episode_steps: int) -> Any:
     import gymnasium
 
     return gymnasium.wrappers.TimeLimit(make(), max_episode_steps)
-
-
-def suggest_few(name: str, known: Any) -> str:
-    """The nearest known name; not the list of all, which may be hundreds."""
-    text = suggest(name, known)
-    return text if "Did you mean" in text else ""
 
 
 def stated_limit(env: Any, name: str) -> int:

@@ -22,11 +22,12 @@ from jaxtyping import Int, UInt32
 from penstock._errors import CapabilityError, ConfigurationError, PenstockError, require
 from penstock._types import Actions, GradientProbe, Key
 from penstock.observation import Observation, ObservationSpec
-from penstock.worlds.hosted.environments import EnvironmentSource, quiet_construction, stated_limit, stated_timestep
+from penstock.scene.items import Scene
+from penstock.worlds.hosted.environments import EnvironmentSource, stated_limit, stated_timestep
 from penstock.worlds.hosted.faults import WorldFaultError
+from penstock.worlds.hosted.packages import quiet_construction
 from penstock.worlds.hosted.spaces import ActionBox, ObservationReader, action_box, observation_reader
 from penstock.worlds.hosted.vectorization import GymnasiumVector, VectorEnvironment, Vectorization, vectorize
-from penstock.worlds.scene import Scene
 from penstock.worlds.world import MAGNITUDE_LIMIT, Transition, World
 
 STARTS_TRIED = 8

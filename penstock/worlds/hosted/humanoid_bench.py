@@ -10,7 +10,7 @@ import types
 from typing import Any
 
 from penstock._errors import ConfigurationError
-from penstock.worlds.hosted.environments import MissingPackageError, package, suggest_few
+from penstock.worlds.hosted.packages import MissingPackageError, package, suggest_few
 
 MUJOCO = "3.1.6"
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from penstock._errors import PenstockError
-from penstock.worlds.scene import Scene
+from penstock.scene.items import Scene
 
 
 def scene_of(env: Any, caption: str = "") -> Scene | None:
@@ -16,7 +16,7 @@ def scene_of(env: Any, caption: str = "") -> Scene | None:
         model, data = getattr(base, "model", None), getattr(base, "data", None)
     if type(model).__name__ != "MjModel":
         return None
-    from penstock.worlds.hosted.mujoco_scene import MujocoScenes
+    from penstock.scene.mujoco import MujocoScenes
 
     try:
         if getattr(base, "_penstock_scenes", (None,))[0] is not model:

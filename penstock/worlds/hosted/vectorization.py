@@ -17,8 +17,8 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 from penstock._errors import ConfigurationError
-from penstock.worlds.hosted.environments import quiet_construction
 from penstock.worlds.hosted.faults import EnvironmentRaisedError, WorldFaultError, called, guarded
+from penstock.worlds.hosted.packages import quiet_construction
 
 Vectorization = Literal["serial", "processes", "envpool"]
 

@@ -17,7 +17,7 @@ from penstock.physics.mesh import TetMesh, surface
 from penstock.physics.quality import volume_ratios
 from penstock.physics.soft_body import Motion, SoftBody, simulate
 from penstock.physics.stability import warn_if_unstable
-from penstock.worlds.scene import Scene, Surface
+from penstock.scene.items import Scene, Surface
 from penstock.worlds.task import Outcome, Task
 
 ObservationKind = Literal["state", "points"]

@@ -1,0 +1,1 @@
+"""Draws scenes on the CPU, without a window: frames and videos."""

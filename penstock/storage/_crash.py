@@ -1,0 +1,124 @@
+"""What is kept when a number stops being finite: a state that replays the fault, and where it was first seen."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from penstock.storage._checkpoint import commit, list_checkpoints
+from penstock.storage._durable import discard
+from penstock.storage._state_tree import to_host
+
+_LISTED = 16
+_KEPT = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class NonFiniteLeaf:
+    """One array that holds NaN or infinity.
+
+    Attributes:
+        path: position in the tree.
+        shape: shape of the array.
+        nan: how many entries are NaN.
+        infinite: how many entries are infinite.
+        first: index of the first such entry.
+        environments: the first few environments it happened in; empty where the array has no environment axis.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    nan: int
+    infinite: int
+    first: tuple[int, ...]
+    environments: tuple[int, ...]
+
+    def sentence(self) -> str:
+        """``.world.body.qvel (64, 9): 2 NaN, 0 infinite, first at (3, 1), environments 3, 17``."""
+        where = f", environments {', '.join(map(str, self.environments))}" if self.environments else ""
+        return f"{self.path} {self.shape}: {self.nan} NaN, {self.infinite} infinite, first at {self.first}{where}"
+
+
+def find_non_finite(tree: PyTree, num_envs: int | None = None) -> list[NonFiniteLeaf]:
+    """Finds arrays with NaN or infinity, in tree order.
+
+    Args:
+        tree: any pytree: a training state, a batch of transitions, a gradient.
+        num_envs: N. An array whose first axis, or else whose last axis, has this length is taken to count
+            environments along it: a guess that a layer of width N can mislead.
+    """
+    found: list[NonFiniteLeaf] = []
+    for path, array in to_host(tree).items():
+        if not jnp.issubdtype(array.dtype, jnp.inexact):
+            continue
+        bad = ~np.isfinite(array)
+        if not bad.any():
+            continue
+        nan = int(np.isnan(array).sum())
+        environments: tuple[int, ...] = ()
+        axis = _env_axis(array.shape, num_envs)
+        if axis is not None:
+            per_env = bad.any(axis=tuple(a for a in range(bad.ndim) if a != axis))
+            environments = tuple(int(env) for env in np.flatnonzero(per_env)[:_LISTED])
+        first = tuple(int(i) for i in np.unravel_index(int(bad.argmax()), bad.shape))
+        found.append(NonFiniteLeaf(path, array.shape, nan, int(bad.sum()) - nan, first, environments))
+    return found
+
+
+def _env_axis(shape: tuple[int, ...], num_envs: int | None) -> int | None:
+    if num_envs is None or not shape:
+        return None
+    if shape[0] == num_envs:
+        return 0
+    return len(shape) - 1 if shape[-1] == num_envs else None
+
+
+def save_crash_dump(
+    directory: Path,
+    step: int,
+    state: PyTree,
+    *,
+    seed: int,
+    config_hash: str,
+    observed: PyTree | None = None,
+    num_envs: int | None = None,
+    extra: dict[str, Any] | None = None,
+) -> tuple[Path, str]:
+    """Saves a state for a post-mortem, whatever its numbers are.
+
+    The dump is written and verified like a checkpoint and loads with `load_checkpoint`. The three newest stay.
+
+    Args:
+        directory: the run's ``crash/``.
+        step: position of the run.
+        state: what to save: best the state *before* the bad update, because replaying one update from it shows
+            the fault.
+        seed: seed of the run, for the report.
+        config_hash: hash of the run's configuration.
+        observed: where to look for NaN and infinity (the state after the update, a gradient, a batch); ``state``
+            where None.
+        num_envs: N, to name the environments. See `find_non_finite`.
+        extra: JSON values to keep as well.
+
+    Returns:
+        The dump, and a sentence that names the first bad array, environments, step and seed.
+    """
+    found = find_non_finite(state if observed is None else observed, num_envs)
+    if found:
+        more = f" ({len(found) - 1} more arrays are affected)" if len(found) > 1 else ""
+        what = f"Non-finite numbers at step {step}, seed {seed}: {found[0].sentence()}{more}."
+    else:
+        what = f"Crash dump at step {step}, seed {seed}; every number in it is finite."
+    report = {
+        "seed": seed,
+        "sentence": what,
+        "non_finite": [dataclasses.asdict(leaf) for leaf in found[:_LISTED]],
+    }
+    path = commit(directory, step, state, to_host(state), config_hash, {**(extra or {}), "crash": report}, None)
+    for _, old in list_checkpoints(directory)[:-_KEPT]:
+        if old != path:
+            discard(old)
+    return path, f"{what} The state is kept in {path}."

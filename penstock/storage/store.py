@@ -1,0 +1,46 @@
+"""Checkpoints: written whole or not at all, verified before use, unable to run code.
+
+One checkpoint is a directory ``step-000000012345`` with ``state.safetensors`` and ``manifest.json``.
+``docs/run_folder.md`` states the promises. This file is the list of what is public.
+"""
+
+from penstock.storage._checkpoint import (
+    CheckpointNotWrittenError,
+    checkpoint_name,
+    latest_checkpoint,
+    list_checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+    verify_checkpoint,
+)
+from penstock.storage._crash import NonFiniteLeaf, find_non_finite, save_crash_dump
+from penstock.storage._durable import clean_leftovers
+from penstock.storage._manifest import CheckpointTooNewError, Manifest, read_manifest
+from penstock.storage._retention import best_checkpoint, keep_best, prune_checkpoints
+from penstock.storage._state_tree import CheckpointMismatchError, NonFiniteStateError, non_finite_leaves
+from penstock.storage._tensor_file import CheckpointDamagedError, CheckpointError
+
+__all__ = [
+    "CheckpointDamagedError",
+    "CheckpointError",
+    "CheckpointMismatchError",
+    "CheckpointNotWrittenError",
+    "CheckpointTooNewError",
+    "Manifest",
+    "NonFiniteLeaf",
+    "NonFiniteStateError",
+    "best_checkpoint",
+    "checkpoint_name",
+    "clean_leftovers",
+    "find_non_finite",
+    "keep_best",
+    "latest_checkpoint",
+    "list_checkpoints",
+    "load_checkpoint",
+    "non_finite_leaves",
+    "prune_checkpoints",
+    "read_manifest",
+    "save_checkpoint",
+    "save_crash_dump",
+    "verify_checkpoint",
+]

@@ -1,0 +1,5 @@
+"""Checks a world that somebody wrote. `check_world` is the front door."""
+
+from penstock.worlds.check.checker import Finding, check_world, iterate_checks
+
+__all__ = ["Finding", "check_world", "iterate_checks"]

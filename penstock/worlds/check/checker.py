@@ -1,0 +1,86 @@
+"""Checks a world that somebody wrote, and explains in sentences what is wrong and what to do.
+
+`check_world` finds what can be found without learning. No exception of the checked world escapes it: each becomes a
+`Finding`.
+"""
+
+from collections.abc import Iterator
+
+import jax
+
+from penstock._types import Key
+from penstock.worlds.check._findings import Finding, Stop, failure, ok, warning
+from penstock.worlds.check._gradients import gradient_findings
+from penstock.worlds.check._hosted import hosted_findings
+from penstock.worlds.check._steps import Played, step_findings
+from penstock.worlds.check._tasks import declaration_findings, task_findings
+from penstock.worlds.hosted.hosted_world import HostedWorld
+from penstock.worlds.task import SingleTask, Task, Vmapped
+from penstock.worlds.world import FunctionalWorld, World
+
+__all__ = ["Finding", "check_world", "iterate_checks"]
+
+NUM_ENVS = 4
+
+
+def check_world(world: World | Task | SingleTask, key: Key | None = None, *, max_steps: int = 1000) -> list[Finding]:
+    """Checks a world, or a task that shall become one.
+
+    Looks at declarations, shapes and types, the environment axis, finiteness, reproducible resets, purity of the step
+    and number of compilations, independence of environments, actions outside the box, time limit, termination and final
+    observation, gradients (finite, right against finite differences, not zero), pictures and descriptions. A functional
+    world is checked with four environments, a hosted one with its own number.
+
+    Args:
+        world: what to check.
+        key: random key; fixed where not given.
+        max_steps: longest episode that is played.
+
+    Returns:
+        Findings in the order of the checks. No ``error`` among them means that algorithms can use the world. After an
+        error that makes later checks meaningless the list ends.
+    """
+    return list(iterate_checks(world, jax.random.key(0) if key is None else key, max_steps))
+
+
+def iterate_checks(world: World | Task | SingleTask, key: Key, max_steps: int = 1000) -> Iterator[Finding]:
+    """The findings of `check_world`, one by one, as they are made (a compilation can take a while)."""
+    try:
+        yield from _all_checks(world, key, max_steps)
+    except Stop:
+        return
+    except Exception as exception:
+        yield failure("The world", exception)
+
+
+def _all_checks(world: World | Task | SingleTask, key: Key, max_steps: int) -> Iterator[Finding]:
+    if isinstance(world, SingleTask):
+        world = Vmapped(world)
+    if isinstance(world, HostedWorld):
+        yield from hosted_findings(world.with_num_envs(world.num_envs), key, max_steps)
+        return
+    yield from declaration_findings(world)
+    task = world if isinstance(world, Task) else world.task if isinstance(world, FunctionalWorld) else None
+    if task is not None:
+        yield from task_findings(task)
+    playable = FunctionalWorld("checked", task, NUM_ENVS) if task is not None else world
+    assert isinstance(playable, World)
+    played: list[Played] = []
+    key_step, key_gradient = jax.random.split(key)
+    yield from step_findings(playable, key_step, max_steps, played)
+    yield from gradient_findings(playable, played[0], key_gradient)
+    if task is not None:
+        yield from _scene_findings(task, played[0])
+
+
+def _scene_findings(task: Task, played: Played) -> Iterator[Finding]:
+    try:
+        scene = task.scene(played.early.body, 0)
+    except Exception as exception:
+        fault = failure("scene()", exception)
+        yield warning("Picture", fault.explanation, fault.next_action)
+        return
+    if scene is None:
+        yield ok("Picture", "The world cannot be drawn; write scene() to get videos.")
+    else:
+        yield ok("Picture", f"scene() draws {len(scene.items)} items.")
