@@ -45,7 +45,7 @@ def best_by_the_critic(learner, state, world, key, candidates: int):
     def body(carry, _):
         now, alive = carry
         features = agent.features(now.observation)
-        carried = jax.vmap(lambda z: jax.vmap(lambda f: agent.actor.policy.transport(f, z).action)(features))(noises)
+        carried = jax.vmap(lambda z: jax.vmap(lambda f: agent.actor.policy.draw(f, z).action)(features))(noises)
 
         def worth(action):
             _, seen = world.step(now, action)
@@ -72,7 +72,7 @@ def measure(folder: Path, episodes: int, checkpoint: str) -> list[dict]:
         for name, rule in RULES.items():
             found[name] = run_episodes(agent.acting_by(rule), world, key, deterministic=True)[0].episode_return
         found["fresh noise"] = run_episodes(agent, world, key, deterministic=False)[0].episode_return
-        if agent.actor.policy.chunk_length == 1 and state.critic is not None:
+        if agent.chunk_length == 1 and state.critic is not None:
             found["best of 9 by the critic"] = best_by_the_critic(learner, state, world, key, 8)
         return jax.tree.map(jnp.mean, found)
 

@@ -33,7 +33,7 @@ from penstock.critics.expectile import expectile_loss
 from penstock.data import Batch
 from penstock.networks import Trunk, make_encoder
 from penstock.networks.optimization import guarded_step, make_constant_optimizer
-from penstock.policies import Actor, Agent, Capability, VelocityFlow
+from penstock.policies import Actor, Agent, Need, VelocityFlow
 from penstock.policies.build import StepperName
 from penstock.policies.velocity_fields import VelocityName, make_velocity
 from penstock.worlds import World
@@ -158,7 +158,7 @@ class Learner(OffPolicyLearner[Config]):
     """Flow policy with value-guided behaviour constraint: see the module's equations."""
 
     name: ClassVar[str] = "flowrl"
-    needs: ClassVar[tuple[Capability, ...]] = (Capability.SAMPLE, Capability.MODE, Capability.VELOCITY)
+    needs: ClassVar[tuple[Need, ...]] = (Need.VELOCITY,)
 
     def __init__(self, config: Config, world: World, planned_updates: int):
         self.actor_optimizer = make_constant_optimizer(config.actor_learning_rate, config.adam_betas)
@@ -174,7 +174,7 @@ class Learner(OffPolicyLearner[Config]):
         field = make_velocity(keys[1], config.velocity, encoder.size, d, trunk, output_gain=1.0)
         policy = VelocityFlow(
             field=field,
-            action_size=d,
+            flat_size=d,
             flow_steps=config.flow_steps,
             stepper=config.stepper,
             noise_clip=config.noise_clip,
@@ -317,8 +317,7 @@ class Learner(OffPolicyLearner[Config]):
         def loss(actor):
             agent = Agent(actor, self.normalizer())
             features = agent.features(batch.observation)
-            keys = jax.random.split(key_sample, size)
-            action = jax.vmap(actor.policy.sample)(features, keys).action
+            action = jax.vmap(actor.policy.draw)(features, agent.noise(key_sample, size)).action
             value = learned.critic.values(batch.observation, action).min(axis=0)
             velocity = jax.vmap(actor.policy.velocity)(features, point, tau)
             square = jnp.square(velocity - (target - noise))

@@ -33,7 +33,7 @@ from penstock.data.replay import memory_bytes
 from penstock.networks import Normalizer
 from penstock.networks.precision import in_precision
 from penstock.observation import blank
-from penstock.policies import Actor, Agent, Capability, require_capabilities
+from penstock.policies import Actor, Agent, Need, require_of_policy
 from penstock.worlds import FunctionalWorld, Observation, Transition, World
 from penstock.worlds.hosted.hosted_world import HostedState
 from penstock.worlds.world import WorldState
@@ -86,7 +86,8 @@ class OffPolicyLearner(abc.ABC, Generic[ConfigT]):
     """
 
     name: ClassVar[str]
-    needs: ClassVar[tuple[Capability, ...]] = (Capability.SAMPLE, Capability.MODE)
+    needs: ClassVar[tuple[Need, ...]] = ()
+    """What the policy must offer beside draws."""
     policy_hint: ClassVar[str] = "Choose another policy with --policy."
     notices: tuple[str, ...] = ()
     """Sentences that whoever starts a run should read."""
@@ -96,7 +97,7 @@ class OffPolicyLearner(abc.ABC, Generic[ConfigT]):
         self.world = world
         self.planned_updates = planned_updates
         abstract = jax.eval_shape(self.init_learned, jax.random.key(0))
-        require_capabilities(self.actor(abstract).policy, self.needs, self.name, self.policy_hint)
+        require_of_policy(self.actor(abstract).policy, self.needs, self.name, self.policy_hint)
         planned = planned_updates * self.steps_per_update
         for field, most in (("warmup_steps", planned - 1), ("batch_size", planned)):
             if getattr(config, field) > most:

@@ -28,7 +28,7 @@ from penstock.algorithms.window import Window, phase_of, rollout_window
 from penstock.critics import Critic, fit_values, segment_return, td_lambda_targets
 from penstock.networks import Normalizer
 from penstock.networks.optimization import guarded_step, make_optimizer
-from penstock.policies import Actor, Agent, Capability, make_actor, require_capabilities
+from penstock.policies import Actor, Agent, Need, make_actor, require_of_policy
 from penstock.worlds import FunctionalWorld, Observation, World
 
 
@@ -78,7 +78,8 @@ class PathwiseLearner(abc.ABC, Generic[ConfigT]):
     """
 
     name: ClassVar[str]
-    needs: ClassVar[tuple[Capability, ...]] = (Capability.SAMPLE, Capability.MODE)
+    needs: ClassVar[tuple[Need, ...]] = ()
+    """What the policy must offer beside draws."""
     num_critics: ClassVar[int]
     """Size of the value ensemble; 0 for none."""
     policy_hint: ClassVar[str] = "Choose another policy with --policy."
@@ -120,7 +121,7 @@ class PathwiseLearner(abc.ABC, Generic[ConfigT]):
             **optimizer_settings,
         )
         abstract = jax.eval_shape(self._make_actor, jax.random.key(0))
-        require_capabilities(abstract.policy, self.needs, self.name, self.policy_hint)
+        require_of_policy(abstract.policy, self.needs, self.name, self.policy_hint)
 
     # ------------------------------------------------------------------ what an algorithm adds
 
@@ -212,7 +213,10 @@ class PathwiseLearner(abc.ABC, Generic[ConfigT]):
 
     def agent(self, state: PathwiseState) -> Agent:
         """The acting part of a state, for evaluation and export."""
-        return Agent(state.actor, state.normalizer, self.config.deterministic())
+        return self._agent(state.actor, state.normalizer)
+
+    def _agent(self, actor: Actor, normalizer: Normalizer) -> Agent:
+        return Agent(actor, normalizer, self.config.deterministic(), self.config.chunk_length)
 
     def return_gradient(self, state: PathwiseState) -> tuple[Actor, Window, Any, dict[str, Scalar]]:
         """Rolls out a window and differentiates ``-mean(window return) / H`` with respect to the actor.
@@ -236,7 +240,7 @@ class PathwiseLearner(abc.ABC, Generic[ConfigT]):
 
         def loss(actor, probe):
             window, world_state = rollout_window(
-                Agent(actor, state.normalizer),
+                self._agent(actor, state.normalizer),
                 self.world,
                 state.world,
                 config.window,

@@ -29,7 +29,7 @@ from penstock.algorithms.pathwise import PathwiseLearner, PathwiseState
 from penstock.algorithms.pathwise_config import PathwiseConfig
 from penstock.algorithms.window import Window
 from penstock.networks import Normalizer
-from penstock.policies import Actor, Agent, Capability
+from penstock.policies import Actor, Agent, Need
 from penstock.policies.build import PolicyName
 from penstock.policies.squash import uniform_action_latents
 from penstock.worlds import Observation
@@ -75,7 +75,7 @@ class Learner(PathwiseLearner[Config]):
     """Reparameterization flow policy optimization: see the module's equations."""
 
     name: ClassVar[str] = "rfo"
-    needs: ClassVar[tuple[Capability, ...]] = (Capability.SAMPLE, Capability.MODE, Capability.VELOCITY)
+    needs: ClassVar[tuple[Need, ...]] = (Need.VELOCITY,)
     num_critics: ClassVar[int] = 2
     policy_hint: ClassVar[str] = "Use --policy flow, or shac2, the same algorithm for a Gaussian."
 

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Int, PyTree
 
 from penstock._errors import ConfigurationError, require
 from penstock._types import Key, Scalar
@@ -28,8 +28,7 @@ from penstock.data import Batch
 from penstock.networks import make_encoder
 from penstock.networks.batch_renorm import with_statistics
 from penstock.networks.optimization import guarded_step, make_constant_optimizer
-from penstock.policies import Actor, Agent, Capability, Policy, SquashedGaussian
-from penstock.worlds import Observation
+from penstock.policies import Actor, Agent, Need, Policy, SquashedGaussian
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,11 +108,7 @@ class Learner(OffPolicyLearner[Config]):
     """Soft actor-critic: see the module's equations."""
 
     name: ClassVar[str] = "sac"
-    needs: ClassVar[tuple[Capability, ...]] = (
-        Capability.SAMPLE,
-        Capability.MODE,
-        Capability.SAMPLE_WITH_LOG_PROB,
-    )
+    needs: ClassVar[tuple[Need, ...]] = (Need.DENSITY,)
     policy_hint: ClassVar[str] = "Use the Gaussian, or sac-flow for a flow."
 
     def __init__(self, config: Config, world: Any, planned_updates: int):
@@ -154,28 +149,6 @@ class Learner(OffPolicyLearner[Config]):
     def entropy_target(self) -> float:
         """H, in nats."""
         return -float(self.world.action_size) if self.config.target_entropy is None else self.config.target_entropy
-
-    def sample(self, actor: Actor, observation: Observation, key: Key) -> tuple[Float[Array, "B d"], Float[Array, "B"]]:
-        """Reparameterised actions and their log-densities."""
-        features = Agent(actor, self.normalizer()).features(observation)
-        keys = jax.random.split(key, features.shape[0])
-        sample, log_prob = jax.vmap(actor.policy.sample_with_log_prob)(features, keys)
-        return sample.action, log_prob
-
-    def sample_to_learn(
-        self, actor: Actor, observation: Observation, key: Key
-    ) -> tuple[Float[Array, "B d"], Float[Array, "B"], Actor]:
-        """`sample` for the actor's loss; also the actor, its running statistics moved where its networks have any.
-
-        They normalise by the statistics of this batch; in `sample`, for acting and targets, by the running ones.
-        """
-        if not self.config.actor_has_batch_renorm:
-            return *self.sample(actor, observation, key), actor
-        policy = actor.policy
-        assert isinstance(policy, SquashedGaussian)
-        features = Agent(actor, self.normalizer()).features(observation)
-        sample, log_prob, seen = policy.train_with_log_prob(features, jax.random.split(key, features.shape[0]))
-        return sample.action, log_prob, dataclasses.replace(actor, policy=seen)
 
     # ------------------------------------------------------------------ SAC
 
@@ -223,7 +196,9 @@ class Learner(OffPolicyLearner[Config]):
 
     def _critic_step(self, learned, batch, key):
         alpha = jnp.exp(learned.log_alpha)
-        next_action, next_log_prob = self.sample(learned.actor, batch.next_observation, key)
+        agent = self.agent_of(learned)
+        next_draw, next_log_prob = agent.sample_with_log_prob(batch.next_observation, key)
+        next_action = next_draw.action
 
         def target(next_values):
             soft = next_values.min(axis=0) - alpha * next_log_prob
@@ -264,13 +239,16 @@ class Learner(OffPolicyLearner[Config]):
         alpha = jnp.exp(learned.log_alpha)
 
         def loss(actor):
-            action, log_prob, seen = self.sample_to_learn(actor, batch.observation, key)
-            value = learned.critic.values(batch.observation, action).min(axis=0)
-            return (alpha * log_prob - value).mean(), (log_prob, action, seen)
+            agent = Agent(actor, self.normalizer())
+            features = agent.features(batch.observation)
+            drawn, log_prob, seen = actor.policy.train(features, agent.noise(key, features.shape[0]))
+            value = learned.critic.values(batch.observation, drawn.action).min(axis=0)
+            return (alpha * log_prob - value).mean(), (log_prob, drawn.action, seen)
 
         (value, (log_prob, action, seen)), gradient = eqx.filter_value_and_grad(loss, has_aux=True)(learned.actor)
         actor, optimizer, health = guarded_step(self.actor_optimizer, gradient, learned.actor_optimizer, learned.actor)
-        actor = with_statistics(actor, seen, unless=health.skipped)
+        policy = with_statistics(actor.policy, seen, unless=health.skipped)
+        actor = dataclasses.replace(actor, policy=policy)
         learned = dataclasses.replace(learned, actor=actor, actor_optimizer=optimizer)
         return (
             learned,

@@ -20,18 +20,17 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import jax
-from jaxtyping import Array, Float
 
 from penstock._errors import ConfigurationError, require
 from penstock._types import Key
 from penstock.algorithms import sac
 from penstock.algorithms.off_policy_config import refuse_idle
 from penstock.networks import Trunk
-from penstock.policies import Actor, Agent, Capability, NoisyFlow, Policy
+from penstock.policies import MarginalFlow, NoisyFlow, Policy
 from penstock.policies.noisy_flow import NoiseEntry, path_entropy_target
 from penstock.policies.released_velocities import make_released_velocity
 from penstock.policies.velocity_fields import DecoderName, VelocityName, make_velocity
-from penstock.worlds import Observation, World
+from penstock.worlds import World
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,12 +214,6 @@ class Learner(sac.Learner):
     """SAC with a noise-augmented flow: see the module's equations."""
 
     name: ClassVar[str] = "sac-flow"
-    needs: ClassVar[tuple[Capability, ...]] = (
-        Capability.SAMPLE,
-        Capability.MODE,
-        Capability.SAMPLE_WITH_PATH_LOG_PROB,
-    )
-    policy_hint: ClassVar[str] = "Use sac for policies with an exact density of the action."
 
     def __init__(self, config: Config, world: World, planned_updates: int):
         d = world.action_size
@@ -236,9 +229,10 @@ class Learner(sac.Learner):
             )
         super().__init__(config, world, planned_updates)
         policy = jax.eval_shape(lambda key: self.make_policy(key, world.action_size), jax.random.key(0))
-        assert isinstance(policy, NoisyFlow)
-        most = path_entropy_target(d, config.flow_steps, policy.largest_step_std)
-        if config.learn_temperature and config.entropy == "path" and self.entropy_target >= most:
+        most = math.inf
+        if isinstance(policy, NoisyFlow):
+            most = path_entropy_target(d, config.flow_steps, policy.largest_step_std)
+        if config.learn_temperature and self.entropy_target >= most:
             raise ConfigurationError(
                 f"target_entropy = {self.entropy_target:.4g}: paths of {config.flow_steps} steps have less than "
                 f"{most:.4g} nats, because sigma is bounded, so the temperature would grow without bound. Choose a "
@@ -267,7 +261,7 @@ class Learner(sac.Learner):
         else:
             shape |= {"flow_steps": config.flow_steps, "renorm_warmup": config.renorm_warmup}
             field = make_released_velocity(key_field, config.velocity, feature_size, d, config.actor_hidden, **shape)
-        return NoisyFlow(
+        flow = NoisyFlow(
             key_noise,
             field,
             feature_size,
@@ -282,6 +276,7 @@ class Learner(sac.Learner):
             exact_density=config.density == "exact",
             exact_squash=config.squash_log_det == "exact",
         )
+        return flow if config.entropy == "path" else MarginalFlow(flow, config.other_paths)
 
     @property
     def entropy_target(self) -> float:
@@ -290,31 +285,3 @@ class Learner(sac.Learner):
         if config.target_entropy is not None or config.entropy == "action":
             return super().entropy_target
         return path_entropy_target(self.world.action_size, config.flow_steps, config.target_step_std)
-
-    def sample(self, actor: Actor, observation: Observation, key: Key) -> tuple[Float[Array, "B d"], Float[Array, "B"]]:
-        """Reparameterised actions and the log-densities of their paths, or of the actions themselves."""
-        features = Agent(actor, self.normalizer()).features(observation)
-        keys = jax.random.split(key, features.shape[0])
-        policy = actor.policy
-        draw = policy.sample_with_path_log_prob
-        if self.config.entropy == "action":
-            assert isinstance(policy, NoisyFlow)
-            draw = functools.partial(policy.sample_with_action_log_prob, other_paths=self.config.other_paths)
-        sample, log_prob = jax.vmap(draw)(features, keys)
-        return sample.action, log_prob
-
-    def sample_to_learn(
-        self, actor: Actor, observation: Observation, key: Key
-    ) -> tuple[Float[Array, "B d"], Float[Array, "B"], Actor]:
-        """See `sac.Learner.sample_to_learn`. Released networks normalise by the statistics of this batch."""
-        policy = actor.policy
-        if self.config.networks == "paper":
-            return super().sample_to_learn(actor, observation, key)
-        assert isinstance(policy, NoisyFlow)
-        features = Agent(actor, self.normalizer()).features(observation)
-        keys = jax.random.split(key, features.shape[0])
-        draw = jax.vmap(
-            functools.partial(policy.train_with_path_log_prob, axis="batch"), axis_name="batch", out_axes=(0, 0, None)
-        )
-        sample, log_prob, seen = draw(features, keys)
-        return sample.action, log_prob, dataclasses.replace(actor, policy=seen)

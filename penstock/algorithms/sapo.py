@@ -25,7 +25,7 @@ from penstock.algorithms.pathwise import PathwiseLearner, PathwiseState
 from penstock.algorithms.pathwise_config import PathwiseConfig
 from penstock.algorithms.window import Window
 from penstock.networks.optimization import guarded_step, make_optimizer
-from penstock.policies import Agent, Capability
+from penstock.policies import Agent, Need
 from penstock.worlds import Observation
 
 
@@ -69,11 +69,7 @@ class Learner(PathwiseLearner[Config]):
     """Soft analytic policy optimisation: see the module's equations."""
 
     name: ClassVar[str] = "sapo"
-    needs: ClassVar[tuple[Capability, ...]] = (
-        Capability.SAMPLE,
-        Capability.MODE,
-        Capability.SAMPLE_WITH_LOG_PROB,
-    )
+    needs: ClassVar[tuple[Need, ...]] = (Need.ACTION_DENSITY,)
     num_critics: ClassVar[int] = 2
     policy_hint: ClassVar[str] = "Use --policy gaussian, or rfo, which explores without a density."
 
@@ -104,9 +100,7 @@ class Learner(PathwiseLearner[Config]):
 
     def bonus(self, memory: Any, agent: Agent, observation: Observation, key: Key) -> tuple[PerEnv, PerEnv]:
         """``alpha Hn_t`` and the raw entropy estimate. Gradient flows through the fresh sample, not into alpha."""
-        features = agent.features(observation)
-        keys = jax.random.split(key, features.shape[0])
-        _, log_prob = jax.vmap(agent.actor.policy.sample_with_log_prob)(features, keys)
+        _, log_prob = agent.sample_with_log_prob(observation, key)
         scale = abs(self.target_entropy)
         return jnp.exp(memory.log_alpha) * normalised_entropy(-log_prob, scale), -log_prob
 

@@ -92,7 +92,7 @@ class Learner(OffPolicyLearner[Config]):
             policy = Deterministic(key_policy, encoder.size, d, trunk)
         else:
             field = make_velocity(key_policy, config.velocity, encoder.size, d, trunk)
-            policy = VelocityFlow(field=field, action_size=d, flow_steps=config.flow_steps, stepper="euler")
+            policy = VelocityFlow(field=field, flat_size=d, flow_steps=config.flow_steps, stepper="euler")
         actor = Actor(encoder, policy)
         critic = make_action_critic(key_critic, spec, d, config.critic_trunk(), 2)
         return Learned(

@@ -10,7 +10,6 @@ from jaxtyping import Array, Bool, Float, Int
 
 from penstock._types import Key, PerEnv
 from penstock.policies import Agent
-from penstock.policies.planning import after_step, next_action, no_plan
 from penstock.worlds import Observation, World
 
 Bonus = Callable[[Agent, Observation, Key], tuple[PerEnv, PerEnv]]
@@ -93,7 +92,7 @@ def rollout_window(
         agent: policy with frozen observation statistics.
         world: N environments.
         world_state: where the window begins. No gradient flows into it.
-        steps: H, a multiple of the policy's chunk length.
+        steps: H, a multiple of the agent's chunk length.
         key_policy: key of the policy's noise.
         value: state value for the bootstrap, differentiable; None for no bootstrap (APG).
         bonus: added to the reward at decisions; None for none.
@@ -103,14 +102,13 @@ def rollout_window(
     Returns:
         The window and the world's state after it, with gradient stopped.
     """
-    chunk = agent.actor.policy.chunk_length
     zeros = jnp.zeros((world.num_envs,))
 
     def body(carry, now):
-        state, plan = carry
+        state, memory = carry
         index, key, key_extra, step_probe = now
         observation = state.observation
-        plan, action, decision = next_action(plan, index, chunk, lambda: agent.sample(observation, key))
+        memory, action, decision = agent.act(memory, index, observation, key)
         extra, record = zeros, zeros
         if bonus is not None:
             extra, record = (jnp.where(decision, x, 0.0) for x in bonus(agent, observation, key_extra))
@@ -118,10 +116,12 @@ def rollout_window(
         next_value = zeros
         if value is not None:
             wanted = (transition.truncated | (index == steps - 1)) & ~transition.terminated
-            next_value = _value_where(wanted, value, transition.final_observation, phase_of(index + 1, chunk))
+            next_value = _value_where(
+                wanted, value, transition.final_observation, phase_of(index + 1, agent.chunk_length)
+            )
         recorded = Window(
             observation=jax.lax.stop_gradient(observation),
-            latent=jax.lax.stop_gradient(plan.sample.latent),
+            latent=jax.lax.stop_gradient(memory.latent),
             decision=decision,
             reward=transition.reward,
             bonus=extra,
@@ -135,9 +135,9 @@ def rollout_window(
             diagnostics=jax.lax.stop_gradient(transition.diagnostics),
             gradient_events=jnp.zeros((2, world.num_envs)),
         )
-        return (state, after_step(plan, transition.done)), recorded
+        return (state, memory.after(transition.done)), recorded
 
-    start = (jax.lax.stop_gradient(world_state), no_plan(world.num_envs, agent.actor.policy))
+    start = (jax.lax.stop_gradient(world_state), agent.initial_memory(world.num_envs))
     keys = jax.random.split(key_policy, steps)
     keys_bonus = keys if key_bonus is None else jax.random.split(key_bonus, steps)
     probe = jnp.zeros((steps, 2, world.num_envs)) if probe is None else probe

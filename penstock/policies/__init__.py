@@ -2,11 +2,11 @@
 
 from penstock.policies.agent import Actor, Agent
 from penstock.policies.build import PolicySettings, make_actor, make_policy
-from penstock.policies.chunked import Chunked
 from penstock.policies.deterministic_action import DeterministicAction
 from penstock.policies.gaussian import SquashedGaussian
+from penstock.policies.marginal_flow import MarginalFlow
 from penstock.policies.noisy_flow import NoisyFlow
-from penstock.policies.policy import ActionSample, Capability, Policy, require_capabilities
+from penstock.policies.policy import Density, Draw, Need, Policy, require_of_policy
 from penstock.policies.velocity_fields import (
     AffineVelocity,
     DecodedVelocity,
@@ -17,16 +17,17 @@ from penstock.policies.velocity_fields import (
 from penstock.policies.velocity_flow import VelocityFlow
 
 __all__ = [
-    "ActionSample",
     "Actor",
     "AffineVelocity",
     "Agent",
-    "Capability",
-    "Chunked",
     "DecodedVelocity",
+    "Density",
     "DeterministicAction",
+    "Draw",
     "GatedVelocity",
     "MLPVelocity",
+    "MarginalFlow",
+    "Need",
     "NoisyFlow",
     "Policy",
     "PolicySettings",
@@ -35,5 +36,5 @@ __all__ = [
     "VelocityFlow",
     "make_actor",
     "make_policy",
-    "require_capabilities",
+    "require_of_policy",
 ]

@@ -10,7 +10,6 @@ from penstock._types import Key
 from penstock.networks import Trunk, make_encoder
 from penstock.observation import ObservationSpec
 from penstock.policies.agent import Actor
-from penstock.policies.chunked import Chunked
 from penstock.policies.gaussian import SquashedGaussian
 from penstock.policies.policy import Policy
 from penstock.policies.velocity_fields import VelocityName, make_velocity
@@ -35,14 +34,14 @@ class PolicySettings:
 
 
 def make_policy(key: Key, settings: PolicySettings, feature_size: int, action_size: int) -> Policy:
-    """Builds a policy on ``feature_size`` features for actions of ``action_size`` entries.
+    """Builds a policy on ``feature_size`` features for chunks of actions of ``action_size`` entries.
 
     Raises:
         ConfigurationError: unknown policy or stepper.
     """
     flat_size = settings.chunk_length * action_size
     if settings.policy == "gaussian":
-        policy: Policy = SquashedGaussian(
+        return SquashedGaussian(
             key,
             feature_size,
             flat_size,
@@ -50,18 +49,10 @@ def make_policy(key: Key, settings: PolicySettings, feature_size: int, action_si
             state_dependent_std=settings.state_dependent_std,
             initial_log_std=settings.initial_log_std,
         )
-    elif settings.policy == "flow":
+    if settings.policy == "flow":
         field = make_velocity(key, settings.velocity, feature_size, flat_size, settings.trunk)
-        policy = VelocityFlow(
-            field=field, action_size=flat_size, flow_steps=settings.flow_steps, stepper=settings.stepper
-        )
-    else:
-        raise ConfigurationError(
-            f"policy = {settings.policy!r}: unknown.{suggest(settings.policy, get_args(PolicyName))}"
-        )
-    if settings.chunk_length == 1:
-        return policy
-    return Chunked(inner=policy, length=settings.chunk_length)  # pyright: ignore[reportCallIssue]
+        return VelocityFlow(field=field, flat_size=flat_size, flow_steps=settings.flow_steps, stepper=settings.stepper)
+    raise ConfigurationError(f"policy = {settings.policy!r}: unknown.{suggest(settings.policy, get_args(PolicyName))}")
 
 
 def make_actor(key: Key, settings: PolicySettings, spec: ObservationSpec, action_size: int) -> Actor:

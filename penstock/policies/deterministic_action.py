@@ -6,6 +6,7 @@ modes it leads to the worst action. The other rules ask the flow where it was tr
 """
 
 import dataclasses
+import math
 from typing import Literal, get_args
 
 import jax
@@ -14,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from penstock._errors import require
-from penstock.policies.policy import ActionSample, Policy
+from penstock.policies.policy import Draw, Policy
 
 DeterministicName = Literal["zero", "typical", "mean", "modal"]
 
@@ -48,20 +49,21 @@ class DeterministicAction:
         enough = self.rule != "modal" or self.draws >= FEWEST_FOR_MODES
         require(enough, "deterministic_draws", self.draws, f"must be at least {FEWEST_FOR_MODES} to tell modes apart")
 
-    def __call__(self, policy: Policy, features: Float[Array, "features"]) -> ActionSample:
+    def __call__(self, policy: Policy, features: Float[Array, "features"]) -> Draw:
         """The action for one feature vector."""
         if self.rule == "zero":
             return policy.mode(features)
+        size = math.prod(policy.noise_shape)
         if self.rule == "typical":
-            return policy.transport(features, jnp.asarray(typical_noise(policy.flat_size)))
-        noises = jnp.asarray(fixed_noises(self.draws, policy.flat_size))
-        samples = jax.vmap(lambda noise: policy.transport(features, noise))(noises)
+            return policy.draw(features, jnp.asarray(typical_noise(size)).reshape(policy.noise_shape))
+        noises = jnp.asarray(fixed_noises(self.draws, size)).reshape(self.draws, *policy.noise_shape)
+        samples = jax.vmap(lambda noise: policy.draw(features, noise))(noises)
         if self.rule == "mean":
             action = samples.action.mean(axis=0)
-            return ActionSample(action, jnp.arctanh(jnp.clip(action, -LARGEST_ACTION, LARGEST_ACTION)))
+            return Draw(action, jnp.arctanh(jnp.clip(action, -LARGEST_ACTION, LARGEST_ACTION)))
         chosen = hang_together(samples.action).astype(samples.latent.dtype)
         latent = chosen @ samples.latent / chosen.sum()
-        return ActionSample(jnp.tanh(latent), latent)
+        return Draw(jnp.tanh(latent), latent)
 
 
 ZERO_NOISE = DeterministicAction("zero")

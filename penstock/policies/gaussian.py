@@ -3,13 +3,12 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jaxtyping
 from jaxtyping import Array, Float
 
 from penstock._types import Key, Scalar
 from penstock.networks import MLP, Trunk
 from penstock.networks.batch_renorm import RenormMLP
-from penstock.policies.policy import ActionSample, Capability, Policy
+from penstock.policies.policy import Draw, Policy
 from penstock.policies.squash import squashed_log_prob
 
 LOG_STD_BOUNDS = (-5.0, 2.0)
@@ -20,18 +19,18 @@ class SquashedGaussian(Policy):
 
     ``sigma`` is a function of the state (SAPO, SAC) or one global vector (SHAC, APG). Log standard deviations are
     clamped to [-5, 2]. With BatchRenorm (CrossQ) the network normalises by running statistics, and by those of the
-    batch in `train_with_log_prob` alone.
+    batch in `train` alone.
     """
 
     network: MLP | RenormMLP
     global_log_std: Float[Array, "flat"] | None
-    action_size: int = eqx.field(static=True)
+    flat_size: int = eqx.field(static=True)
 
     def __init__(
         self,
         key: Key,
         feature_size: int,
-        action_size: int,
+        flat_size: int,
         trunk: Trunk,
         *,
         state_dependent_std: bool = True,
@@ -44,30 +43,25 @@ class SquashedGaussian(Policy):
         Args:
             key: random key.
             feature_size: number of features.
-            action_size: d.
+            flat_size: entries of the latent.
             trunk: hidden layers of the network.
             state_dependent_std: see the class.
             initial_log_std: log sigma at the start.
             output_gain: gain of the last layer.
             renorm_warmup: training calls before BatchRenorm's correction begins; None has no BatchRenorm.
         """
-        outputs = 2 * action_size if state_dependent_std else action_size
+        outputs = 2 * flat_size if state_dependent_std else flat_size
         if renorm_warmup is None:
             network = MLP(key, feature_size, outputs, trunk, output_gain)
         else:
             network = RenormMLP.create(key, feature_size, outputs, trunk, output_gain=output_gain, warmup=renorm_warmup)
         if state_dependent_std:
             assert network.output.bias is not None
-            bias = network.output.bias.at[action_size:].set(initial_log_std)
+            bias = network.output.bias.at[flat_size:].set(initial_log_std)
             network = eqx.tree_at(lambda n: n.output.bias, network, bias)
         self.network = network
-        self.global_log_std = None if state_dependent_std else jnp.full((action_size,), initial_log_std)
-        self.action_size = action_size
-
-    @property
-    def capabilities(self) -> frozenset[Capability]:
-        """See `Policy.capabilities`."""
-        return frozenset({Capability.SAMPLE, Capability.MODE, Capability.LOG_PROB, Capability.SAMPLE_WITH_LOG_PROB})
+        self.global_log_std = None if state_dependent_std else jnp.full((flat_size,), initial_log_std)
+        self.flat_size = flat_size
 
     def mean_and_log_std(self, features: Float[Array, "features"]) -> tuple[Float[Array, "flat"], Float[Array, "flat"]]:
         """Parameters of the latent Gaussian."""
@@ -80,39 +74,36 @@ class SquashedGaussian(Policy):
             mean, log_std = output, self.global_log_std
         return mean, jnp.clip(log_std, *LOG_STD_BOUNDS)
 
-    def transport(self, features: Float[Array, "features"], noise: Float[Array, "flat"]) -> ActionSample:
-        """See `Policy.transport`."""
+    def draw(self, features: Float[Array, "features"], noise: Float[Array, "flat"]) -> Draw:
+        """See `Policy.draw`. The record is the latent."""
+        return self._draw(self.network(features), noise)[0]
+
+    def log_prob(self, features: Float[Array, "features"], record: Float[Array, "flat"]) -> Scalar:
+        """Exact log-density of the action ``tanh(record)``."""
         mean, log_std = self.mean_and_log_std(features)
-        latent = mean + jnp.exp(log_std) * noise
-        return ActionSample(jnp.tanh(latent), latent)
+        return squashed_log_prob(_normal_log_prob((record - mean) / jnp.exp(log_std), log_std), record)
 
-    def log_prob(self, features: Float[Array, "features"], latent: Float[Array, "flat"]) -> Scalar:
-        """See `Policy.log_prob`."""
-        mean, log_std = self.mean_and_log_std(features)
-        return squashed_log_prob(_normal_log_prob((latent - mean) / jnp.exp(log_std), log_std), latent)
+    def draw_with_log_prob(
+        self, features: Float[Array, "features"], noise: Float[Array, "flat"]
+    ) -> tuple[Draw, Scalar]:
+        """See `Policy.draw_with_log_prob`; from the noise itself, which loses nothing where sigma is small."""
+        return self._draw(self.network(features), noise)
 
-    def sample_with_log_prob(self, features: Float[Array, "features"], key: Key) -> tuple[ActionSample, Scalar]:
-        """See `Policy.sample_with_log_prob`."""
-        return self._draw(self.network(features), key)
-
-    def train_with_log_prob(
-        self, features: Float[Array, "B features"], keys: jaxtyping.Key[Array, "B"]
-    ) -> tuple[ActionSample, Float[Array, "B"], "SquashedGaussian"]:
-        """`sample_with_log_prob` of a batch, normalised by its own statistics, for a policy with BatchRenorm.
-
-        Also returns the policy with its running statistics moved on.
-        """
-        assert isinstance(self.network, RenormMLP)
+    def train(
+        self, features: Float[Array, "B features"], noise: Float[Array, "B flat"]
+    ) -> tuple[Draw, Float[Array, "B"], "SquashedGaussian"]:
+        """See `Policy.train`."""
+        if not isinstance(self.network, RenormMLP):
+            return super().train(features, noise)
         output, moved = self.network.train(features)
-        sample, log_prob = jax.vmap(self._draw)(output, keys)
-        return sample, log_prob, eqx.tree_at(lambda policy: policy.network, self, moved)
+        drawn, log_prob = jax.vmap(self._draw)(output, noise)
+        return drawn, log_prob, eqx.tree_at(lambda policy: policy.network, self, moved)
 
-    def _draw(self, output, key):
+    def _draw(self, output, noise):
         mean, log_std = self._parameters(output)
-        noise = jax.random.normal(key, mean.shape)
         latent = mean + jnp.exp(log_std) * noise
         log_prob = squashed_log_prob(_normal_log_prob(noise, log_std), latent)
-        return ActionSample(jnp.tanh(latent), latent), log_prob
+        return Draw(jnp.tanh(latent), latent, latent), log_prob
 
 
 def _normal_log_prob(standardised: Float[Array, "flat"], log_std: Float[Array, "flat"]) -> Scalar:

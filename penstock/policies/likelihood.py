@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from penstock._errors import PenstockError
 from penstock._types import Scalar
-from penstock.policies.policy import Capability, Policy, require_capabilities
+from penstock.policies.policy import Need, Policy, require_of_policy
 from penstock.policies.squash import squashed_log_prob
 
 
@@ -27,9 +27,9 @@ def flow_log_prob(
     ``log p(x_1) = log N(x_0; 0, I) + l(1) - l(0)`` (Chen et al. 2018, arXiv 1806.07366, Eq. 8), and squashes.
 
     Args:
-        policy: a policy with the capability ``VELOCITY``.
+        policy: a policy with a velocity field.
         features: features of one state.
-        latent: pre-squash action ``(C * d,)``.
+        latent: pre-squash action ``(flat,)``.
         rtol: relative tolerance of the adaptive solver (Tsitouras 5/4).
         atol: absolute tolerance.
 
@@ -37,7 +37,7 @@ def flow_log_prob(
         CapabilityError: the policy is not a velocity flow.
         PenstockError: Diffrax is not installed.
     """
-    require_capabilities(policy, [Capability.VELOCITY], "flow_log_prob", "Use the policy's own `log_prob`.")
+    require_of_policy(policy, [Need.VELOCITY], "flow_log_prob", "Use the policy's own `log_prob`.")
     try:
         import diffrax
     except ImportError as error:

@@ -1,7 +1,7 @@
 """Noise-augmented flow: noise at every flow step makes the path's density exact, so that entropy can be regulated."""
 
 import math
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import equinox as eqx
 import jax
@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from penstock._errors import ConfigurationError, require, suggest
 from penstock._types import Key, Scalar
 from penstock.networks import MLP, Trunk
-from penstock.policies.policy import ActionSample, Capability, Policy
+from penstock.policies.policy import Density, Draw, Policy
 from penstock.policies.released_velocities import BatchNormedVelocity
 from penstock.policies.squash import log_tanh_derivative
 from penstock.policies.velocity_fields import DecodedVelocity, VelocityField
@@ -24,18 +24,6 @@ TIME_EXPONENT: dict[str, float] = {"diffusion": 0.5, "latent": 0.0, "velocity": 
 
 ENTROPY_PER_STEP = 0.5 * math.log(2.0 * math.pi * math.e)
 """Entropy of a standard normal number, in nats."""
-
-
-class Path(NamedTuple):
-    """One rollout of the flow.
-
-    Attributes:
-        latents: ``(K + 1, C * d)``: ``x_0 .. x_K``.
-        log_prob: log-density of the path and its squashed end, in nats.
-    """
-
-    latents: Float[Array, "path flat"]
-    log_prob: Scalar
 
 
 class NoisyFlow(Policy):
@@ -52,7 +40,7 @@ class NoisyFlow(Policy):
 
     What the entropy of a path can and cannot do: before squashing it is ``c d (K + 1) + sum_i E[log std_i]``, whatever
     the velocity is. Maximising it widens the noise; it does not keep the modes of the action apart. The entropy of the
-    action does: `sample_with_action_log_prob`.
+    action does: `penstock.policies.marginal_flow.MarginalFlow`.
 
     The released code adds its noise elsewhere and leaves out terms; the last four attributes reproduce that, for
     comparison only.
@@ -61,7 +49,7 @@ class NoisyFlow(Policy):
         field: the velocity.
         noise_network: ``log sigma`` as a function of the state, before it is bounded; None for a constant, and where
             the field has a second head for it.
-        action_size: d.
+        flat_size: entries of the latent.
         flow_steps: K.
         drift: whether the drift correction is on.
         start_log_sigma: ``log sigma`` at the start, and for ever where it is not learned.
@@ -73,7 +61,7 @@ class NoisyFlow(Policy):
 
     field: VelocityField
     noise_network: MLP | None
-    action_size: int = eqx.field(static=True)
+    flat_size: int = eqx.field(static=True)
     flow_steps: int = eqx.field(static=True)
     drift: bool = eqx.field(static=True)
     start_log_sigma: float = eqx.field(static=True)
@@ -87,7 +75,7 @@ class NoisyFlow(Policy):
         key: Key,
         field: VelocityField,
         feature_size: int,
-        action_size: int,
+        flat_size: int,
         trunk: Trunk,
         *,
         flow_steps: int = 4,
@@ -105,7 +93,7 @@ class NoisyFlow(Policy):
             key: key of the noise network's weights.
             field: the velocity.
             feature_size: number of features.
-            action_size: d.
+            flat_size: entries of the latent.
             trunk: hidden layers of the noise network; `DecodedVelocity` has a linear layer on its state token instead.
             flow_steps: K.
             drift: see the class.
@@ -125,7 +113,7 @@ class NoisyFlow(Policy):
                 f"noise_enters = {noise_enters!r}: the drift correction belongs to noise of sigma sqrt(dtau). Pass "
                 "--no-drift, or --noise-enters diffusion."
             )
-        self.field, self.action_size, self.flow_steps, self.drift = field, action_size, flow_steps, drift
+        self.field, self.flat_size, self.flow_steps, self.drift = field, flat_size, flow_steps, drift
         self.noise_enters, self.noise_head = noise_enters, noise_head
         self.exact_density, self.exact_squash = exact_density, exact_squash
         low, high = self.log_sigma_bounds
@@ -142,8 +130,8 @@ class NoisyFlow(Policy):
         if learn_noise and not noise_head:
             token = isinstance(field, DecodedVelocity)
             inputs = field.output.in_features if token else feature_size
-            network = MLP(key, inputs, action_size, Trunk(hidden=()) if token else trunk, output_gain=0.01)  # pyright: ignore
-            start = jnp.full((action_size,), self._unbounded_start)
+            network = MLP(key, inputs, flat_size, Trunk(hidden=()) if token else trunk, output_gain=0.01)  # pyright: ignore
+            start = jnp.full((flat_size,), self._unbounded_start)
             self.noise_network = eqx.tree_at(lambda n: n.output.bias, network, start)
 
     @property
@@ -162,11 +150,19 @@ class NoisyFlow(Policy):
         return self.flow_steps
 
     @property
-    def capabilities(self) -> frozenset[Capability]:
-        """See `Policy.capabilities`."""
-        return frozenset(
-            {Capability.SAMPLE, Capability.MODE, Capability.VELOCITY, Capability.SAMPLE_WITH_PATH_LOG_PROB}
-        )
+    def density(self) -> Density:
+        """That of the path."""
+        return Density.PATH
+
+    @property
+    def noise_shape(self) -> tuple[int, int]:
+        """The start, then the noise of every step."""
+        return (self.flow_steps + 1, self.flat_size)
+
+    @property
+    def noise_rank(self) -> int:
+        """Every step's own noise has a scale per entry."""
+        return self.flat_size
 
     @property
     def _unbounded_start(self) -> float:
@@ -180,7 +176,7 @@ class NoisyFlow(Policy):
     def log_sigma(self, features: Float[Array, "features"]) -> Float[Array, "flat"]:
         """``log sigma(s)`` per entry, inside its bounds; where the field has a head for it, its value at the start."""
         if self.noise_network is None:
-            return jnp.full((self.action_size,), self.start_log_sigma)
+            return jnp.full((self.flat_size,), self.start_log_sigma)
         inputs = self.field.token(features) if isinstance(self.field, DecodedVelocity) else features
         return self._bounded(self.noise_network(inputs))
 
@@ -214,19 +210,32 @@ class NoisyFlow(Policy):
 
     def _log_prob(self, start, noise, log_std, end):
         """Log-density of a path from its start, its noise ``(K, flat)``, the noise's scales, and its end."""
-        log_prob = _standard_log_prob(start) + _standard_log_prob(noise)
+        log_prob = standard_log_prob(start) + standard_log_prob(noise)
         if self.exact_density:
             log_prob = log_prob - log_std.sum()
-        return log_prob - self._log_det(end)
+        return log_prob - self.log_det(end)
 
-    def _log_det(self, end):
+    def log_det(self, end: Float[Array, "flat"]) -> Scalar:
         """Log-determinant of the squash at ``x_K``."""
         if self.exact_squash:
             return log_tanh_derivative(end).sum()
         return jnp.log(1.0 - jnp.square(jnp.tanh(end)) + 1e-6).sum()
 
-    def _walk(self, condition, log_sigma, start, noise):
-        """Latents ``x_1 .. x_K``, and their means and log standard deviations, ``(K, flat)`` each like ``noise``."""
+    def walk(
+        self,
+        condition: Any,
+        log_sigma: Float[Array, "flat"],
+        start: Float[Array, "flat"],
+        noise: Float[Array, "steps flat"],
+    ) -> tuple[Float[Array, "steps flat"], Float[Array, "steps flat"], Float[Array, "steps flat"]]:
+        """Latents ``x_1 .. x_K``, and their means and log standard deviations.
+
+        Args:
+            condition: the field's condition.
+            log_sigma: as `log_sigma` gives it.
+            start: x_0.
+            noise: of the K steps.
+        """
 
         def body(x, now):
             step, eps = now
@@ -237,100 +246,56 @@ class NoisyFlow(Policy):
         steps = jnp.arange(self.flow_steps, dtype=start.dtype)
         return jax.lax.scan(body, start, (steps, noise), unroll=min(self.flow_steps, 4))[1]
 
-    def _rollout(self, features, start, noise):
-        """Latents ``x_0 .. x_K`` and the log-density of the path, squash included. ``noise`` is ``(K, flat)``."""
-        latents, _, log_std = self._walk(self.field.condition(features), self.log_sigma(features), start, noise)
-        return Path(jnp.concatenate([start[None], latents]), self._log_prob(start, noise, log_std, latents[-1]))
+    def draw(self, features: Float[Array, "features"], noise: Float[Array, "path flat"]) -> Draw:
+        """See `Policy.draw`. The record is the path ``x_0 .. x_K``; zero noise is the flow without noise on its way."""
+        return self.draw_with_log_prob(features, noise)[0]
 
-    def sample_path(self, features: Float[Array, "features"], key: Key) -> Path:
-        """Draws a path, reparameterised, with its log-density."""
-        noise = jax.random.normal(key, (self.flow_steps + 1, self.flat_size))
-        return self._rollout(features, noise[0], noise[1:])
+    def draw_with_log_prob(
+        self, features: Float[Array, "features"], noise: Float[Array, "path flat"]
+    ) -> tuple[Draw, Scalar]:
+        """See `Policy.draw_with_log_prob`; from the noise itself, which loses nothing where sigma is small."""
+        start, steps = noise[0], noise[1:]
+        latents, _, log_std = self.walk(self.field.condition(features), self.log_sigma(features), start, steps)
+        path = jnp.concatenate([start[None], latents])
+        return Draw(jnp.tanh(latents[-1]), latents[-1], path), self._log_prob(start, steps, log_std, latents[-1])
 
-    def train_with_path_log_prob(
-        self, features: Float[Array, "features"], key: Key, axis: str
-    ) -> tuple[ActionSample, Scalar, "NoisyFlow"]:
-        """`sample_with_path_log_prob` for a field with BatchRenorm, normalised by the statistics of the batch.
+    def train(
+        self, features: Float[Array, "B features"], noise: Float[Array, "B path flat"]
+    ) -> tuple[Draw, Float[Array, "B"], "NoisyFlow"]:
+        """See `Policy.train`. The running statistics of a field with BatchRenorm are moved on by every flow step."""
+        if not isinstance(self.field, BatchNormedVelocity):
+            return super().train(features, noise)
+        return jax.vmap(self._train_one, axis_name="batch", out_axes=(0, 0, None))(features, noise)
 
-        For use inside a `jax.vmap` over the batch whose ``axis_name`` is ``axis``. Also returns the policy with its
-        running statistics moved on by every flow step.
-        """
-        noise = jax.random.normal(key, (self.flow_steps + 1, self.flat_size))
-        return self._train_rollout(features, noise[0], noise[1:], axis)
-
-    def _train_rollout(self, features, start, noise, axis):
-        """`_rollout` by the statistics of the batch; what `train_with_path_log_prob` returns."""
+    def _train_one(self, features, noise):
+        """`draw_with_log_prob`, normalised by the statistics of the mapped batch; also the policy."""
         assert isinstance(self.field, BatchNormedVelocity)
-        condition, field = self.field.train_condition(features, axis)
+        condition, field = self.field.train_condition(features, "batch")
         log_sigma = self.log_sigma(features)
 
         def body(carry, now):
             x, norms = carry
             step, eps = now
             here = eqx.tree_at(lambda f: f.norms, field, norms)
-            v, moved = here.train(condition, x, step / self.flow_steps, axis)
+            v, moved = here.train(condition, x, step / self.flow_steps, "batch")
             mean, log_std = self._moments(v, log_sigma, x, step)
             x = mean + jnp.exp(log_std) * eps
-            return (x, moved.norms), log_std
+            return (x, moved.norms), (x, log_std)
 
-        steps = jnp.arange(self.flow_steps, dtype=noise.dtype)
-        (end, norms), log_std = jax.lax.scan(body, (start, field.norms), (steps, noise))
-        log_prob = self._log_prob(start, noise, log_std, end)
+        start, steps = noise[0], noise[1:]
+        times = jnp.arange(self.flow_steps, dtype=noise.dtype)
+        (end, norms), (latents, log_std) = jax.lax.scan(body, (start, field.norms), (times, steps))
+        log_prob = self._log_prob(start, steps, log_std, end)
         policy = eqx.tree_at(lambda p: p.field.norms, self, norms)
-        return ActionSample(jnp.tanh(end), end), log_prob, policy
+        return Draw(jnp.tanh(end), end, jnp.concatenate([start[None], latents])), log_prob, policy
 
-    def path_log_prob(self, features: Float[Array, "features"], latents: Float[Array, "path flat"]) -> Scalar:
+    def log_prob(self, features: Float[Array, "features"], record: Float[Array, "path flat"]) -> Scalar:
         """Log-density of a recorded path ``x_0 .. x_K`` (and of its squashed end) under this policy."""
         condition, log_sigma = self.field.condition(features), self.log_sigma(features)
-        steps = jnp.arange(self.flow_steps, dtype=latents.dtype)
-        means, log_std = jax.vmap(lambda x, step: self.transition(condition, log_sigma, x, step))(latents[:-1], steps)
-        noise = (latents[1:] - means) / jnp.exp(log_std)
-        return self._log_prob(latents[0], noise, log_std, latents[-1])
-
-    def sample_with_path_log_prob(self, features: Float[Array, "features"], key: Key) -> tuple[ActionSample, Scalar]:
-        """See `Policy.sample_with_path_log_prob`."""
-        path = self.sample_path(features, key)
-        return ActionSample(jnp.tanh(path.latents[-1]), path.latents[-1]), path.log_prob
-
-    def sample_with_action_log_prob(
-        self, features: Float[Array, "features"], key: Key, other_paths: int
-    ) -> tuple[ActionSample, Scalar]:
-        """An action, reparameterised, with an estimate of its own log-density: its path is integrated out.
-
-        Given ``x_{K-1}`` the last latent is Gaussian, so the policy is a mixture of Gaussians over the paths that lead
-        to their last step. With M other paths of the same state, drawn independently,
-
-            log p^(a | s) = log[ sum_{j=0..M} N(x_K; mean_j, std_j) / (M + 1) ] - log det(da / dx_K)
-
-        where j = 0 is the path of ``a`` itself. ``E[-log p^]`` is a lower bound of the action's entropy for every M and
-        reaches it as M grows; unlike a path's entropy it has a slope in the velocity. It tells apart at most
-        ``log(M + 1)`` nats of spread beyond the last step's noise. Source: Yin and Zhou 2018 (semi-implicit variational
-        inference, arXiv 1805.11183).
-
-        Args:
-            features: of the state.
-            key: random key.
-            other_paths: M, at least 1.
-        """
-        require(other_paths >= 1, "other_paths", other_paths, "must be at least 1")
-        condition, log_sigma = self.field.condition(features), self.log_sigma(features)
-        noise = jax.random.normal(key, (other_paths + 1, self.flow_steps + 1, self.flat_size))
-        walk = jax.vmap(lambda noise: self._walk(condition, log_sigma, noise[0], noise[1:]))
-        latents, means, log_std = walk(noise)
-        end = latents[0, -1]
-        mean, log_std = means[:, -1], log_std[:, -1]
-        within = jax.vmap(lambda mean, log_std: _standard_log_prob((end - mean) / jnp.exp(log_std)) - log_std.sum())
-        log_prob = jax.nn.logsumexp(within(mean, log_std)) - math.log(other_paths + 1) - self._log_det(end)
-        return ActionSample(jnp.tanh(end), end), log_prob
-
-    def sample(self, features: Float[Array, "features"], key: Key) -> ActionSample:
-        """See `Policy.sample`: base noise and the noise of every step."""
-        return self.sample_with_path_log_prob(features, key)[0]
-
-    def transport(self, features: Float[Array, "features"], noise: Float[Array, "flat"]) -> ActionSample:
-        """Carries base noise to an action without noise on the way. Zero noise gives the deterministic action."""
-        path = self._rollout(features, noise, jnp.zeros((self.flow_steps, self.flat_size)))
-        return ActionSample(jnp.tanh(path.latents[-1]), path.latents[-1])
+        steps = jnp.arange(self.flow_steps, dtype=record.dtype)
+        means, log_std = jax.vmap(lambda x, step: self.transition(condition, log_sigma, x, step))(record[:-1], steps)
+        noise = (record[1:] - means) / jnp.exp(log_std)
+        return self._log_prob(record[0], noise, log_std, record[-1])
 
     def velocity(
         self, features: Float[Array, "features"], x: Float[Array, "flat"], tau: Scalar
@@ -339,14 +304,15 @@ class NoisyFlow(Policy):
         return self.field(self.field.condition(features), x, tau)[: self.flat_size]
 
 
-def path_entropy_target(action_size: int, flow_steps: int, step_std: float) -> float:
+def path_entropy_target(flat_size: int, flow_steps: int, step_std: float) -> float:
     """Entropy of the path, before squashing, when every step adds noise of this standard deviation to every entry.
 
     ``H = d (c (K + 1) + K log step_std)`` with c the entropy of a standard normal number. At K = 4 a step_std of 0.1697
     gives 0.
     """
-    return action_size * (ENTROPY_PER_STEP * (flow_steps + 1) + flow_steps * math.log(step_std))
+    return flat_size * (ENTROPY_PER_STEP * (flow_steps + 1) + flow_steps * math.log(step_std))
 
 
-def _standard_log_prob(x: Float[Array, "..."]) -> Scalar:
+def standard_log_prob(x: Float[Array, "..."]) -> Scalar:
+    """Log-density of standard normal numbers, all together."""
     return jnp.sum(-0.5 * jnp.square(x) - 0.5 * math.log(2.0 * math.pi))

@@ -13,31 +13,37 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from penstock._types import PerEnvFlag
-from penstock.policies.policy import ActionSample, Policy
+from penstock.policies.policy import Draw
 
 
 class Plan(NamedTuple):
-    """Plans of N environments.
+    """Plans of N environments: what an agent remembers between two steps.
 
     Attributes:
-        sample: chunks ``(N, C * d)``.
+        action: chunks ``(N, C * d)``.
+        latent: the same before squashing.
         cursor: position in the chunk.
         fresh: whether the environment's episode has just begun.
     """
 
-    sample: ActionSample
+    action: Float[Array, "N flat"]
+    latent: Float[Array, "N flat"]
     cursor: Int[Array, "N"]
     fresh: Bool[Array, "N"]
 
+    def after(self, done: PerEnvFlag) -> "Plan":
+        """The plan after the world has moved on: environments that were reset need a new one."""
+        return self._replace(fresh=done)
 
-def no_plan(num_envs: int, policy: Policy) -> Plan:
+
+def no_plan(num_envs: int, flat_size: int) -> Plan:
     """Before the first step."""
-    empty = jnp.zeros((num_envs, policy.flat_size))
-    return Plan(ActionSample(empty, empty), jnp.zeros((num_envs,), jnp.int32), jnp.zeros((num_envs,), bool))
+    empty = jnp.zeros((num_envs, flat_size))
+    return Plan(empty, empty, jnp.zeros((num_envs,), jnp.int32), jnp.zeros((num_envs,), bool))
 
 
 def next_action(
-    plan: Plan, step: Int[Array, ""], chunk_length: int, consult: Callable[[], ActionSample]
+    plan: Plan, step: Int[Array, ""], chunk_length: int, consult: Callable[[], Draw], *, always: bool = False
 ) -> tuple[Plan, Float[Array, "N d"], PerEnvFlag]:
     """The action of this step.
 
@@ -46,26 +52,24 @@ def next_action(
         step: steps since the rollout began.
         chunk_length: C.
         consult: asks the policy for a chunk per environment. Not evaluated at steps where nobody needs one.
+        always: consult at every step, and use the first action of each chunk.
 
     Returns:
         The plan, actions ``(N, d)``, and which environments decided anew.
     """
-    due = step % chunk_length == 0
+    due = (step % chunk_length == 0) | always
     decision = plan.fresh | due
     if chunk_length == 1:
-        sample = consult()
-        return Plan(sample, plan.cursor, plan.fresh), sample.action, jnp.ones_like(decision)
+        drawn = consult()
+        return plan._replace(action=drawn.action, latent=drawn.latent), drawn.action, jnp.ones_like(decision)
 
     def replan():
-        return jax.tree.map(lambda new, old: jnp.where(decision[:, None], new, old), consult(), plan.sample)
+        drawn = consult()
+        old = (plan.action, plan.latent)
+        return jax.tree.map(lambda new, old: jnp.where(decision[:, None], new, old), (drawn.action, drawn.latent), old)
 
-    sample = jax.lax.cond(decision.any(), replan, lambda: plan.sample)
+    action, latent = jax.lax.cond(decision.any(), replan, lambda: (plan.action, plan.latent))
     cursor = jnp.where(decision, 0, plan.cursor + 1)
-    chunks = sample.action.reshape(sample.action.shape[0], chunk_length, -1)
-    action = jnp.take_along_axis(chunks, cursor[:, None, None], axis=1)[:, 0]
-    return Plan(sample, cursor, plan.fresh), action, decision
-
-
-def after_step(plan: Plan, done: PerEnvFlag) -> Plan:
-    """The plan after the world has moved on: environments that were reset need a new one."""
-    return plan._replace(fresh=done)
+    chunks = action.reshape(action.shape[0], chunk_length, -1)
+    now = jnp.take_along_axis(chunks, cursor[:, None, None], axis=1)[:, 0]
+    return Plan(action, latent, cursor, plan.fresh), now, decision

@@ -1,14 +1,20 @@
-"""The policy contract: what a policy can do is stated as capabilities, never as a mean and a standard deviation.
+"""The policy contract: noise in, action out, and the density of what was drawn where there is one.
 
-Policies act on one feature vector; callers `jax.vmap`. The latent ``x`` is the action before squashing, ``a =
-tanh(x)``. A policy that plans ahead emits ``chunk_length`` actions at once, flattened: latent and action then have
-``chunk_length * action_size`` entries.
+A policy is a pytree and a pure function of features and explicit noise. It acts on one feature vector; callers
+`jax.vmap`. What it can do follows from the methods that it implements:
+
+    draw(features, noise)          everything begins here: samples, modes and export are this function
+    log_prob(features, record)     the log-density of what was drawn: of the action, or of the path that led to it
+    velocity(features, x, tau)     the velocity field of a flow
+
+The latent ``x`` is the action before squashing, ``a = tanh(x)``. A policy emits ``flat_size`` numbers; an agent that
+plans ahead reads them as C actions of d entries (`penstock.policies.agent`).
 """
 
 import abc
 import enum
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -19,101 +25,65 @@ from penstock._errors import CapabilityError
 from penstock._types import Key, Scalar
 
 
-class Capability(enum.Enum):
-    """Something an objective may need from a policy. The value is the sentence fragment used in errors."""
+class Density(enum.Enum):
+    """Whose log-density `Policy.log_prob` is."""
 
-    SAMPLE = "reparameterised samples (`transport`)"
-    MODE = "a deterministic action (`mode`)"
-    LOG_PROB = "the exact log-density of a given latent action (`log_prob`)"
-    SAMPLE_WITH_LOG_PROB = "samples with their exact log-density (`sample_with_log_prob`)"
-    SAMPLE_WITH_PATH_LOG_PROB = "samples with the exact log-density of their path (`sample_with_path_log_prob`)"
+    NONE = "none"
+    ACTION = "action"
+    PATH = "path"
+
+
+class Need(enum.Enum):
+    """What an objective may need of a policy beside `Policy.draw`. The value is the sentence fragment of errors."""
+
+    ACTION_DENSITY = "the log-density of its actions (`log_prob`)"
+    DENSITY = "a log-density, of its actions or of the paths that lead to them (`log_prob`)"
     VELOCITY = "a velocity field that flow matching can train (`velocity`)"
 
 
-class ActionSample(NamedTuple):
-    """An action and the latent it was squashed from.
+class Draw(NamedTuple):
+    """What a policy made of noise.
 
     Attributes:
-        action: ``tanh(latent)``, flattened over the chunk: ``(C * d,)``.
-        latent: pre-squash action ``x_K``, ``(C * d,)``. Kept, because ``atanh(action)`` loses it in saturation.
+        action: ``tanh(latent)``, ``(flat,)``.
+        latent: pre-squash action ``x_K``, ``(flat,)``. Kept, because ``atanh(action)`` loses it in saturation.
+        record: what `Policy.log_prob` needs to know of this draw: the latent, or the path ``x_0 .. x_K``; None for a
+            policy without a density.
     """
 
     action: Float[Array, "flat"]
     latent: Float[Array, "flat"]
+    record: Any = None
 
 
 class Policy(eqx.Module):
     """A distribution over actions given features.
 
     Attributes:
-        action_size: d, entries of one action.
+        flat_size: numbers that a draw emits: C * d.
     """
 
-    action_size: eqx.AbstractVar[int]
-
-    @property
-    def chunk_length(self) -> int:
-        """C, actions emitted per call: 1, except in a `penstock.policies.chunked.Chunked` policy."""
-        return 1
-
-    @property
-    def network_evaluations(self) -> int:
-        """Calls of the network per emitted chunk: 1 for a Gaussian, K for a K-step Euler flow."""
-        return 1
-
-    @property
-    def noise_rank(self) -> int:
-        """In how many directions of the latent, of C * d, the form of the policy lets it shape its noise."""
-        return self.flat_size
-
-    @property
-    @abc.abstractmethod
-    def capabilities(self) -> frozenset[Capability]:
-        """What this policy offers."""
-
-    @property
-    def flat_size(self) -> int:
-        """Entries of the latent: C * d. Also the size of the base noise."""
-        return self.chunk_length * self.action_size
+    flat_size: eqx.AbstractVar[int]
 
     @abc.abstractmethod
-    def transport(self, features: Float[Array, "features"], noise: Float[Array, "flat"]) -> ActionSample:
-        """Carries base noise to an action. Differentiable in parameters, features and noise."""
+    def draw(self, features: Float[Array, "features"], noise: Float[Array, "*noise"]) -> Draw:
+        """Carries standard normal noise of shape `noise_shape` to an action.
 
-    def sample(self, features: Float[Array, "features"], key: Key) -> ActionSample:
-        """Draws a reparameterised action: `transport` of standard normal noise."""
-        return self.transport(features, jax.random.normal(key, (self.flat_size,)))
+        Differentiable in parameters, features and noise.
+        """
 
-    def mode(self, features: Float[Array, "features"]) -> ActionSample:
-        """`transport` of zero noise: for a Gaussian, the squashed mean. See `DeterministicAction` for other rules."""
-        return self.transport(features, jnp.zeros((self.flat_size,)))
+    def log_prob(self, features: Float[Array, "features"], record: Any) -> Scalar:
+        """Log-density, in nats, of what was drawn, under this policy: of the action, or of its path (`density`).
 
-    def log_prob(self, features: Float[Array, "features"], latent: Float[Array, "flat"]) -> Scalar:
-        """Exact log-density of the action ``tanh(latent)``, in nats.
+        Args:
+            features: of one state.
+            record: of a draw, of this policy or of another of its kind.
 
         Raises:
-            CapabilityError: the policy has no exact density.
+            CapabilityError: the policy has no density.
         """
-        del features, latent
-        raise CapabilityError(f"{type(self).__name__} does not offer {Capability.LOG_PROB.value}.")
-
-    def sample_with_log_prob(self, features: Float[Array, "features"], key: Key) -> tuple[ActionSample, Scalar]:
-        """A reparameterised action and its exact log-density.
-
-        Raises:
-            CapabilityError: the policy has no exact density.
-        """
-        del features, key
-        raise CapabilityError(f"{type(self).__name__} does not offer {Capability.SAMPLE_WITH_LOG_PROB.value}.")
-
-    def sample_with_path_log_prob(self, features: Float[Array, "features"], key: Key) -> tuple[ActionSample, Scalar]:
-        """A reparameterised action and the exact log-density of the path that led to it.
-
-        Raises:
-            CapabilityError: the policy does not make its actions along a noisy path.
-        """
-        del features, key
-        raise CapabilityError(f"{type(self).__name__} does not offer {Capability.SAMPLE_WITH_PATH_LOG_PROB.value}.")
+        del features, record
+        raise CapabilityError(f"{type(self).__name__} does not offer {Need.DENSITY.value}.")
 
     def velocity(
         self, features: Float[Array, "features"], x: Float[Array, "flat"], tau: Scalar
@@ -124,18 +94,92 @@ class Policy(eqx.Module):
             CapabilityError: the policy is not a velocity flow.
         """
         del features, x, tau
-        raise CapabilityError(f"{type(self).__name__} does not offer {Capability.VELOCITY.value}.")
+        raise CapabilityError(f"{type(self).__name__} does not offer {Need.VELOCITY.value}.")
+
+    # ------------------------------------------------------------------ what follows
+
+    @property
+    def density(self) -> Density:
+        """Whose density `log_prob` is: the action's, unless the policy says that it is the path's."""
+        return Density.NONE if type(self).log_prob is Policy.log_prob else Density.ACTION
+
+    @property
+    def has_velocity(self) -> bool:
+        """Whether there is a velocity field."""
+        return type(self).velocity is not Policy.velocity
+
+    def offers(self, need: Need) -> bool:
+        """Whether the policy has what an objective needs."""
+        match need:
+            case Need.ACTION_DENSITY:
+                return self.density is Density.ACTION
+            case Need.DENSITY:
+                return self.density is not Density.NONE
+            case Need.VELOCITY:
+                return self.has_velocity
+
+    @property
+    def noise_shape(self) -> tuple[int, ...]:
+        """Shape of the noise of one draw."""
+        return (self.flat_size,)
+
+    @property
+    def network_evaluations(self) -> int:
+        """Calls of the network per draw: 1 for a Gaussian, K for a K-step Euler flow."""
+        return 1
+
+    @property
+    def noise_rank(self) -> int:
+        """In how many directions of the latent, of ``flat_size``, the form of the policy lets it shape its noise."""
+        return self.flat_size
+
+    def base_noise(self, noise: Float[Array, "*batch flat"]) -> Float[Array, "*batch flat"]:
+        """The noise at which a velocity flow starts, from standard normal noise: the same, unless the policy clips."""
+        return noise
+
+    def noise(self, key: Key) -> Float[Array, "*noise"]:
+        """Standard normal noise for one draw."""
+        return jax.random.normal(key, self.noise_shape)
+
+    def sample(self, features: Float[Array, "features"], key: Key) -> Draw:
+        """`draw` of fresh noise."""
+        return self.draw(features, self.noise(key))
+
+    def mode(self, features: Float[Array, "features"]) -> Draw:
+        """`draw` of zero noise: for a Gaussian, the squashed mean. See `DeterministicAction` for other rules."""
+        return self.draw(features, jnp.zeros(self.noise_shape))
+
+    def draw_with_log_prob(
+        self, features: Float[Array, "features"], noise: Float[Array, "*noise"]
+    ) -> tuple[Draw, Scalar]:
+        """A draw and its own log-density, both differentiable. A policy may know a cheaper or steadier way than this.
+
+        Raises:
+            CapabilityError: the policy has no density.
+        """
+        drawn = self.draw(features, noise)
+        return drawn, self.log_prob(features, drawn.record)
+
+    def train(
+        self, features: Float[Array, "B features"], noise: Float[Array, "B *noise"]
+    ) -> tuple[Draw, Float[Array, "B"], "Policy"]:
+        """`draw_with_log_prob` of a batch, for a loss; also the policy, with its running statistics moved on.
+
+        Layers that normalise by the batch (BatchRenorm) do so here alone; in all other methods by running statistics.
+        """
+        drawn, log_prob = jax.vmap(self.draw_with_log_prob)(features, noise)
+        return drawn, log_prob, self
 
 
-def require_capabilities(policy: Policy, needed: Iterable[Capability], algorithm: str, hint: str) -> None:
+def require_of_policy(policy: Policy, needs: Iterable[Need], algorithm: str, hint: str) -> None:
     """Refuses a policy that lacks something an algorithm needs, in one sentence that names both.
 
     Raises:
-        CapabilityError: at least one capability is missing.
+        CapabilityError: at least one need is not met.
     """
-    missing = [capability for capability in needed if capability not in policy.capabilities]
+    missing = [need for need in needs if not policy.offers(need)]
     if missing:
         raise CapabilityError(
-            f"{algorithm} needs {' and '.join(c.value for c in missing)}, which {type(policy).__name__} does not "
+            f"{algorithm} needs {' and '.join(need.value for need in missing)}, which {type(policy).__name__} does not "
             f"offer. {hint}"
         )

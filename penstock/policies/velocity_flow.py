@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from penstock._types import Scalar
-from penstock.policies.policy import ActionSample, Capability, Policy
+from penstock.policies.policy import Draw, Policy
 from penstock.policies.steppers import EVALUATIONS_PER_STEP, integrate, require_scheme
 from penstock.policies.velocity_fields import VelocityField
 
@@ -18,7 +18,7 @@ class VelocityFlow(Policy):
     """
 
     field: VelocityField
-    action_size: int = eqx.field(static=True)
+    flat_size: int = eqx.field(static=True)
     flow_steps: int = eqx.field(static=True)
     stepper: str = eqx.field(static=True)
     noise_clip: float | None = eqx.field(static=True, default=None)
@@ -38,22 +38,17 @@ class VelocityFlow(Policy):
         limit = self.field.noise_rank
         return self.flat_size if limit is None else min(limit, self.flat_size)
 
-    @property
-    def capabilities(self) -> frozenset[Capability]:
-        """See `Policy.capabilities`."""
-        return frozenset({Capability.SAMPLE, Capability.MODE, Capability.VELOCITY})
-
     def base_noise(self, noise: Float[Array, "*batch flat"]) -> Float[Array, "*batch flat"]:
         """The noise at which the flow starts: standard normal noise, clipped where the policy says so."""
         return noise if self.noise_clip is None else jnp.clip(noise, -self.noise_clip, self.noise_clip)
 
-    def transport(self, features: Float[Array, "features"], noise: Float[Array, "flat"]) -> ActionSample:
-        """See `Policy.transport`."""
+    def draw(self, features: Float[Array, "features"], noise: Float[Array, "flat"]) -> Draw:
+        """See `Policy.draw`."""
         condition = self.field.condition(features)
         latent = integrate(
             lambda x, tau: self.field(condition, x, tau), self.base_noise(noise), self.flow_steps, self.stepper
         )
-        return ActionSample(jnp.tanh(latent), latent)
+        return Draw(jnp.tanh(latent), latent)
 
     def velocity(
         self, features: Float[Array, "features"], x: Float[Array, "flat"], tau: Scalar

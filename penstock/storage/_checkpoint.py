@@ -1,8 +1,10 @@
 """One checkpoint: save, verify, load, and find the newest. See `penstock.storage.store`."""
 
 import contextlib
+import dataclasses
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ from penstock.storage._manifest import (
 )
 from penstock.storage._state_tree import (
     NonFiniteStateError,
+    current_names,
     leaf_records,
     non_finite_arrays,
     refuse_mismatch,
@@ -245,13 +248,17 @@ def _check_hash(reader: TensorReader, manifest: Manifest) -> None:
         raise CheckpointDamagedError(f"{ARRAYS_NAME} does not have the SHA-256 that {MANIFEST_NAME} states")
 
 
-def load_checkpoint(checkpoint: Path, template: PyTree) -> tuple[PyTree, Manifest]:
+def load_checkpoint(
+    checkpoint: Path, template: PyTree, old_names: Sequence[tuple[str, str]] = ()
+) -> tuple[PyTree, Manifest]:
     """Loads a state, bit for bit, verifying every byte in the same pass.
 
     Args:
         checkpoint: a directory that `save_checkpoint` returned.
         template: a state of the same structure; its arrays may be `jax.ShapeDtypeStruct`. Its static parts and the
             devices of its arrays are used; its values are not.
+        old_names: parts of names as they once were, and as they are now. An array that the template does not know by
+            its name is taken for the one that it has under the new name.
 
     Returns:
         The state, and the manifest with what else was saved.
@@ -266,17 +273,19 @@ def load_checkpoint(checkpoint: Path, template: PyTree) -> tuple[PyTree, Manifes
         hint = "Start a new run, or continue with the settings and the Penstock that wrote it."
         if manifest.x64 != x64_enabled():
             hint = f"It was written with jax_enable_x64 = {manifest.x64}; it is {x64_enabled()} now. {hint}"
-        refuse_mismatch(manifest.leaves, template, checkpoint.name, hint)
+        names = current_names(manifest.leaves, template, old_names)
+        leaves = [dataclasses.replace(leaf, path=names[leaf.path]) for leaf in manifest.leaves]
+        refuse_mismatch(leaves, template, checkpoint.name, hint)
         with open_regular(checkpoint / ARRAYS_NAME) as file:
             reader = _open_arrays(file, manifest)
-            arrays = dict(reader.arrays())
+            arrays = {names[name]: array for name, array in reader.arrays()}
             reader.skim()
         _check_hash(reader, manifest)
     except CheckpointDamagedError as error:
         raise CheckpointDamagedError(
             f"Checkpoint {checkpoint} cannot be used: {error}. Use an earlier checkpoint."
         ) from error
-    return to_state(template, manifest.leaves, arrays), manifest
+    return to_state(template, leaves, arrays), manifest
 
 
 def latest_checkpoint(directory: Path, report: Report = warn, *, set_aside: bool = True) -> Path | None:

@@ -1,6 +1,7 @@
 """The training state, a pytree, as named NumPy arrays and back, bit for bit."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
@@ -142,6 +143,17 @@ def to_host(state: PyTree) -> dict[str, np.ndarray]:
 def _same(expected: LeafRecord, found: LeafRecord) -> bool:
     # Weakness may change between the initial state and the first update; the saved one is restored.
     return dataclasses.replace(expected, weak=False) == dataclasses.replace(found, weak=False)
+
+
+def current_names(saved: list[LeafRecord], template: PyTree, old_names: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """From the names of saved leaves to those in a template, where parts of names have changed since."""
+    known = {record.path for record in leaf_records(template)}
+
+    def current(name):
+        candidates = (name.replace(old, new) for old, new in old_names if old in name)
+        return name if name in known else next((other for other in candidates if other in known), name)
+
+    return {record.path: current(record.path) for record in saved}
 
 
 def refuse_mismatch(saved: list[LeafRecord], template: PyTree, name: str, hint: str) -> None:

@@ -9,7 +9,6 @@ from jaxtyping import Float
 
 from penstock._types import AnyArray, Key, Scalar
 from penstock.policies import Agent
-from penstock.policies.planning import after_step, next_action, no_plan
 from penstock.worlds import FunctionalWorld
 
 
@@ -44,29 +43,21 @@ def run_episodes(
         The evaluation and the states of the task, one per step, stacked along a new first axis (for videos; unused
         parts cost nothing inside `jax.jit`).
     """
-    policy = agent.actor.policy
-    chunk = policy.chunk_length
     key_world, key_policy = jax.random.split(key)
 
     def body(carry, now):
-        state, plan, alive = carry
+        state, memory, alive = carry
         index, key_step = now
-
-        def consult():
-            return agent.mode(state.observation) if deterministic else agent.sample(state.observation, key_step)
-
-        if replan_every_step:
-            action = consult().action[:, : policy.action_size]
-        else:
-            plan, action, _ = next_action(plan, index, chunk, consult)
+        key_step = None if deterministic else key_step
+        memory, action, _ = agent.act(memory, index, state.observation, key_step, replan=replan_every_step)
         before = state.body
         state, transition = world.step(state, action)
         weight = alive.astype(jnp.float32)
         seen = {name: weight * value for name, value in transition.diagnostics.items()}
         record = (weight * transition.reward, weight, seen, before)
-        return (state, after_step(plan, transition.done), alive & ~transition.done), record
+        return (state, memory.after(transition.done), alive & ~transition.done), record
 
-    start = (world.reset(key_world), no_plan(world.num_envs, policy), jnp.ones((world.num_envs,), bool))
+    start = (world.reset(key_world), agent.initial_memory(world.num_envs), jnp.ones((world.num_envs,), bool))
     steps = world.episode_length
     _, (rewards, weights, seen, bodies) = jax.lax.scan(
         body, start, (jnp.arange(steps), jax.random.split(key_policy, steps))

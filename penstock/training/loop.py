@@ -36,7 +36,8 @@ from penstock.storage.store import (
     save_checkpoint,
     save_crash_dump,
 )
-from penstock.training.plan import KEPT_FOR_LIFE, SAFE_TO_CHANGE, RunPlan, completed, source_of
+from penstock.training.migrations import completed
+from penstock.training.plan import KEPT_FOR_LIFE, SAFE_TO_CHANGE, RunPlan, source_of
 from penstock.training.post_mortem import FAULTS, Fault
 from penstock.training.program import seed_keys
 from penstock.training.programs import RunProgram, make_program

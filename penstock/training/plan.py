@@ -10,7 +10,7 @@ from typing import Any
 import penstock
 from penstock._errors import ConfigurationError, require, suggest
 from penstock._field_types import convert, convert_fields
-from penstock.algorithms.registry import ALGORITHMS, algorithm_entry
+from penstock.algorithms.registry import algorithm_entry
 from penstock.training.presets import preset as preset_of
 from penstock.worlds import FunctionalWorld, World
 from penstock.worlds.loading import load_world, resolved_spec
@@ -134,28 +134,6 @@ def from_config(config: Mapping[str, Any]) -> RunPlan:
     config_class = algorithm_entry(content["algorithm"]).config
     _refuse_unknown(settings, config_class, "config.json: settings")
     return RunPlan(settings=config_class(**convert_fields(settings, config_class, "config.json: settings.")), **content)
-
-
-ADDED_LATER = {
-    "deterministic_action": "zero",
-    "deterministic_draws": 8,
-    "precision": "float32",
-    "actor_batch_renorm": False,
-}
-"""Settings that came after the first runs, and what was done before there was a choice."""
-
-
-def completed(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The content of a ``config.json``, with settings that did not exist when it was written: `ADDED_LATER`.
-
-    So an older run can be continued. Any other setting that is missing counts as a change.
-    """
-    algorithm, settings = config.get("algorithm"), config.get("settings")
-    if not isinstance(settings, Mapping) or algorithm not in ALGORITHMS:
-        return config  # the comparison will say what is wrong
-    known = {field.name for field in dataclasses.fields(ALGORITHMS[algorithm].config)}
-    added = {name: value for name, value in ADDED_LATER.items() if name in known}
-    return {**config, "settings": {**added, **settings}}
 
 
 def source_of(world: str) -> dict[str, str]:

@@ -20,7 +20,8 @@ from penstock.storage.store import (
     load_checkpoint,
     read_manifest,
 )
-from penstock.training.plan import RunPlan, completed, from_config
+from penstock.training.migrations import STATE_NAMES, completed
+from penstock.training.plan import RunPlan, from_config
 from penstock.training.program import seed_keys
 from penstock.training.programs import RunProgram, make_program
 
@@ -85,11 +86,11 @@ def load_state(checkpoint: Path, program: RunProgram, keys: Key[Array, "K"]) -> 
     """
     template = program.template(keys)
     if not isinstance(template, OffPolicyState):
-        return load_checkpoint(checkpoint, template)
+        return load_checkpoint(checkpoint, template, STATE_NAMES)
     shapes = {record.path: record.shape for record in read_manifest(checkpoint).leaves}
     saved, wanted = shapes.get(".replay.ring.reward", ()), template.replay.ring.reward.shape
     if len(saved) != len(wanted) or saved[1] == wanted[1]:
-        return load_checkpoint(checkpoint, template)
+        return load_checkpoint(checkpoint, template, STATE_NAMES)
 
     def with_saved_slots(leaf):
         shape = (leaf.shape[0], saved[1], *leaf.shape[2:])
@@ -99,7 +100,7 @@ def load_state(checkpoint: Path, program: RunProgram, keys: Key[Array, "K"]) -> 
 
     ring = jax.tree.map(with_saved_slots, template.replay.ring)
     template = eqx.tree_at(lambda state: state.replay.ring, template, ring)
-    state, manifest = load_checkpoint(checkpoint, template)
+    state, manifest = load_checkpoint(checkpoint, template, STATE_NAMES)
     seeds = [jax.tree.map(lambda leaf, i=i: leaf[i, ...], state.replay).resized(wanted[1]) for i in range(wanted[0])]
     xp = np if isinstance(state.replay.ring.reward, np.ndarray) else jnp
     replay = jax.tree.map(lambda *leaves: xp.stack(leaves), *seeds)

@@ -24,7 +24,7 @@ UNIFORM_STD = np.pi / np.sqrt(12.0)
 
 
 def flow(field, stepper="euler", steps=4, size=1):
-    return VelocityFlow(field=field, action_size=size, flow_steps=steps, stepper=stepper)
+    return VelocityFlow(field=field, flat_size=size, flow_steps=steps, stepper=stepper)
 
 
 def base_quantiles(count=2001):
@@ -35,7 +35,7 @@ def base_quantiles(count=2001):
 def latents_of(policy, noise):
     """x_K for each noise, at one feature vector."""
     noise = jnp.asarray(noise, jnp.float32)[:, None]
-    sample = jax.jit(jax.vmap(policy.transport, in_axes=(None, 0)))(jnp.zeros(1), noise)
+    sample = jax.jit(jax.vmap(policy.draw, in_axes=(None, 0)))(jnp.zeros(1), noise)
     return np.asarray(sample.latent[:, 0], np.float64)
 
 

@@ -135,12 +135,12 @@ def test_flow_matching_bounds_the_wasserstein_distance(error):
     Lipschitz constant of the learned field, because the loss is taken at the points of the *other* law's paths.
     """
     best, learned = (
-        VelocityFlow(field=Straight(c), action_size=1, flow_steps=64, stepper="midpoint") for c in (0.0, error)
+        VelocityFlow(field=Straight(c), flat_size=1, flow_steps=64, stepper="midpoint") for c in (0.0, error)
     )
     quantile = (np.arange(4000) + 0.5) / 4000
     noise = jnp.asarray(jax.scipy.stats.norm.ppf(quantile))[:, None]
     ends = [
-        np.sort(np.asarray(jax.vmap(flow.transport, (None, 0))(jnp.zeros(1), noise).latent[:, 0]))
+        np.sort(np.asarray(jax.vmap(flow.draw, (None, 0))(jnp.zeros(1), noise).latent[:, 0]))
         for flow in (best, learned)
     ]
     np.testing.assert_allclose([ends[0].mean(), ends[0].std()], [0.5, 0.6], atol=0.01)

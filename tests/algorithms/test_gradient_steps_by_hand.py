@@ -77,7 +77,8 @@ def draw_by_hand(algorithm, actor, observation, key, training):
     Its third result are the means and variances that the layers saw.
     """
     if not algorithm.config.actor_has_batch_renorm:
-        return *algorithm.sample(actor, observation, key), []
+        sample, log_prob = Agent(actor, algorithm.normalizer()).sample_with_log_prob(observation, key)
+        return sample.action, log_prob, []
     network, seen = actor.policy.network, []
 
     def normed(norm, h):

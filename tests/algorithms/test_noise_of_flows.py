@@ -25,7 +25,7 @@ def fitted_std(velocity, steps=1500, batch=128):
     """Standard deviations ``(d,)`` of a flow that was fitted to N(mu, 0.2^2 I), with many accurate steps."""
     mean = jnp.linspace(-0.5, 0.5, SIZE)
     field = make_velocity(jax.random.key(0), velocity, 1, SIZE, Trunk((32, WIDTH)))
-    policy = VelocityFlow(field=field, action_size=SIZE, flow_steps=32, stepper="midpoint")
+    policy = VelocityFlow(field=field, flat_size=SIZE, flow_steps=32, stepper="midpoint")
     optimizer = optax.adam(optax.cosine_decay_schedule(1e-2, steps))
     nothing = jnp.zeros(1)
 

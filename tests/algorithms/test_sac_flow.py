@@ -15,6 +15,7 @@ from penstock.algorithms import flowrl, sac_flow
 from penstock.data import Batch
 from penstock.networks import MLP
 from penstock.networks.batch_renorm import BatchRenorm
+from penstock.policies import Agent, MarginalFlow
 from penstock.policies.released_velocities import BatchNormedVelocity
 from penstock.policies.velocity_fields import PostNormBlock
 from penstock.worlds import FunctionalWorld, Observation, ObservationSpec, Vmapped
@@ -237,7 +238,7 @@ def test_t19_flow_steps_are_a_loop():
 
     def size(steps):
         _, flow = flow_of(sac_flow.Config(flow_steps=steps, **SMALL))
-        return equations(jax.make_jaxpr(flow.sample_with_path_log_prob)(jnp.ones(3), jax.random.key(0)).jaxpr)
+        return equations(jax.make_jaxpr(flow.draw_with_log_prob)(jnp.ones(3), jnp.ones(flow.noise_shape)).jaxpr)
 
     assert size(8) == size(16)
 
@@ -252,12 +253,14 @@ def test_the_regulated_entropy_is_the_chosen_one(entropy):
 
     def draw(state, key):
         if entropy == "path":
-            return policy.sample_with_path_log_prob(state, key)
-        return policy.sample_with_action_log_prob(state, key, 8)
+            return policy.draw_with_log_prob(state, jax.random.normal(key, (5, 2)))
+        marginal = MarginalFlow(policy.flow, 8)
+        return marginal.draw_with_log_prob(state, jax.random.normal(key, (9, 5, 2)))
 
-    action, log_prob = jax.jit(lambda: algorithm.sample(actor, observation, key))()
-    sample, expected = jax.jit(jax.vmap(draw))(observation.vector, jax.random.split(key, 8))
-    np.testing.assert_allclose(action, sample.action, rtol=1e-5)
+    agent = Agent(actor, algorithm.normalizer())
+    sample, log_prob = jax.jit(lambda: agent.sample_with_log_prob(observation, key))()
+    drawn, expected = jax.jit(jax.vmap(draw))(observation.vector, jax.random.split(key, 8))
+    np.testing.assert_allclose(sample.action, drawn.action, rtol=1e-5)
     np.testing.assert_allclose(log_prob, expected, rtol=1e-4, atol=1e-4)
     d, c = 2, 0.5 * math.log(2.0 * math.pi * math.e)
     by_hand = {"action": -d, "path": d * (5 * c + 4 * math.log(0.1697))}

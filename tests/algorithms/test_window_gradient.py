@@ -14,7 +14,7 @@ from penstock.algorithms.keys import purpose_key
 from penstock.algorithms.window import rollout_window
 from penstock.critics import segment_return
 from penstock.networks import Normalizer, VectorEncoder
-from penstock.policies import ActionSample, Actor, Agent, Capability, Policy
+from penstock.policies import Actor, Agent, Draw, Policy
 from penstock.worlds import FunctionalWorld, Vmapped
 from penstock.worlds.classic.double_integrator import DoubleIntegrator
 
@@ -129,15 +129,11 @@ class LinearPolicy(Policy):
     """a = -K s, unsquashed and without noise: the policy of the linear-quadratic regulator."""
 
     gain: jax.Array
-    action_size: int = eqx.field(static=True, default=1)
+    flat_size: int = eqx.field(static=True, default=1)
 
-    @property
-    def capabilities(self):
-        return frozenset({Capability.SAMPLE, Capability.MODE})
-
-    def transport(self, features, noise):
+    def draw(self, features, noise):
         action = -self.gain @ features
-        return ActionSample(action, action)
+        return Draw(action, action)
 
 
 @pytest.mark.parametrize("axes", [1, 2])

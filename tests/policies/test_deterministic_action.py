@@ -11,7 +11,7 @@ import pytest
 from penstock._errors import ConfigurationError
 from penstock.cli.evaluate import EvaluateOptions
 from penstock.networks import Normalizer, Trunk, VectorEncoder
-from penstock.policies import Actor, Agent, Chunked, DeterministicAction, SquashedGaussian, VelocityField, VelocityFlow
+from penstock.policies import Actor, Agent, DeterministicAction, SquashedGaussian, VelocityField, VelocityFlow
 from penstock.policies.deterministic_action import DeterministicName, fixed_noises, hang_together, typical_noise
 from penstock.worlds import Observation
 
@@ -53,7 +53,7 @@ class Shell(VelocityField):
 
 
 def flow(field, size):
-    return VelocityFlow(field=field, action_size=size, flow_steps=1, stepper="euler")
+    return VelocityFlow(field=field, flat_size=size, flow_steps=1, stepper="euler")
 
 
 def action(rule, policy, draws=8):
@@ -154,8 +154,8 @@ def test_noises_are_the_same_for_ever():
 
 @pytest.mark.parametrize("rule", RULES)
 def test_agents_and_chunks_act_by_the_rule(rule):
-    policy = Chunked(inner=flow(TwoModes(), 6), length=3)
-    agent = Agent(Actor(VectorEncoder(1), policy), Normalizer.create(1, False), DeterministicAction(rule, 8))
+    policy = flow(TwoModes(), 6)
+    agent = Agent(Actor(VectorEncoder(1), policy), Normalizer.create(1, False), DeterministicAction(rule, 8), 3)
     found = agent.mode(Observation(jnp.zeros((2, 1))))
     np.testing.assert_allclose(found.action, np.stack([action(rule, policy, 8)] * 2), rtol=1e-6)
     np.testing.assert_allclose(np.tanh(found.latent), found.action, atol=1e-6)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from penstock.networks import Trunk
-from penstock.policies import Capability, SquashedGaussian
+from penstock.policies import Density, Need, SquashedGaussian
 
 FEATURES = jnp.array([0.5, -1.0])
 
@@ -58,8 +58,8 @@ def test_density_is_scipys_after_change_of_variables():
 def test_samples_come_with_their_own_log_density_and_are_reparameterised():
     policy = gaussian([0.4, -0.9], [-0.5, 0.2])
     key = jax.random.key(4)
-    sample, log_prob = policy.sample_with_log_prob(FEATURES, key)
-    np.testing.assert_allclose(log_prob, policy.log_prob(FEATURES, sample.latent), rtol=1e-5)
+    sample, log_prob = policy.draw_with_log_prob(FEATURES, policy.noise(key))
+    np.testing.assert_allclose(log_prob, policy.log_prob(FEATURES, sample.record), rtol=1e-5)
     np.testing.assert_allclose(sample.action, np.tanh(sample.latent), rtol=1e-6)
     plain = policy.sample(FEATURES, key)
     np.testing.assert_array_equal(plain.latent, sample.latent)
@@ -80,7 +80,7 @@ def test_entropy_estimate_is_unbiased():
     log_density = log_normal - (2 * np.log(2.0) - 2 * np.abs(x) - 2 * np.log1p(np.exp(-2 * np.abs(x))))
     entropy = -trapezoids(np.exp(log_normal) * log_density, x)
     keys = jax.random.split(jax.random.key(5), 32_000)
-    _, log_prob = jax.jit(jax.vmap(policy.sample_with_log_prob, in_axes=(None, 0)))(FEATURES, keys)
+    _, log_prob = jax.jit(jax.vmap(lambda key: policy.draw_with_log_prob(FEATURES, policy.noise(key))))(keys)
     estimates = -np.asarray(log_prob, np.float64)
     assert abs(estimates.mean() - entropy) < 4 * estimates.std() / np.sqrt(estimates.size)
     assert estimates.std() / np.sqrt(estimates.size) < 0.01
@@ -114,10 +114,11 @@ def test_starts_at_its_initial_standard_deviation_near_zero_mean():
         assert (policy.global_log_std is None) == state_dependent
 
 
-def test_mode_is_the_squashed_mean_and_capabilities_are_stated():
+def test_mode_is_the_squashed_mean_and_what_it_offers_is_stated():
     policy = gaussian([0.4, -0.9], [-0.5, 0.2])
     np.testing.assert_allclose(policy.mode(FEATURES).action, np.tanh([0.4, -0.9]), rtol=1e-6)
-    assert policy.capabilities == set(Capability) - {Capability.VELOCITY, Capability.SAMPLE_WITH_PATH_LOG_PROB}
+    assert policy.density is Density.ACTION and not policy.has_velocity
+    assert [need for need in Need if policy.offers(need)] == [Need.ACTION_DENSITY, Need.DENSITY]
     assert policy.network_evaluations == 1
 
 
@@ -154,8 +155,8 @@ def density_by_numpy(mean, log_std, noise):
 
 
 BATCH = 1.0 + 1.5 * jax.random.normal(jax.random.key(7), (6, 3))
-KEYS = jax.random.split(jax.random.key(8), 6)
-NOISE = np.asarray(jax.vmap(lambda key: jax.random.normal(key, (2,)))(KEYS), np.float64)
+DRAWN = jax.random.normal(jax.random.key(8), (6, 2))
+NOISE = np.asarray(DRAWN, np.float64)
 
 
 def test_acting_with_batch_renorm_normalises_by_running_statistics():
@@ -166,7 +167,7 @@ def test_acting_with_batch_renorm_normalises_by_running_statistics():
 
     mean, log_std = by_numpy(policy, BATCH, running)
     latent, density = density_by_numpy(mean, log_std, NOISE)
-    sample, log_prob = jax.vmap(policy.sample_with_log_prob)(BATCH, KEYS)
+    sample, log_prob = jax.vmap(policy.draw_with_log_prob)(BATCH, DRAWN)
     np.testing.assert_allclose(sample.latent, latent, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(log_prob, density, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(jax.vmap(policy.mode)(BATCH).action, np.tanh(mean), rtol=1e-4, atol=1e-5)
@@ -185,7 +186,7 @@ def test_training_with_batch_renorm_normalises_by_the_batch(calls):
         return norm.scale * ((x - mean) / np.sqrt(variance + 1e-3) * r + q) + norm.offset
 
     latent, density = density_by_numpy(*by_numpy(policy, BATCH, of_batch), NOISE)
-    sample, log_prob, after = jax.jit(lambda p: p.train_with_log_prob(BATCH, KEYS))(policy)
+    sample, log_prob, after = jax.jit(lambda p: p.train(BATCH, DRAWN))(policy)
     np.testing.assert_allclose(sample.latent, latent, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(sample.action, np.tanh(latent), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(log_prob, density, rtol=1e-4, atol=1e-4)
@@ -196,5 +197,5 @@ def test_training_with_batch_renorm_normalises_by_the_batch(calls):
     back = eqx.tree_at(lambda p: p.network.norms, after, policy.network.norms)
     for ours, theirs in zip(jax.tree.leaves(back), jax.tree.leaves(policy), strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    acting, _ = jax.vmap(policy.sample_with_log_prob)(BATCH, KEYS)
+    acting, _ = jax.vmap(policy.draw_with_log_prob)(BATCH, DRAWN)
     assert float(jnp.abs(acting.latent - sample.latent).max()) > 0.1, "the two ways differ"

@@ -38,7 +38,7 @@ def test_affine_field_gives_the_squashed_gaussian():
     W, c = np.array([[0.3, -0.6], [0.4, -0.5]]), np.array([0.2, -0.3])
     policy = VelocityFlow(
         field=AffineField(jnp.asarray(W, jnp.float32), jnp.asarray(c, jnp.float32)),
-        action_size=2,
+        flat_size=2,
         flow_steps=1,
         stepper="euler",
     )
@@ -55,7 +55,7 @@ def test_density_of_the_action_integrates_to_one(size):
     """A nonlinear field, integrated over the action box (midpoint rule in logistic coordinates)."""
     trunk = Trunk(hidden=(6,), activation="tanh", layer_norm=False)
     field = MLPVelocity(jax.random.key(1), 1, size, trunk, output_gain=1.0)
-    policy = VelocityFlow(field=field, action_size=size, flow_steps=4, stepper="euler")
+    policy = VelocityFlow(field=field, flat_size=size, flow_steps=4, stepper="euler")
     count = 400 if size == 1 else 40
     edges = np.linspace(-6.0, 6.0, count + 1)
     middle, width = (edges[1:] + edges[:-1]) / 2, np.diff(np.tanh(edges))

@@ -10,7 +10,7 @@ import pytest
 
 from penstock._errors import ConfigurationError
 from penstock.networks import Trunk
-from penstock.policies import GatedVelocity, MLPVelocity, NoisyFlow, VelocityField
+from penstock.policies import Density, GatedVelocity, MarginalFlow, MLPVelocity, NoisyFlow, VelocityField
 from penstock.policies.noisy_flow import path_entropy_target
 
 TRUNK = Trunk((16,), "silu", False)
@@ -41,6 +41,12 @@ class ToGaussian(VelocityField):
         return self.mean + (tau * self.std**2 - (1 - tau)) / spread * (x - tau * self.mean)
 
 
+def path_of(flow, features, key):
+    """A drawn path ``x_0 .. x_K`` and its log-density."""
+    drawn, log_prob = flow.draw_with_log_prob(features, flow.noise(key))
+    return drawn.record, log_prob
+
+
 def policy(field=None, size=1, *, key=0, **settings):
     return NoisyFlow(jax.random.key(key), field or Smooth(), 1, size, TRUNK, **settings)
 
@@ -54,7 +60,7 @@ def test_t1_density_integrates_to_one(drift):
 
     @jax.jit
     def mass(start):
-        densities = jax.vmap(lambda end: jnp.exp(flow.path_log_prob(NOTHING, jnp.array([[start], [end]]))))(grid)
+        densities = jax.vmap(lambda end: jnp.exp(flow.log_prob(NOTHING, jnp.array([[start], [end]]))))(grid)
         return jnp.sum(densities * (1.0 - jnp.tanh(grid) ** 2)) * width
 
     total = float(jnp.sum(jax.lax.map(lambda x: mass(x), grid)) * width)
@@ -70,7 +76,7 @@ def test_t2_density_matches_a_histogram():
 
     @jax.jit
     def marginal(end):
-        logs = jax.vmap(lambda start: flow.path_log_prob(NOTHING, jnp.stack([start[None], end[None]])))(starts)
+        logs = jax.vmap(lambda start: flow.log_prob(NOTHING, jnp.stack([start[None], end[None]])))(starts)
         return jnp.sum(jnp.exp(logs)) * (starts[1] - starts[0])
 
     density = np.asarray(jax.lax.map(marginal, ends))
@@ -85,9 +91,9 @@ def test_t2_density_matches_a_histogram():
 def test_t3_a_recorded_path_has_the_density_it_was_drawn_with(make, drift):
     field = make(jax.random.key(3), 1, 2, TRUNK, output_gain=1.0)
     flow = policy(field, 2, drift=drift)
-    path = flow.sample_path(jnp.array([0.4]), jax.random.key(5))
-    again = flow.path_log_prob(jnp.array([0.4]), path.latents)
-    np.testing.assert_allclose(again, path.log_prob, rtol=1e-4, atol=1e-3)
+    path, log_prob = path_of(flow, jnp.array([0.4]), jax.random.key(5))
+    again = flow.log_prob(jnp.array([0.4]), path)
+    np.testing.assert_allclose(again, log_prob, rtol=1e-4, atol=1e-3)
 
 
 def test_t4_the_mean_ratio_of_two_policies_is_one():
@@ -97,8 +103,8 @@ def test_t4_the_mean_ratio_of_two_policies_is_one():
 
     @jax.jit
     def ratio(key):
-        path = old.sample_path(NOTHING, key)
-        return jnp.exp(new.path_log_prob(NOTHING, path.latents) - path.log_prob)
+        path, log_prob = path_of(old, NOTHING, key)
+        return jnp.exp(new.log_prob(NOTHING, path) - log_prob)
 
     ratios = np.asarray(jax.vmap(ratio)(keys))
     assert ratios.std() > 0.1
@@ -111,9 +117,9 @@ def test_t5_entropy_of_constant_noise(std, entropy):
     flow = policy(size=3, step_std=std, learn_noise=False, drift=False)
 
     def unsquashed(key):
-        path = flow.sample_path(NOTHING, key)
-        squash = 2.0 * (jnp.log(2.0) - path.latents[-1] - jax.nn.softplus(-2.0 * path.latents[-1]))
-        return -(path.log_prob + squash.sum()) / 3
+        path, log_prob = path_of(flow, NOTHING, key)
+        squash = 2.0 * (jnp.log(2.0) - path[-1] - jax.nn.softplus(-2.0 * path[-1]))
+        return -(log_prob + squash.sum()) / 3
 
     values = np.asarray(jax.vmap(unsquashed)(jax.random.split(jax.random.key(7), 20_000)))
     assert abs(values.mean() - entropy) < 3 * values.std() / math.sqrt(values.size) + 1e-3
@@ -128,7 +134,7 @@ def test_t7_keys_decide_the_noise():
     # The same start, other noise on the way.
     start = jnp.array([0.3, -0.2])
     noise = jax.random.normal(jax.random.key(2), (2, 4, 2))
-    ends = [flow._rollout(NOTHING, start, n).latents[-1] for n in noise]
+    ends = [flow.draw(NOTHING, jnp.concatenate([start[None], n])).latent for n in noise]
     assert np.abs(np.asarray(ends[0] - ends[1])).min() > 1e-4
 
 
@@ -157,9 +163,9 @@ def test_t12_entropy_gradient_reaches_the_noise():
     flow = policy(size=2, drift=False)
 
     def unsquashed(flow):
-        path = flow.sample_path(NOTHING, jax.random.key(9))
-        squash = 2.0 * (jnp.log(2.0) - path.latents[-1] - jax.nn.softplus(-2.0 * path.latents[-1]))
-        return path.log_prob + squash.sum()
+        path, log_prob = path_of(flow, NOTHING, jax.random.key(9))
+        squash = 2.0 * (jnp.log(2.0) - path[-1] - jax.nn.softplus(-2.0 * path[-1]))
+        return log_prob + squash.sum()
 
     gradient = eqx.filter_grad(unsquashed)(flow).noise_network.output.bias
     low, high = flow.log_sigma_bounds
@@ -217,8 +223,8 @@ def mean_ratio(old):
 
     @jax.jit
     def ratio(key):
-        path = old.sample_path(NOTHING, key)
-        return jnp.exp(new.path_log_prob(NOTHING, path.latents) - path.log_prob)
+        path, log_prob = path_of(old, NOTHING, key)
+        return jnp.exp(new.log_prob(NOTHING, path) - log_prob)
 
     ratios = np.asarray(jax.vmap(ratio)(jax.random.split(jax.random.key(6), 40_000)))
     return ratios.mean(), ratios.std() / math.sqrt(ratios.size)
@@ -229,8 +235,8 @@ def test_wherever_noise_enters_and_whatever_it_depends_on_the_density_is_exact(n
     old = variant(name)
     mean, error = mean_ratio(old)
     assert abs(mean - 1.0) < 4 * error and error < 0.05
-    path = old.sample_path(NOTHING, jax.random.key(5))
-    np.testing.assert_allclose(old.path_log_prob(NOTHING, path.latents), path.log_prob, rtol=1e-4, atol=1e-3)
+    path, log_prob = path_of(old, NOTHING, jax.random.key(5))
+    np.testing.assert_allclose(old.log_prob(NOTHING, path), log_prob, rtol=1e-4, atol=1e-3)
 
 
 def test_without_the_scale_of_the_noise_the_density_is_wrong():
@@ -256,10 +262,8 @@ def test_t12_noise_terms_alone_have_no_slope_in_the_scale():
         flow = policy(size=2, drift=False, exact_density=exact)
 
         def unsquashed(flow):
-            path = flow.sample_path(NOTHING, jax.random.key(9))
-            return (
-                path.log_prob + 2.0 * (jnp.log(2.0) - path.latents[-1] - jax.nn.softplus(-2.0 * path.latents[-1])).sum()
-            )
+            path, log_prob = path_of(flow, NOTHING, jax.random.key(9))
+            return log_prob + 2.0 * (jnp.log(2.0) - path[-1] - jax.nn.softplus(-2.0 * path[-1])).sum()
 
         return eqx.filter_grad(unsquashed)(flow).noise_network.output.bias
 
@@ -299,12 +303,18 @@ def test_the_entropy_of_a_path_says_nothing_about_the_velocity(drift):
     flow = policy(MLPVelocity(jax.random.key(3), 1, 2, TRUNK, 1.0), 2, drift=drift)
 
     def unsquashed(flow):
-        path = flow.sample_path(NOTHING, jax.random.key(9))
-        return path.log_prob + 2.0 * (jnp.log(2.0) - path.latents[-1] - jax.nn.softplus(-2.0 * path.latents[-1])).sum()
+        path, log_prob = path_of(flow, NOTHING, jax.random.key(9))
+        return log_prob + 2.0 * (jnp.log(2.0) - path[-1] - jax.nn.softplus(-2.0 * path[-1])).sum()
 
     gradient = eqx.filter_grad(unsquashed)(flow)
     assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradient.field)) < 1e-5
     assert float(jnp.abs(gradient.noise_network.output.bias).min()) > 0.1
+
+
+def action_of(flow, key, other_paths):
+    """An action and the estimate of its own log-density."""
+    marginal = MarginalFlow(flow, other_paths)
+    return marginal.draw_with_log_prob(NOTHING, marginal.noise(key))
 
 
 def marginal_on_a_grid(flow, ends):
@@ -314,7 +324,7 @@ def marginal_on_a_grid(flow, ends):
 
     def paths(end):
         def density(start, middle):
-            return jnp.exp(flow.path_log_prob(NOTHING, jnp.stack([start, middle, end])[:, None]))
+            return jnp.exp(flow.log_prob(NOTHING, jnp.stack([start, middle, end])[:, None]))
 
         return jax.vmap(lambda start: jax.vmap(lambda middle: density(start, middle))(x))(x).sum() * width**2
 
@@ -326,7 +336,7 @@ def test_the_density_of_an_action_is_its_paths_integrated_out(drift):
     """Estimated with 20,000 other paths, against the integral over x_0 and x_1."""
     flow = policy(flow_steps=2, step_std=0.25, drift=drift, learn_noise=False)
     keys = jax.random.split(jax.random.key(3), 6)
-    sample, log_prob = jax.lax.map(lambda key: flow.sample_with_action_log_prob(NOTHING, key, 20_000), keys)
+    sample, log_prob = jax.lax.map(lambda key: action_of(flow, key, 20_000), keys)
     exact = jnp.log(marginal_on_a_grid(flow, sample.latent[:, 0]))
     np.testing.assert_allclose(log_prob, exact, atol=0.05)
 
@@ -343,7 +353,7 @@ def test_where_all_paths_end_alike_the_density_of_an_action_is_exact(other_paths
             return -x
 
     flow = policy(Home(), flow_steps=1, step_std=0.3, drift=False, learn_noise=False)
-    sample, log_prob = flow.sample_with_action_log_prob(NOTHING, jax.random.key(5), other_paths)
+    sample, log_prob = action_of(flow, jax.random.key(5), other_paths)
     x = np.asarray(sample.latent, np.float64)
     normal = -0.5 * np.square(x / 0.3) - math.log(0.3) - 0.5 * math.log(2.0 * math.pi)
     np.testing.assert_allclose(log_prob, (normal - np.log(1.0 - np.tanh(x) ** 2)).sum(), rtol=1e-4)
@@ -363,7 +373,7 @@ def test_the_entropy_of_an_action_is_bounded_from_below_and_the_bound_closes():
 
     def estimate(other_paths):
         def one(key):
-            sample, log_prob = flow.sample_with_action_log_prob(NOTHING, key, other_paths)
+            sample, log_prob = action_of(flow, key, other_paths)
             return -(log_prob + 2.0 * (jnp.log(2.0) - sample.latent - jax.nn.softplus(-2.0 * sample.latent)).sum())
 
         values = np.asarray(jax.lax.map(one, jax.random.split(jax.random.key(4), 20_000), batch_size=2_000))
@@ -393,7 +403,7 @@ def test_the_entropy_of_an_action_has_a_slope_in_the_velocity():
     def entropy(strength):
         flow = policy(Pull(strength), drift=False, learn_noise=False, step_std=0.2)
         keys = jax.random.split(jax.random.key(5), 64)
-        return -jax.vmap(lambda key: flow.sample_with_action_log_prob(NOTHING, key, 16)[1])(keys).mean()
+        return -jax.vmap(lambda key: action_of(flow, key, 16)[1])(keys).mean()
 
     with jax.enable_x64(True):
         at = jnp.asarray(1.0)
@@ -409,3 +419,19 @@ def test_t18_a_further_step_adds_the_entropy_of_its_noise():
     found = [path_entropy_target(d, steps, std) for steps in range(6)]
     np.testing.assert_allclose(found[0], d * math.log(unit))
     np.testing.assert_allclose(np.diff(found), d * math.log(std * unit))
+
+
+@pytest.mark.parametrize("other_paths", [1, 5])
+def test_a_recorded_action_has_the_density_it_was_drawn_with(other_paths):
+    flow = policy(MLPVelocity(jax.random.key(3), 1, 2, TRUNK, 1.0), 2)
+    marginal = MarginalFlow(flow, other_paths)
+    noise = marginal.noise(jax.random.key(4))
+    drawn, log_prob = marginal.draw_with_log_prob(NOTHING, noise)
+    np.testing.assert_allclose(marginal.log_prob(NOTHING, drawn.record), log_prob, rtol=1e-4, atol=1e-4)
+    alone = marginal.draw(NOTHING, noise)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), drawn, alone)
+    np.testing.assert_array_equal(alone.latent, flow.draw(NOTHING, noise[0]).latent)
+    assert (flow.density, marginal.density) == (Density.PATH, Density.ACTION)
+    assert flow.has_velocity and marginal.has_velocity
+    with pytest.raises(ConfigurationError, match="other_paths = 0"):
+        MarginalFlow(flow, 0)

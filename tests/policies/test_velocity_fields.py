@@ -10,7 +10,6 @@ from penstock.networks import Normalizer, Trunk, VectorEncoder
 from penstock.policies import (
     Actor,
     Agent,
-    Chunked,
     DecodedVelocity,
     GatedVelocity,
     SquashedGaussian,
@@ -30,10 +29,10 @@ def test_gate_starts_open_and_one_step_keeps_three_quarters():
     x = jnp.array([0.7, -0.4])
     velocity = field(field.condition(FEATURES), x, jnp.asarray(0.25))
     np.testing.assert_allclose(velocity, -0.99330715 * x, rtol=1e-6)
-    policy = VelocityFlow(field=field, action_size=2, flow_steps=4, stepper="euler")
-    np.testing.assert_allclose(policy.transport(FEATURES, x).latent, 0.31924 * x, rtol=1e-4)
-    one = VelocityFlow(field=field, action_size=2, flow_steps=1, stepper="euler")
-    np.testing.assert_allclose(one.transport(FEATURES, x).latent, (1 - 0.99330715) * x, rtol=1e-4)
+    policy = VelocityFlow(field=field, flat_size=2, flow_steps=4, stepper="euler")
+    np.testing.assert_allclose(policy.draw(FEATURES, x).latent, 0.31924 * x, rtol=1e-4)
+    one = VelocityFlow(field=field, flat_size=2, flow_steps=1, stepper="euler")
+    np.testing.assert_allclose(one.draw(FEATURES, x).latent, (1 - 0.99330715) * x, rtol=1e-4)
 
 
 def test_gated_velocity_by_hand():
@@ -193,9 +192,9 @@ def test_affine_velocity_by_hand():
 
 def test_affine_flow_starts_near_the_identity():
     field = AffineVelocity(jax.random.key(2), 3, 2, TRUNK)
-    policy = VelocityFlow(field=field, action_size=2, flow_steps=4, stepper="euler")
+    policy = VelocityFlow(field=field, flat_size=2, flow_steps=4, stepper="euler")
     x = jnp.array([1.5, -0.8])
-    np.testing.assert_allclose(policy.transport(FEATURES, x).latent, x, atol=0.05)
+    np.testing.assert_allclose(policy.draw(FEATURES, x).latent, x, atol=0.05)
 
 
 def test_bias_of_the_gain_alone_sets_every_standard_deviation():
@@ -208,9 +207,9 @@ def test_bias_of_the_gain_alone_sets_every_standard_deviation():
         field,
         (jnp.zeros_like(output.weight), jnp.concatenate([jnp.zeros(3), gain])),
     )
-    policy = VelocityFlow(field=field, action_size=3, flow_steps=4, stepper="euler")
+    policy = VelocityFlow(field=field, flat_size=3, flow_steps=4, stepper="euler")
     x = jnp.array([0.5, -1.0, 2.0])
-    np.testing.assert_allclose(policy.transport(FEATURES, x).latent, [0.0, -0.0625, 2.0 * 1.25**4], rtol=1e-6)
+    np.testing.assert_allclose(policy.draw(FEATURES, x).latent, [0.0, -0.0625, 2.0 * 1.25**4], rtol=1e-6)
     normalizer = Normalizer.create(3, enabled=False)
     agent = Agent(Actor(VectorEncoder(3), policy), normalizer)
     std = agent.latent_std(Observation(jnp.stack([FEATURES, -FEATURES])), jax.random.key(0), draws=4000)
@@ -234,9 +233,8 @@ def test_rank_of_the_noise_that_can_be_shaped(name, rank):
     hidden = {"decoded": (4,), "waist": (5, 8)}.get(name, (8, 5))
     kind = "mlp" if name in ("chunks", "waist") else name
     field = make_velocity(jax.random.key(0), kind, 3, 6, Trunk(hidden, "silu", False), 1.0)
-    policy = VelocityFlow(field=shaken(field), action_size=6, flow_steps=3, stepper="euler")
-    jacobian = jax.jacfwd(lambda x: policy.transport(FEATURES, x).latent)(jnp.linspace(-1.0, 1.0, 6))
+    policy = VelocityFlow(field=shaken(field), flat_size=6, flow_steps=3, stepper="euler")
+    jacobian = jax.jacfwd(lambda x: policy.draw(FEATURES, x).latent)(jnp.linspace(-1.0, 1.0, 6))
     singular = np.linalg.svd(np.asarray(jacobian, np.float64) - np.eye(6))[1]
     assert (singular > 1e-5).sum() == rank
-    chunked = Chunked(inner=policy, length=2)
-    assert policy.noise_rank == chunked.noise_rank == rank
+    assert policy.noise_rank == rank

@@ -9,7 +9,7 @@ from jax.flatten_util import ravel_pytree
 
 from penstock._errors import CapabilityError
 from penstock.networks import Trunk
-from penstock.policies import Capability, MLPVelocity, VelocityField, VelocityFlow
+from penstock.policies import Density, MLPVelocity, Need, VelocityField, VelocityFlow
 from penstock.policies.steppers import EVALUATIONS_PER_STEP, STEPPERS
 
 TRUNK = Trunk(hidden=(5, 4))
@@ -31,7 +31,7 @@ class AffineField(VelocityField):
 
 def flow(stepper="euler", steps=4, trunk=TRUNK, output_gain=1.0, size=2, features=3, seed=0):
     field = MLPVelocity(jax.random.key(seed), features, size, trunk, output_gain)
-    return VelocityFlow(field=field, action_size=size, flow_steps=steps, stepper=stepper)
+    return VelocityFlow(field=field, flat_size=size, flow_steps=steps, stepper=stepper)
 
 
 def as_float64(tree):
@@ -53,7 +53,7 @@ def test_gradient_of_the_sampler_equals_finite_differences(stepper, steps, trunk
 
         def scalar(flat):
             policy, features, noise = unflatten(flat)
-            return policy.transport(features, noise).action @ jnp.array([1.0, -0.7])
+            return policy.draw(features, noise).action @ jnp.array([1.0, -0.7])
 
         scalar = jax.jit(jax.value_and_grad(scalar))
         flat = np.asarray(flat)
@@ -69,7 +69,7 @@ def test_gradient_of_the_sampler_equals_finite_differences(stepper, steps, trunk
 
 def test_gradient_reaches_every_parameter():
     features, noise = jnp.array([0.5, -1.0, 2.0]), jnp.array([0.3, -0.2])
-    gradient = jax.jit(jax.grad(lambda p: p.transport(features, noise).action.sum()))(
+    gradient = jax.jit(jax.grad(lambda p: p.draw(features, noise).action.sum()))(
         flow(steps=2, trunk=Trunk(hidden=(4,)))
     )
     for leaf in jax.tree.leaves(gradient):
@@ -89,7 +89,7 @@ def test_zero_field_is_the_base_distribution():
 def test_new_policy_is_near_the_base_distribution():
     policy = flow(output_gain=0.01)
     noise = jnp.array([1.0, -1.0])
-    latent = policy.transport(jnp.ones(3), noise).latent
+    latent = policy.draw(jnp.ones(3), noise).latent
     np.testing.assert_allclose(latent, noise, atol=0.05)
     assert np.abs(latent - noise).max() > 0
 
@@ -100,8 +100,8 @@ def test_one_euler_step_of_an_affine_field_is_an_affine_map():
     features, noise = generator.normal(size=3), generator.normal(size=2)
     with jax.enable_x64(True):
         field = AffineField(jnp.asarray(W), jnp.asarray(U), jnp.asarray(b))
-        policy = VelocityFlow(field=field, action_size=2, flow_steps=1, stepper="euler")
-        sample = policy.transport(jnp.asarray(features), jnp.asarray(noise))
+        policy = VelocityFlow(field=field, flat_size=2, flow_steps=1, stepper="euler")
+        sample = policy.draw(jnp.asarray(features), jnp.asarray(noise))
     np.testing.assert_allclose(sample.latent, (np.eye(2) + W) @ noise + U @ features + b, rtol=1e-13)
     np.testing.assert_allclose(sample.action, np.tanh(sample.latent), rtol=1e-13)
 
@@ -112,8 +112,8 @@ def test_many_steps_of_an_affine_field_are_the_matrix_exponential():
     noise = np.array([0.4, -1.1])
     with jax.enable_x64(True):
         field = AffineField(jnp.asarray(W), jnp.zeros((2, 1)), jnp.zeros(2))
-        policy = VelocityFlow(field=field, action_size=2, flow_steps=20, stepper="rk4")
-        latent = policy.transport(jnp.zeros(1), jnp.asarray(noise)).latent
+        policy = VelocityFlow(field=field, flat_size=2, flow_steps=20, stepper="rk4")
+        latent = policy.draw(jnp.zeros(1), jnp.asarray(noise)).latent
     np.testing.assert_allclose(latent, linalg.expm(W) @ noise, rtol=1e-5)
 
 
@@ -146,21 +146,21 @@ def test_split_first_layer_is_the_plain_network_on_the_concatenation(layer_norm)
 def test_states_its_cost_and_what_it_can_do(stepper):
     policy = flow(stepper, steps=3)
     assert policy.network_evaluations == 3 * EVALUATIONS_PER_STEP[stepper]
-    assert policy.capabilities == {Capability.SAMPLE, Capability.MODE, Capability.VELOCITY}
-    assert policy.flat_size == 2 and policy.chunk_length == 1
-    with pytest.raises(CapabilityError, match=r"VelocityFlow does not offer the exact log-density"):
+    assert [need for need in Need if policy.offers(need)] == [Need.VELOCITY]
+    assert policy.density is Density.NONE and policy.flat_size == 2 and policy.noise_shape == (2,)
+    with pytest.raises(CapabilityError, match=r"VelocityFlow does not offer a log-density"):
         policy.log_prob(jnp.ones(3), jnp.ones(2))
-    with pytest.raises(CapabilityError, match=r"VelocityFlow does not offer samples with their exact log-density"):
-        policy.sample_with_log_prob(jnp.ones(3), jax.random.key(0))
+    with pytest.raises(CapabilityError, match=r"VelocityFlow does not offer a log-density"):
+        policy.draw_with_log_prob(jnp.ones(3), jnp.ones(2))
 
 
 def test_float32_agrees_with_float64():
     features, noise = np.array([0.5, -1.0, 2.0], np.float32), np.array([0.3, -0.2], np.float32)
     policy = flow(steps=2)
-    single = policy.transport(jnp.asarray(features), jnp.asarray(noise)).action
+    single = policy.draw(jnp.asarray(features), jnp.asarray(noise)).action
     with jax.enable_x64(True):
         features64, noise64 = jnp.asarray(features, jnp.float64), jnp.asarray(noise, jnp.float64)
-        double = as_float64(policy).transport(features64, noise64).action
+        double = as_float64(policy).draw(features64, noise64).action
         assert double.dtype == jnp.float64
     np.testing.assert_allclose(single, double, atol=2e-6)
 

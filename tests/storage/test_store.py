@@ -241,3 +241,15 @@ def test_the_documented_reader_reads_a_checkpoint(tmp_path):
     flip(path / "state.safetensors", -1)
     with pytest.raises(ValueError, match="damaged"):
         namespace["read_checkpoint"](path)
+
+
+def test_arrays_are_found_under_the_names_that_they_once_had(tmp_path):
+    old = {"policy": {"inner": {"weight": jnp.arange(3.0)}}, "count": jnp.asarray(4)}
+    new = {"policy": {"weight": jnp.zeros(3)}, "count": jnp.asarray(0)}
+    path = store.save_checkpoint(tmp_path, 1, old, config_hash="")
+    with pytest.raises(store.CheckpointMismatchError):
+        store.load_checkpoint(path, new)
+    state, manifest = store.load_checkpoint(path, new, [("['inner']", ""), ("['count']", "['weight']")])
+    np.testing.assert_array_equal(state["policy"]["weight"], [0.0, 1.0, 2.0])
+    assert int(state["count"]) == 4, "a name that is known stays"
+    assert manifest.leaves[-1].path == "['policy']['inner']['weight']", "the manifest is what was written"

@@ -37,7 +37,8 @@ class Countdown(Task):
 
 def agent(chunk=1):
     settings = PolicySettings("gaussian", Trunk((4,), "silu", True, 1.0), 1, "euler", True, 0.0, chunk)
-    return Agent(make_actor(jax.random.key(1), settings, ObservationSpec(1), 1), Normalizer.create(1, False))
+    actor = make_actor(jax.random.key(1), settings, ObservationSpec(1), 1)
+    return Agent(actor, Normalizer.create(1, False), chunk_length=chunk)
 
 
 WORLD = FunctionalWorld("test/countdown", Countdown(), 4)

@@ -17,7 +17,8 @@ from penstock._field_types import convert
 from penstock.algorithms.registry import ALGORITHMS, family
 from penstock.cli.train import TrainOptions
 from penstock.storage.run_folder import RunFolder, compare_configs
-from penstock.training.plan import RunPlan, completed, from_config, make_plan, parse_world_options
+from penstock.training.migrations import completed
+from penstock.training.plan import RunPlan, from_config, make_plan, parse_world_options
 from penstock.training.presets import NAMED, PRESETS, preset
 from penstock.training.restore import read_plan
 from penstock.worlds import world_entries, world_families
