@@ -229,7 +229,7 @@ def main():
 
 
 if __name__ == "__main__":
-    from penstock.cli._jax_setup import set_up_jax
+    from penstock._jax_setup import set_up_jax
 
     set_up_jax()
     main()

@@ -12,7 +12,7 @@ import argparse
 import json
 from pathlib import Path
 
-from penstock.cli._jax_setup import set_up_jax
+from penstock._jax_setup import set_up_jax
 
 set_up_jax()
 

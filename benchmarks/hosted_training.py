@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--algorithms", nargs="*", default=list(ALGORITHMS))
     parser.add_argument("--stretch", type=int, default=2_000, help="environment steps of a timed stretch")
     arguments = parser.parse_args()
-    from penstock.cli._jax_setup import set_up_jax
+    from penstock._jax_setup import set_up_jax
 
     set_up_jax()
     record = []

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 os.environ["PENSTOCK_CACHE"] = ""
-from penstock.cli._jax_setup import set_up_jax
+from penstock._jax_setup import set_up_jax
 
 set_up_jax()
 

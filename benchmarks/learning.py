@@ -35,7 +35,7 @@ def slug(world: str) -> str:
 
 def train_arm(arguments: argparse.Namespace) -> None:
     """Trains one arm in this process."""
-    from penstock.cli._jax_setup import set_up_jax
+    from penstock._jax_setup import set_up_jax
 
     set_up_jax()
     from penstock.training.loop import Silent, train

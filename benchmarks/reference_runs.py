@@ -17,7 +17,7 @@ from pathlib import Path
 
 os.environ["PENSTOCK_CACHE"] = ""
 os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0 --xla_cpu_multi_thread_eigen=false"
-from penstock.cli._jax_setup import set_up_jax
+from penstock._jax_setup import set_up_jax
 
 set_up_jax()
 

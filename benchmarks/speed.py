@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 os.environ["PENSTOCK_CACHE"] = ""  # compile times are to be measured, not looked up
-from penstock.cli._jax_setup import set_up_jax
+from penstock._jax_setup import set_up_jax
 
 set_up_jax()
 

@@ -29,7 +29,7 @@ def study(
     arguments = parser.parse_args()
     data = json.loads(path.read_text()) if path.exists() else {}
     if arguments.command == "run":
-        from penstock.cli._jax_setup import set_up_jax
+        from penstock._jax_setup import set_up_jax
 
         set_up_jax()
         path.parent.mkdir(parents=True, exist_ok=True)

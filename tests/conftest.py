@@ -5,7 +5,7 @@ import os
 
 os.environ.setdefault("PENSTOCK_CACHE", "")
 
-from penstock.cli._jax_setup import set_up_jax
+from penstock._jax_setup import set_up_jax
 
 # XLA's older emitter of fused loops compiles the small programs of these tests in four fifths of the time. Other
 # processes that tests start compile as users' do.

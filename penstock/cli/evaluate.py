@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from penstock._errors import ConfigurationError, require
+from penstock._jax_setup import set_up_jax
 from penstock.cli._arguments import parse
-from penstock.cli._jax_setup import set_up_jax
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,24 +42,24 @@ def run(arguments: list[str]) -> int:
 
     from penstock.policies import DeterministicAction
     from penstock.reports.tables import text_table
-    from penstock.training.programs import make_evaluate
+    from penstock.training.programs import evaluate_seeds
     from penstock.training.restore import restore_run
 
     restored = restore_run(options.run_dir, options.checkpoint)
     if options.replan_every_step and getattr(restored.plan.settings, "chunk_length", 1) == 1:
         raise ConfigurationError("replan_every_step: this policy acts at every step already; leave it out.")
-    learner, world = restored.learner, restored.learner.world.with_num_envs(options.episodes)
-
     rule = None
     if options.deterministic_action != "run":
         draws = getattr(restored.plan.settings, "deterministic_draws", DeterministicAction.draws)
         rule = DeterministicAction(options.deterministic_action, draws)
-    evaluate = make_evaluate(learner, world, replan_every_step=options.replan_every_step, deterministic=rule)
-    results = []
-    for index in range(restored.plan.seeds):
-        state = jax.tree.map(lambda leaf, i=index: leaf[i], restored.state)
-        metrics = jax.device_get(evaluate(state, jax.random.key(options.seed)))
-        results.append({name: float(value) for name, value in metrics.items()})
+    results = evaluate_seeds(
+        restored.learner,
+        restored.state,
+        options.episodes,
+        jax.random.key(options.seed),
+        replan_every_step=options.replan_every_step,
+        deterministic=rule,
+    )
     seeds = [restored.plan.seed + index for index in range(restored.plan.seeds)]
     if options.json:
         print(json.dumps({"env_steps": restored.manifest.step, "seeds": seeds, "metrics": results}))

@@ -6,8 +6,8 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from penstock._jax_setup import set_up_jax
 from penstock.cli._arguments import parse
-from penstock.cli._jax_setup import set_up_jax
 
 
 @dataclasses.dataclass(frozen=True)

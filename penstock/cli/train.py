@@ -8,8 +8,8 @@ from typing import Any, Generic, TypeVar
 from tyro.conf import Suppress
 
 from penstock._errors import ConfigurationError
+from penstock._jax_setup import set_up_jax
 from penstock.cli._arguments import parse
-from penstock.cli._jax_setup import set_up_jax
 
 ConfigT = TypeVar("ConfigT")
 
@@ -135,14 +135,12 @@ def _peek(arguments: list[str], flag: str) -> str | None:
 def train_and_report(options: TrainOptions) -> int:
     """Trains as the options say; draws and films what came out."""
     from penstock.cli._run import plan_from_options, train_run
+    from penstock.training.plan import default_run_dir
 
     plan = plan_from_options(options)
-    place, _, attribute = plan.world.rpartition(":")
-    name = f"{Path(place).stem}-{attribute}" if place else plan.world.replace("/", "-")
-    run_dir = options.run_dir or Path("runs") / f"{plan.algorithm}-{name}-{plan.seed}"
     return train_run(
         plan,
-        run_dir,
+        options.run_dir or default_run_dir(plan),
         video=options.video,
         tensorboard=options.tensorboard,
         allow_config_change=options.allow_config_change,

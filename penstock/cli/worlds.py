@@ -2,8 +2,8 @@
 
 import dataclasses
 
+from penstock._jax_setup import set_up_jax
 from penstock.cli._arguments import parse
-from penstock.cli._jax_setup import set_up_jax
 
 
 @dataclasses.dataclass(frozen=True)

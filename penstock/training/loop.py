@@ -155,6 +155,7 @@ def train(
     *,
     observer: Observer | None = None,
     mirrors: Callable[[RunFolder], list[Mirror]] = lambda folder: [],
+    on_metrics: Callable[[list[dict[str, Any]]], bool | None] | None = None,
     allow_config_change: bool = False,
 ) -> Result:
     """Trains, or continues the run in ``run_dir``.
@@ -164,6 +165,7 @@ def train(
         run_dir: the run folder; created if missing.
         observer: watches the run.
         mirrors: makes further receivers of metric rows, for example TensorBoard.
+        on_metrics: called with the rows of every block, one per seed, once they are written; True asks the run to stop.
         allow_config_change: continue although settings differ from those of the run so far.
 
     Returns:
@@ -197,7 +199,7 @@ def train(
         run = _Run(plan, folder, program, config_hash(config, ignore=SAFE_TO_CHANGE), observer, mirrors(folder))
         try:
             # What cannot be continued with these settings must not replace the settings that it can be continued with.
-            return run.to_the_end(stop, accepted=lambda: folder.write_config(config))
+            return run.to_the_end(stop, lambda: folder.write_config(config), on_metrics or (lambda rows: None))
         finally:
             program.close()
             run.log.close()
@@ -230,7 +232,12 @@ class _Run:
         self.faults_explained = 0
         self.saving = 0.0
 
-    def to_the_end(self, stop: GracefulStop, accepted: Callable[[], None]) -> Result:
+    def to_the_end(
+        self,
+        stop: GracefulStop,
+        accepted: Callable[[], None],
+        on_metrics: Callable[[list[dict[str, Any]]], bool | None],
+    ) -> Result:
         """Trains until the budget is used or somebody asks to stop. Calls ``accepted`` once the run can go on."""
         plan = self.plan
         state, update = self._begin(accepted)
@@ -248,7 +255,9 @@ class _Run:
             update += iterations
             self._look_for_faults(before, metrics, iterations)
             evaluation = self._evaluate(state, update) if self._evaluation_due(update, iterations) else {}
-            self._write_rows(update, metrics, evaluation)
+            rows = self._write_rows(update, metrics, evaluation)
+            if on_metrics(rows):
+                stop.ask()
             rate = iterations * self.steps_per_update / max(seconds, 1e-9)  # per seed, as the steps are counted
             self._show(update, rate, metrics, evaluation)
             waited = time.monotonic() - saved_at
@@ -350,7 +359,9 @@ class _Run:
         cpu = self.cpu_before + time.process_time() - self.cpu_start
         return round(wall, 3), round(cpu, 3)
 
-    def _write_rows(self, update: int, metrics: dict[str, np.ndarray], evaluation: dict[str, np.ndarray]) -> None:
+    def _write_rows(
+        self, update: int, metrics: dict[str, np.ndarray], evaluation: dict[str, np.ndarray]
+    ) -> list[dict[str, Any]]:
         wall, cpu = self._clocks()
         rows = []
         for index, seed in enumerate(self.seeds):
@@ -366,6 +377,7 @@ class _Run:
             rows.append(row)
         if evaluation or not self.last_rows:
             self.last_rows = rows
+        return rows
 
     # ------------------------------------------------------------------ checkpoints and faults
 

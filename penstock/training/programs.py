@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+from jaxtyping import PyTree
 
 from penstock._errors import CapabilityError
 from penstock._types import Key
@@ -41,6 +42,34 @@ def make_evaluate(
     assert isinstance(world, HostedWorld)
     evaluator = HostedEvaluator(learner, world, deterministic)
     return lambda state, key: evaluator.metrics(jax.tree.leaves(state.learned), key)
+
+
+def evaluate_seeds(
+    learner: Any,
+    states: PyTree,
+    episodes: int,
+    key: Key,
+    *,
+    replan_every_step: bool = False,
+    deterministic: DeterministicAction | None = None,
+) -> list[dict[str, float]]:
+    """Evaluates every seed of a run: metrics as they are logged, one dictionary per seed.
+
+    Args:
+        learner: an algorithm, bound to its world.
+        states: training states, leaves ``(K, ...)``.
+        episodes: of each kind, per seed.
+        key: of resets and policy noise, the same for all seeds.
+        replan_every_step: see `make_evaluate`.
+        deterministic: see `make_evaluate`.
+    """
+    world = learner.world.with_num_envs(episodes)
+    evaluate = make_evaluate(learner, world, replan_every_step=replan_every_step, deterministic=deterministic)
+    results = []
+    for index in range(states.update.shape[0]):
+        metrics = jax.device_get(evaluate(jax.tree.map(lambda leaf, i=index: leaf[i], states), key))
+        results.append({name: float(value) for name, value in metrics.items()})
+    return results
 
 
 def make_program(learner: Any, evaluation_world: World) -> RunProgram:

@@ -57,6 +57,10 @@ class GracefulStop:
         """Whether to stop after this step."""
         return self._requested.is_set()
 
+    def ask(self) -> None:
+        """Asks to stop after this step, without a signal."""
+        self._requested.set()
+
     def __enter__(self) -> "GracefulStop":
         if threading.current_thread() is not threading.main_thread():
             return self

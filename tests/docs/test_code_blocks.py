@@ -61,5 +61,10 @@ def test_readme(capsys, tmp_path, monkeypatch):
         world_options={"episode_length": 2},
     )
     train(plan, "runs/quickstart")
-    run_blocks("README.md")
+    small = ", ".join(
+        f"{name}={value}" for name, value in {**settings, "num_envs": 2, "evaluation_episodes": 1}.items()
+    )
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert "steps=60_000, seeds=3" in block
+    exec(compile(block.replace("steps=60_000, seeds=3", f"steps=2, {small}"), "README.md", "exec"), {})
     assert capsys.readouterr().out.strip()

@@ -85,6 +85,7 @@ class ObservationReader:
         stacked: whether the image has a leading axis of stacked frames.
         low: ``(n,)`` declared bounds of the vector.
         high: ``(n,)``.
+        shapes: of the parts, by name.
     """
 
     spec: ObservationSpec
@@ -93,6 +94,30 @@ class ObservationReader:
     stacked: bool
     low: np.ndarray
     high: np.ndarray
+    shapes: dict[str, tuple[int, ...]]
+
+    def read_any(self, observation: Any) -> tuple[Observation, bool]:
+        """One observation, or a batch of them, as the space's environment gives it.
+
+        Returns:
+            The observation with a leading axis, and whether it came without one.
+
+        Raises:
+            ConfigurationError: it is not of this space.
+        """
+        parts = observation if isinstance(observation, dict) else {"": observation}
+        found = {name: np.asarray(value) for name, value in parts.items() if name in self.shapes}
+        extra = {found[name].ndim - len(shape) for name, shape in self.shapes.items() if name in found}
+        fits = all(name in found and found[name].shape[-len(shape) :] == shape for name, shape in self.shapes.items())
+        if not fits or extra not in ({0}, {1}):
+            shapes = {name: found[name].shape for name in found}
+            wanted, seen = (" and ".join(f"{n} {s}".strip() for n, s in d.items()) for d in (self.shapes, shapes))
+            raise ConfigurationError(
+                f"observation: the environment's has the shape {wanted}, and this one {seen or type(observation)}. "
+                "Pass one as the environment gives it, or a batch with one more axis in front."
+            )
+        single = extra == {0}
+        return self.read({name: value[None] if single else value for name, value in found.items()}), single
 
     def read(self, batch: Any) -> Observation:
         """Observations of N environments, as their vector environment batches them."""
@@ -137,12 +162,14 @@ def observation_reader(space: Any, name: str) -> ObservationReader:
         np.concatenate([np.zeros((0,)), *(getattr(parts[part], side).reshape(-1) for part in vectors)])
         for side in ("low", "high")
     )
+    shapes = {part: tuple(box.shape) for part, box in parts.items()}
     if not images and size == 0:
         raise ConfigurationError(f"'{name}': the observation space {space} holds no number. Correct it.")
     if not images:
-        return ObservationReader(ObservationSpec(vector=size), vectors, None, False, low, high)
+        return ObservationReader(ObservationSpec(vector=size), vectors, None, False, low, high, shapes)
     shape = parts[images[0]].shape
     stacked = len(shape) == 4
     height, width, channels = shape[-3:]
     pixels = (height, width, channels * (shape[0] if stacked else 1))
-    return ObservationReader(ObservationSpec(vector=size, pixels=pixels), vectors, images[0], stacked, low, high)
+    spec = ObservationSpec(vector=size, pixels=pixels)
+    return ObservationReader(spec, vectors, images[0], stacked, low, high, shapes)

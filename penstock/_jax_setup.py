@@ -1,4 +1,4 @@
-"""How the command line sets JAX up. The library itself touches none of this when imported."""
+"""How commands, and `penstock.train`, set JAX up. Importing the library touches none of this."""
 
 import logging
 import os

@@ -1,0 +1,271 @@
+"""What a script uses: train, resume, load, make_world. `import penstock` offers the same names, and loads this late."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from penstock._errors import ConfigurationError, require
+from penstock._jax_setup import set_up_jax
+from penstock._types import Actions
+from penstock.observation import Observation
+from penstock.policies import Agent
+from penstock.storage.metrics_log import read_metrics
+from penstock.storage.run_folder import METRICS_NAME
+from penstock.training.loop import Observer, Result, Silent
+from penstock.training.loop import train as train_plan
+from penstock.training.plan import RunPlan, default_run_dir, make_plan
+from penstock.training.programs import evaluate_seeds
+from penstock.training.restore import RestoredRun, read_plan, restore_run
+from penstock.worlds import World
+from penstock.worlds.hosted.hosted_world import HostedWorld
+from penstock.worlds.loading import load_world
+
+Rows = list[dict[str, Any]]
+"""Lines of ``metrics.jsonl``, one per seed."""
+
+
+def train(
+    algorithm: str,
+    world: str,
+    *,
+    run_dir: str | Path | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+    seeds: int = 1,
+    num_envs: int | None = None,
+    preset: str = "",
+    world_options: Mapping[str, Any] | None = None,
+    log_every: int | None = None,
+    evaluate_every: int | None = None,
+    evaluation_episodes: int | None = None,
+    label: str = "",
+    progress: bool = True,
+    on_metrics: Callable[[Rows], bool | None] | None = None,
+    allow_config_change: bool = False,
+    **settings: Any,
+) -> "Run":
+    """Trains, or continues the run in the folder: ``penstock train`` without its figure and film.
+
+    Args:
+        algorithm: name of the algorithm.
+        world: name of the world, or your own: ``path/to/file.py:Task`` or ``package.module:Task``.
+        run_dir: the run folder; by default ``runs/ALGORITHM-WORLD-SEED``.
+        steps: environment steps per seed; like all that is None, by default as the world's preset says.
+        seed: first seed.
+        seeds: how many seeds, trained in one program.
+        num_envs: environments that step together.
+        preset: settings by name in place of the world's.
+        world_options: keyword arguments of the world.
+        log_every: iterations per line of metrics.
+        evaluate_every: environment steps between evaluations.
+        evaluation_episodes: episodes per evaluation.
+        label: name of the arm in comparisons.
+        progress: show the progress display on standard error.
+        on_metrics: called with every new line of metrics, one dictionary per seed; True stops the run, which is saved
+            and goes on with the next call.
+        allow_config_change: continue although settings differ from those of the run so far.
+        **settings: of the algorithm, by the names of the command line: ``window=16``.
+
+    Raises:
+        PenstockError: in a sentence: what is wrong, and what to do.
+    """
+    set_up_jax()
+    given = {"steps": steps, "num_envs": num_envs, "log_every": log_every, "evaluate_every": evaluate_every}
+    given["evaluation_episodes"] = evaluation_episodes
+    fields = {name: value for name, value in given.items() if value is not None}
+    fields |= {"seed": seed, "seeds": seeds, "label": label, "world_options": dict(world_options or {})}
+    plan = make_plan(algorithm, world, preset=preset, settings=settings, **fields)
+    return _train(plan, run_dir or default_run_dir(plan), progress, on_metrics, allow_config_change)
+
+
+def resume(
+    run_dir: str | Path,
+    *,
+    progress: bool = True,
+    on_metrics: Callable[[Rows], bool | None] | None = None,
+) -> "Run":
+    """Continues the run in a folder with its own settings. See `train`."""
+    set_up_jax()
+    return _train(read_plan(run_dir), run_dir, progress, on_metrics, False)
+
+
+def _train(plan, run_dir, progress, on_metrics, allow_config_change):
+    observer: Observer = Silent()
+    if progress:
+        from penstock.reports.live import Progress
+
+        observer = Progress()
+    result = train_plan(
+        plan, run_dir, observer=observer, on_metrics=on_metrics, allow_config_change=allow_config_change
+    )
+    return Run(result.folder.path, plan, result)
+
+
+def load(run_dir: str | Path) -> "Run":
+    """Opens a run for reading; nothing in its folder changes, so it may train meanwhile.
+
+    Raises:
+        PenstockError: the folder holds no run.
+    """
+    set_up_jax()
+    return Run(Path(run_dir), read_plan(run_dir))
+
+
+def make_world(name: str, num_envs: int = 1, **options: Any) -> World:
+    """Builds a world by name, or from a user's file or module.
+
+    Raises:
+        PenstockError: no such world, or an option that it does not take.
+    """
+    return load_world(name, num_envs, **options)
+
+
+class Run:
+    """A run folder, opened.
+
+    Attributes:
+        path: the folder.
+        plan: what is run.
+        result: how training ended, where this run was just trained; else None.
+    """
+
+    def __init__(self, path: Path, plan: RunPlan, result: Result | None = None):
+        self.path, self.plan, self.result = path, plan, result
+        self._restored: dict[str, RestoredRun] = {}
+
+    def __repr__(self) -> str:
+        return f"<run of {self.plan.algorithm} on {self.plan.world} in {self.path}>"
+
+    @property
+    def seeds(self) -> Sequence[int]:
+        """The seeds that are trained in one program."""
+        return range(self.plan.seed, self.plan.seed + self.plan.seeds)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last line of metrics is at the end of the plan."""
+        rows = self.metrics()
+        return bool(rows) and rows[-1]["update"] >= self.plan.updates
+
+    def metrics(self) -> Rows:
+        """Every line of ``metrics.jsonl`` so far."""
+        return read_metrics(self.path / METRICS_NAME)
+
+    def agent(self, seed: int | None = None, checkpoint: Literal["last", "best"] = "last") -> "TrainedAgent":
+        """What one seed has learned, ready to act.
+
+        Args:
+            seed: which one; the first by default.
+            checkpoint: the newest, or the one with the best deterministic return.
+        """
+        seed = self.plan.seed if seed is None else seed
+        require(seed in self.seeds, "seed", seed, f"this run has the seeds {list(self.seeds)}")
+        restored = self._open(checkpoint)
+        state = jax.tree.map(lambda leaf: leaf[seed - self.plan.seed], restored.state)
+        return TrainedAgent(restored.learner.agent(state), restored.learner.world)
+
+    def evaluate(
+        self, episodes: int = 64, *, seed: int = 12345, checkpoint: Literal["last", "best"] = "last"
+    ) -> list[dict[str, float]]:
+        """Runs whole episodes, stochastic and deterministic; metrics ``eval/...``, one dictionary per trained seed.
+
+        Args:
+            episodes: of each kind.
+            seed: of resets and policy noise.
+            checkpoint: see `agent`.
+        """
+        require(episodes >= 1, "episodes", episodes, "must be at least 1")
+        restored = self._open(checkpoint)
+        return evaluate_seeds(restored.learner, restored.state, episodes, jax.random.key(seed))
+
+    def _open(self, checkpoint) -> RestoredRun:
+        if checkpoint not in self._restored:
+            self._restored[checkpoint] = restore_run(self.path, checkpoint)
+        return self._restored[checkpoint]
+
+
+class TrainedAgent:
+    """Acts on the observations of a world, one or a batch, with actions in the environment's own box.
+
+    An agent that plans chunks of actions remembers where it is in its plan: call `reset` when an episode begins.
+
+    Attributes:
+        agent: the same as a pure function of arrays, for use inside `jax.jit`: `penstock.policies.Agent`, with actions
+            in [-1, 1].
+        world: what it was trained on.
+    """
+
+    def __init__(self, agent: Agent, world: World, seed: int = 0):
+        self.agent, self.world = agent, world
+        self._key = jax.random.key(seed)
+        self._act = jax.jit(lambda memory, step, observation, key: agent.act(memory, step, observation, key))
+        self.reset()
+
+    def reset(self) -> None:
+        """Begins new episodes: forgets the plan."""
+        self._memory, self._step = None, 0
+
+    def act(self, observation: Any, *, deterministic: bool = True) -> Any:
+        """The action for an observation, or N actions for a batch of N.
+
+        Args:
+            observation: as the environment gives it (an array; a dictionary where its space is one), or a
+                `penstock.observation.Observation`; NumPy or JAX, without a leading axis or with one.
+            deterministic: act without noise, by the run's rule; else sample.
+
+        Returns:
+            An array of the environment's action shape; with a leading axis where the observation has one. JAX where
+            the observation is, NumPy otherwise.
+
+        Raises:
+            ConfigurationError: the observation does not have the world's shape.
+        """
+        batch, single, in_jax = self._batch(observation)
+        count = batch.vector.shape[0]
+        if self._memory is None or self._memory.cursor.shape[0] != count:
+            self._memory, self._step = self.agent.initial_memory(count), 0
+        key = None
+        if not deterministic:
+            self._key, key = jax.random.split(self._key)
+        step = jnp.asarray(self._step % self.agent.chunk_length, jnp.int32)
+        self._memory, action, _ = self._act(self._memory, step, batch, key)
+        self._step += 1
+        action = self._in_the_box(action, in_jax)
+        return action[0] if single else action
+
+    def _in_the_box(self, action: Actions, in_jax: bool) -> Any:
+        if isinstance(self.world, HostedWorld):
+            scaled = self.world.declared.actions.from_unit(np.asarray(action))
+            return jnp.asarray(scaled) if in_jax else scaled
+        return action if in_jax else np.asarray(action)
+
+    def _batch(self, observation: Any) -> tuple[Observation, bool, bool]:
+        """The observation with a leading axis; whether it had none; and whether it was made of JAX arrays."""
+        in_jax = any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(observation))
+        spec = self.world.observation_spec
+        if isinstance(observation, Observation):
+            single = jnp.ndim(observation.vector) == 1
+            lifted = jax.tree.map(lambda leaf: leaf[None], observation) if single else observation
+        elif isinstance(self.world, HostedWorld):
+            lifted, single = self.world.declared.reader.read_any(observation)
+        elif spec.points or spec.pixels:
+            raise ConfigurationError(
+                f"observation: '{self.world.name}' observes more than a vector. Pass an Observation "
+                "(penstock.observation)."
+            )
+        else:
+            vector = jnp.asarray(observation, jnp.float32)
+            single = vector.ndim == 1
+            lifted = Observation(vector[None] if single else vector)
+        found = jnp.shape(lifted.vector)
+        if len(found) != 2 or found[1] != spec.vector:
+            raise ConfigurationError(
+                f"observation: vectors of '{self.world.name}' have {spec.vector} entries, and this one has the shape "
+                f"{np.shape(observation) if not isinstance(observation, Observation) else found}. Pass one of shape "
+                f"({spec.vector},), or a batch (N, {spec.vector})."
+            )
+        return lifted, single, in_jax

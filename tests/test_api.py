@@ -1,0 +1,160 @@
+"""The verbs of `import penstock`: the same runs as the command's, agents that act, scripts that watch."""
+
+import json
+import subprocess
+import sys
+
+import gymnasium
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import penstock
+from penstock._errors import ConfigurationError, PenstockError
+from penstock.observation import Observation
+
+SMALL = {"window": 4, "actor_hidden": (8,), "critic_hidden": (8,), "critic_passes": 1, "critic_minibatches": 1}
+RUN = {"steps": 64, "num_envs": 4, "log_every": 1, "evaluate_every": 32, "evaluation_episodes": 2, "progress": False}
+
+
+class Reach(gymnasium.Env):
+    """Observes where it is; actions between 10 and 30 move it."""
+
+    max_episode_steps = 5
+
+    def __init__(self):
+        self.observation_space = gymnasium.spaces.Dict(
+            {"at": gymnasium.spaces.Box(-9.0, 9.0, (2, 2)), "age": gymnasium.spaces.Box(0.0, 9.0, (1,))}
+        )
+        self.action_space = gymnasium.spaces.Box(10.0, 30.0, (2,), np.float32)
+
+    def seen(self):
+        return {"at": np.full((2, 2), self.x, np.float32), "age": np.array([self.age], np.float32)}
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.x, self.age = float(self.np_random.uniform()), 0
+        return self.seen(), {}
+
+    def step(self, action):
+        assert self.action_space.contains(np.asarray(action))
+        self.x, self.age = self.x + 0.01 * float(action[0] - 20.0), self.age + 1
+        return self.seen(), -abs(self.x), False, self.age >= self.max_episode_steps, {}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    options = {"episode_length": 10}
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    return penstock.train(
+        "shac2", "classic/double-integrator", run_dir=folder, seeds=2, world_options=options, **RUN, **SMALL
+    )
+
+
+@pytest.fixture(scope="module")
+def hosted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "hosted"
+    small = {"batch_size": 8, "warmup_steps": 8, "collect_steps": 4, "actor_hidden": (8,), "critic_hidden": (8,)}
+    return penstock.train("sac", f"{__file__}:Reach", run_dir=folder, **{**RUN, "num_envs": 2, **small})
+
+
+def test_importing_is_light():
+    code = "import sys, time; t = time.process_time(); import penstock; dir(penstock); print(time.process_time() - t);"
+    code += "print([name for name in ('jax', 'numpy', 'equinox') if name in sys.modules])"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split("\n")
+    assert float(told[0]) < 0.2 and told[1] == "[]"
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        _ = penstock.trian
+
+
+def test_a_run_from_python_is_the_command_s(run):
+    config = json.loads((run.path / "config.json").read_text())
+    assert config["settings"]["window"] == 4 and config["seeds"] == 2 and config["world_options"]
+    assert run.finished and [row["seed"] for row in run.metrics()[-2:]] == [0, 1]
+    assert (run.path / "checkpoints").is_dir() and run.result is not None and run.result.worked
+    again = penstock.resume(run.path, progress=False)
+    assert again.finished and again.result is not None and not again.result.worked
+    with pytest.raises(ConfigurationError, match=r"windo'.*Did you mean 'window'"):
+        penstock.train("shac2", "classic/pendulum", windo=4)
+
+
+def test_agents_act_on_what_comes(run):
+    agent = penstock.load(run.path).agent(seed=1)
+    world = penstock.make_world("classic/double-integrator", 3, episode_length=10)
+    state = world.reset(jax.random.key(0))
+    batch = np.asarray(state.observation.vector)
+    actions = agent.act(batch)
+    assert isinstance(actions, np.ndarray) and actions.shape == (3, 1) and np.abs(actions).max() <= 1.0
+    one = agent.act(batch[1])
+    assert one.shape == (1,)
+    np.testing.assert_allclose(one, actions[1], rtol=1e-5)
+    in_jax = agent.act(jnp.asarray(batch))
+    assert isinstance(in_jax, jax.Array)
+    np.testing.assert_allclose(in_jax, actions, rtol=1e-5)
+    np.testing.assert_allclose(agent.act(Observation(batch)), actions, rtol=1e-5)
+    np.testing.assert_allclose(agent.agent.mode(state.observation).action, actions, rtol=1e-5)
+    noisy = [agent.act(batch, deterministic=False) for _ in range(2)]
+    assert not np.allclose(noisy[0], noisy[1]) and not np.allclose(noisy[0], actions)
+    other = penstock.load(run.path).agent(seed=0).act(batch)
+    assert not np.allclose(other, actions)
+    with pytest.raises(ConfigurationError, match=r"have 2 entries, and this one has the shape \(3, 5\)"):
+        agent.act(np.zeros((3, 5)))
+    with pytest.raises(ConfigurationError, match=r"seed = 7: this run has the seeds \[0, 1\]"):
+        penstock.load(run.path).agent(seed=7)
+
+
+def test_agents_act_in_the_environment_s_own_box(hosted):
+    agent, env = hosted.agent(), Reach()
+    observation, _ = env.reset(seed=1)
+    for _ in range(5):
+        action = agent.act(observation)
+        assert action.shape == (2,) and action.dtype == np.float32
+        observation, *_ = env.step(action)  # which asserts that it lies in its box
+    batch = {name: np.stack([part, part]) for name, part in observation.items()}
+    actions = agent.act(batch)
+    assert actions.shape == (2, 2)
+    np.testing.assert_allclose(actions[0], agent.act(observation), rtol=1e-5)
+    with pytest.raises(ConfigurationError, match=r"age \(1,\) and at \(2, 2\)"):
+        agent.act({"at": np.zeros((2, 2))})
+
+
+def test_a_plan_of_actions_is_followed(tmp_path):
+    chunks = penstock.train(
+        "shac2", "classic/double-integrator", run_dir=tmp_path / "run", chunk_length=2, **{**RUN, "steps": 16}, **SMALL
+    )
+    agent, observation = chunks.agent(), np.array([0.3, -0.2], np.float32)
+    plan = np.asarray(agent.agent.mode(Observation(observation[None])).action[0])
+    other = np.array([-1.0, 1.0], np.float32)
+    np.testing.assert_allclose([agent.act(observation)[0], agent.act(other)[0]], plan, rtol=1e-5)
+    agent.act(observation)
+    agent.reset()
+    np.testing.assert_allclose(agent.act(observation)[0], plan[0], rtol=1e-5)
+
+
+def test_evaluation_tells_of_every_seed(run):
+    found = penstock.load(run.path).evaluate(episodes=4)
+    assert len(found) == 2 and all(np.isfinite(seed["eval/return_deterministic"]) for seed in found)
+    assert found == run.evaluate(episodes=4), "the same episodes, whoever asks"
+
+
+def test_a_script_watches_and_stops(tmp_path):
+    seen = []
+
+    def enough(rows):
+        seen.append(rows)
+        return rows[0]["env_steps"] >= 32
+
+    world = {"world_options": {"episode_length": 10}}
+    stopped = penstock.train(
+        "shac2", "classic/double-integrator", run_dir=tmp_path / "run", on_metrics=enough, **world, **RUN, **SMALL
+    )
+    assert [rows[0]["env_steps"] for rows in seen] == [16, 32] and not stopped.finished
+    assert stopped.result is not None and stopped.result.exit_code == 75
+    resumed = penstock.resume(tmp_path / "run", progress=False, on_metrics=lambda rows: seen.append(rows))
+    assert resumed.finished and [rows[0]["env_steps"] for rows in seen] == [16, 32, 48, 64]
+
+
+def test_no_run_is_no_run(tmp_path):
+    with pytest.raises(PenstockError, match="holds no run"):
+        penstock.load(tmp_path)
