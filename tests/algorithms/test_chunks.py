@@ -149,7 +149,7 @@ def test_values_inside_a_chunk_are_those_of_what_follows():
         normalize_observations=False,
     )
     state = algorithm.init(jax.random.key(0))
-    where = lambda s: s.actor.policy.inner.network.output.bias  # noqa: E731
+    where = lambda s: s.actor.policy.network.output.bias  # noqa: E731
     bias = where(state).at[:CHUNK].set(jnp.arctanh(jnp.asarray(plan, jnp.float32)))
     state = eqx.tree_at(where, state, bias)
     state = jax.jit(lambda s: jax.lax.fori_loop(0, 400, lambda _, now: algorithm.step(now)[0], s))(state)
