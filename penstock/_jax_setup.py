@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from penstock._errors import PenstockError
+from penstock._processor import description, rows_compete, suit
 
 
 def set_up_jax() -> None:
@@ -15,6 +16,7 @@ def set_up_jax() -> None:
       costs more CPU time than it saves, and results no longer depend on the number of cores.
     * Programs run in the calling thread on CPUs. Handing them to a worker thread gains nothing here, and has been seen
       to wait for ever on a busy machine with two cores (JAX 0.10.2).
+    * Layers take the form that suits the processor (`penstock._processor`).
     * Compiled programs are kept in ``$XDG_CACHE_HOME/penstock`` (``PENSTOCK_CACHE`` overrides; empty turns it off).
       Where that cannot be written, a sentence says so and every program is compiled anew.
 
@@ -38,6 +40,7 @@ def set_up_jax() -> None:
             f"JAX cannot start on JAX_PLATFORMS={wanted!r}: {reason}. Unset JAX_PLATFORMS, or set it to cpu."
         ) from error
 
+    suit(pad_rows=rows_compete(description(), jax.default_backend()))
     cache = os.environ.get("PENSTOCK_CACHE")
     if cache is None:
         home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")

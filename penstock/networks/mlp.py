@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
-from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from penstock._errors import ConfigurationError, suggest
+from penstock._processor import padded_rows
 from penstock._types import Key
 from penstock.networks.activations import ACTIVATIONS
 
@@ -76,28 +76,14 @@ PAGE, PADDING = 1024, 8
 """Float32 numbers in a page of memory, and how many zeros keep rows from being whole pages apart."""
 
 
-@functools.cache
-def rows_compete() -> bool:
-    """Whether products run faster where rows are not whole pages apart: on AMD's processors without AVX-512.
-
-    As measured; on an EPYC with AVX-512 and on a Xeon, padded rows cost 6 to 15 % of a gradient step, and accelerators
-    have no use for them.
-    """
-    try:
-        processor = Path("/proc/cpuinfo").read_text()
-    except OSError:  # not Linux
-        return False
-    return jax.default_backend() == "cpu" and "AuthenticAMD" in processor and "avx512f" not in processor
-
-
 class Linear(eqx.nn.Linear):
     """Equinox's linear layer, written so that compiled CPU programs keep the batch in the rows of every product.
 
     ``weight @ x`` under `vmap` puts the batch into the columns, and copies transpose it back. The gradient of a weight
     matrix with few inputs is formed up to ten times faster as ``(inputs, outputs)``; the barrier keeps XLA from turning
     it round again. Where the rows of both factors of that gradient are whole pages apart, all of them compete for the
-    same few lines of the cache on some processors (`rows_compete`): there the product is formed of matrices with a few
-    more columns, of zeros, in half the time. `benchmarks/update_speed.py` shows the cost.
+    same few lines of the cache on some processors (`penstock._processor`): there the product is formed of matrices with
+    a few more columns, of zeros, in half the time. `benchmarks/update_speed.py` shows the cost.
     """
 
     def __init__(self, weight: Float[Array, "outputs inputs"]):
@@ -108,7 +94,7 @@ class Linear(eqx.nn.Linear):
     def __call__(self, x: Float[Array, "inputs"], *, key: Key | None = None) -> Float[Array, "outputs"]:
         """Applies the layer. ``key`` is ignored."""
         outputs, inputs = self.weight.shape
-        if outputs % PAGE == 0 and inputs % PAGE == 0 and rows_compete():
+        if outputs % PAGE == 0 and inputs % PAGE == 0 and padded_rows():
             weight = jax.lax.optimization_barrier(jnp.pad(self.weight, (0, PADDING)))
             y = (jnp.pad(x, (0, PADDING)) @ weight.T)[:outputs]
         elif inputs < outputs:

@@ -35,10 +35,8 @@ MANY_ARMS = 5
 
 LABELS = {
     "eval/return_mean": "return of stochastic evaluation",
-    "eval/return_stochastic": "return of stochastic evaluation",
     "eval/return_deterministic": "return of deterministic evaluation",
     "eval/forward_velocity": "forward velocity in evaluation (m/s)",
-    "train/return": "return while training",
 }
 """What a metric is called in a figure; others go by their key."""
 
@@ -180,7 +178,6 @@ def plot_single(run_dir: Path, *, x: str = "env_steps") -> Path:
         for metric, name in (
             ("eval/return_deterministic", "deterministic"),
             ("eval/return_mean", "stochastic"),
-            ("eval/return_stochastic", "stochastic"),
         )
         if metric in run.metrics
     ]

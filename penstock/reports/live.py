@@ -31,7 +31,7 @@ class Progress:
             progress.start(3_000_000, "RFO · soft/jumper-mini · seed 0")
             progress.compiling("training step")
             progress.compiled(14.2)
-            progress.update(65_536, 51_000.0, return_mean=12.5)
+            progress.update(65_536, 51_000.0, reward=12.5)
     """
 
     def __init__(
@@ -101,7 +101,6 @@ class Progress:
         self,
         env_steps: SupportsInt,
         steps_per_second: SupportsFloat,
-        return_mean: SupportsFloat | None = None,
         evaluation: SupportsFloat | None = None,
         **details: SupportsFloat,
     ) -> None:
@@ -110,14 +109,11 @@ class Progress:
         Args:
             env_steps: environment steps done so far, of all sessions.
             steps_per_second: environment steps per second lately.
-            return_mean: mean return of recent training episodes; None while there is none (not shown before).
             evaluation: return of the latest evaluation, where there is a new one; it stays on display.
             **details: further numbers, shown by their names (underscores become spaces).
         """
         display = self._display
         display.done, display.rate = int(env_steps), float(steps_per_second)
-        display.train_return = None if return_mean is None else float(return_mean)
-        display.has_return |= return_mean is not None
         if evaluation is not None:
             display.evaluation = (float(evaluation), display.done)
         display.details = {name: float(value) for name, value in details.items()}
@@ -171,8 +167,6 @@ class _Display:
         self.title = ""
         self.total, self.done = 1, 0
         self.rate = math.nan
-        self.train_return: float | None = None
-        self.has_return = False
         self.evaluation: tuple[float, int] | None = None
         self.details: dict[str, float] = {}
         self.compiling: tuple[str, float] | None = None
@@ -197,8 +191,6 @@ class _Display:
             f"{_speed(self.rate):>7} steps/s",
             f"{self.left:>12}",
         ]
-        if self.has_return:
-            columns.append(f"return {_number(self.train_return):>9}")
         if self.evaluation is not None:
             columns.append(f"evaluation {_number(self.evaluation[0]):>9}")
         columns += [f"{_spoken(name)} {_number(value):>9}" for name, value in self.details.items()]
@@ -236,8 +228,6 @@ class _Display:
             ("", f"{quantity(self.done, digits=3)} / {quantity(self.total)}", " steps"),
             ("", _speed(self.rate), " steps/s"),
         ]
-        if self.has_return:
-            fields.append(("return ", _number(self.train_return), ""))
         if self.evaluation is not None:
             value, at = self.evaluation
             fields.append(("evaluation ", _number(value), f" at {quantity(at, digits=3)}"))

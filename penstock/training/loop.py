@@ -78,7 +78,6 @@ class Observer(Protocol):
         self,
         env_steps: int,
         steps_per_second: float,
-        return_mean: float | None = None,
         evaluation: float | None = None,
         **details: float,
     ) -> None:
@@ -110,7 +109,6 @@ class Silent:
         self,
         env_steps: int,
         steps_per_second: float,
-        return_mean: float | None = None,
         evaluation: float | None = None,
         **details: float,
     ) -> None:

@@ -6,7 +6,6 @@ episodes, automatic reset and the guards, in one place for all tasks.
 """
 
 import abc
-import math
 from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
@@ -158,8 +157,3 @@ def flag_shape(flag: PerEnvFlag | PerEnv, leaf: Array, env_axis: int) -> Array:
     if env_axis == 0:
         return flag.reshape(flag.shape + (1,) * (leaf.ndim - 1))
     return flag.reshape((1,) * (leaf.ndim - 1) + flag.shape)
-
-
-def steps_for(seconds: float, control_timestep: float) -> int:
-    """Number of control steps that cover ``seconds``."""
-    return math.ceil(seconds / control_timestep - 1e-9)

@@ -5,7 +5,6 @@ automatic reset (the only place where it happens) and the guards against diverge
 """
 
 import abc
-from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -254,6 +253,3 @@ def _strong(body: PyTree) -> PyTree:
         return leaf if keep else jax.lax.convert_element_type(leaf, leaf.dtype)
 
     return jax.tree.map(fix, body)
-
-
-WorldFactory = Callable[..., World]

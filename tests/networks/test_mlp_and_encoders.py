@@ -1,6 +1,8 @@
 """Networks against NumPy, and the point-cloud encoder's symmetry."""
 
 import functools
+import subprocess
+import sys
 
 import equinox as eqx
 import jax
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 import scipy.special
 
+from penstock import _processor
 from penstock._errors import ConfigurationError
 from penstock.networks import ACTIVATIONS, MLP, PointCloudEncoder, Trunk, VectorEncoder, activations, make_encoder, mlp
 from penstock.networks.mlp import LayerNorm, Linear
@@ -119,11 +122,31 @@ def test_point_cloud_encoder_ignores_the_order_and_passes_gradients_to_points():
     np.testing.assert_array_equal(moved[64:], features[64:])  # the vector's part does not see the points
 
 
+def test_one_model_traces_to_one_program_on_every_machine():
+    """Unless the process was told to suit its processor, layers do not look at it."""
+    wide = eqx.nn.Linear(1024, 1024, key=jax.random.key(0))
+    layer = Linear(wide.weight)
+    amd, intel = "vendor_id : AuthenticAMD\nflags : fma avx2", "vendor_id : GenuineIntel\nflags : avx512f"
+    assert _processor.rows_compete(amd, "cpu") and not _processor.rows_compete(amd, "gpu")
+    assert not _processor.rows_compete(intel, "cpu") and not _processor.rows_compete(f"{amd} avx512f", "cpu")
+    before, programs = _processor.padded_rows(), []
+    try:
+        for chosen in (False, True):
+            _processor.suit(pad_rows=chosen)
+            programs.append(str(jax.make_jaxpr(layer)(jnp.ones(1024))))
+    finally:
+        _processor.suit(pad_rows=before)
+    assert "pad" not in programs[0] and "pad" in programs[1]
+    script = "from penstock import _processor; import penstock.networks; print(_processor.padded_rows())"
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert told.strip() == "False"
+
+
 @pytest.mark.parametrize(
     "inputs, outputs, padded", [(3, 7, False), (7, 3, False), (1024, 1024, False), (1024, 1024, True)]
 )
 def test_layers_equal_equinox_s_own_forms_forward_and_backward(inputs, outputs, padded, monkeypatch):
-    monkeypatch.setattr(mlp, "rows_compete", lambda: padded)
+    monkeypatch.setattr(mlp, "padded_rows", lambda: padded)
     keys = jax.random.split(jax.random.key(0), 4)
     x = 30.0 + 5.0 * jax.random.normal(keys[0], (5, inputs))
     weight, bias = jax.random.normal(keys[1], (outputs, inputs)), jax.random.normal(keys[2], (outputs,))

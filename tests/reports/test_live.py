@@ -26,7 +26,7 @@ def train(progress, clock, updates=20, seconds=1.0):
     progress.compiled(14.2)
     for k in range(updates):
         clock.now += seconds
-        progress.update((k + 1) * 50_000, 50_000.0, 10.0 * k, forward_velocity=0.5)
+        progress.update((k + 1) * 50_000, 50_000.0, reward=10.0 * k, forward_velocity=0.5)
     progress.close()
 
 
@@ -45,7 +45,7 @@ def test_plain_lines_are_few_aligned_and_free_of_control_characters():
     assert len({line.index("steps/s") for line in states}) == 1
     assert len({line.index("forward velocity") for line in states}) == 1
     assert states[0].startswith("   50k / 1M") and "19 s left" in states[0]
-    assert "100%" in states[-1] and "return     190.0" in states[-1] and "done" in states[-1]
+    assert "100%" in states[-1] and "reward     190.0" in states[-1] and "done" in states[-1]
 
 
 def test_evaluations_are_printed_at_once_in_plain_output():
@@ -53,13 +53,13 @@ def test_evaluations_are_printed_at_once_in_plain_output():
     progress = Progress(stream, interval=1000, clock=clock)
     progress.start(100, "x", env_steps=10)
     progress.update(20, 1.0)
-    progress.update(30, 1.0, 2.0, evaluation=7.5)
-    progress.update(40, 1.0, 2.0)
+    progress.update(30, 1.0, evaluation=7.5, reward=2.0)
+    progress.update(40, 1.0, reward=2.0)
     progress.close()
     progress.close()
     lines = stream.getvalue().splitlines()
     assert lines[1] == "continues at step 10"
-    assert "return" not in lines[2] and "return     2.000" in lines[3]
+    assert "reward" not in lines[2] and "reward     2.000" in lines[3]
     assert "evaluation     7.500" in lines[3]
     assert len(lines) == 5 and lines[4].startswith("    40 / 100")
 
@@ -79,7 +79,7 @@ def test_live_display_fits_any_width(monkeypatch, columns):
     assert max(map(len, final)) <= columns
     assert any("100%" in line for line in final)
     if columns == 100:
-        assert any("1M / 1M steps   50k steps/s   return 190.0   forward velocity 0.5000" in line for line in final)
+        assert any("1M / 1M steps   50k steps/s   reward 190.0   forward velocity 0.5000" in line for line in final)
 
 
 def test_no_color_is_respected(monkeypatch):
@@ -101,7 +101,7 @@ def test_unknown_speed_has_no_time_left():
     stream = io.StringIO()
     progress = Progress(stream)
     progress.start(100, "x")
-    progress.update(1, 0.0, float("nan"))
+    progress.update(1, 0.0, reward=float("nan"))
     assert "left" not in stream.getvalue()
 
 
