@@ -10,7 +10,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, PyTree
+from jaxtyping import Array, Bool, PyTree
 
 from penstock._types import Actions, AnyArray, GradientProbe, Key, PerEnv, PerEnvCount, PerEnvFlag
 from penstock.observation import Observation, ObservationSpec
@@ -200,9 +200,7 @@ class FunctionalWorld(World):
         done = terminated | truncated
 
         key_reset, key_next = jax.random.split(state.key)
-        fresh = self.task.initial(key_reset, self.num_envs)
-        body = _strong(_select(done, fresh, body, axis))
-        observation = _select(done, self.task.observe(fresh), seen, 0)
+        body, observation = self._reset_where(done, key_reset, body, seen)
         final_observation = _select(diverged, jax.tree.map(jnp.zeros_like, seen), seen, 0)
         transition = Transition(
             observation=observation,
@@ -214,6 +212,25 @@ class FunctionalWorld(World):
             diagnostics={name: jnp.where(diverged, 0.0, value) for name, value in outcome.diagnostics.items()},
         )
         return WorldState(body, jnp.where(done, 0, age), observation, key_next), transition
+
+    def _reset_where(self, done, key, body, seen):
+        """Bodies and observations, those of environments that are done replaced by fresh ones.
+
+        Where nobody is done, nothing is drawn and nothing observed.
+        """
+
+        def anew(body, seen):
+            fresh = self.task.initial(key, self.num_envs)
+            chosen = _select(done, fresh, body, self.task.env_axis), _select(done, self.task.observe(fresh), seen, 0)
+            return _strong(chosen)
+
+        def kept(body, seen):
+            # A task may begin with numbers of another type than it goes on with.
+            return jax.tree.map(
+                lambda leaf, like: _as(like.dtype, leaf), (body, seen), jax.eval_shape(anew, body, seen)
+            )
+
+        return jax.lax.cond(done.any(), anew, kept, body, seen)
 
 
 def _sane(value: PerEnv) -> PerEnvFlag:
@@ -247,9 +264,9 @@ def _select(flag: PerEnvFlag, chosen: PyTree, otherwise: PyTree, env_axis: int) 
 
 def _strong(body: PyTree) -> PyTree:
     """Fixes weak types (of Python numbers), which would make a jitted caller trace `FunctionalWorld.step` twice."""
+    return jax.tree.map(lambda leaf: _as(leaf.dtype, leaf), body)
 
-    def fix(leaf):
-        keep = jnp.issubdtype(leaf.dtype, jax.dtypes.extended)
-        return leaf if keep else jax.lax.convert_element_type(leaf, leaf.dtype)
 
-    return jax.tree.map(fix, body)
+def _as(dtype: Any, leaf: Array) -> Array:
+    """The array in this type, which is no longer weak; random keys stay as they are."""
+    return leaf if jnp.issubdtype(leaf.dtype, jax.dtypes.extended) else jax.lax.convert_element_type(leaf, dtype)

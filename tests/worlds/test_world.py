@@ -67,6 +67,16 @@ class Explosive(SingleTask):
         return Observation(state["x"][None])
 
 
+class Drawn(Counter):
+    """Tells when an episode's start is drawn."""
+
+    drawn: ClassVar[list[int]] = []
+
+    def initial(self, key):
+        jax.debug.callback(lambda: self.drawn.append(1))
+        return super().initial(key)
+
+
 def world_of(task, num_envs, **options):
     return FunctionalWorld("test", Vmapped(task), num_envs, **options)
 
@@ -400,3 +410,16 @@ def test_env_axis_last_resets_the_right_environments():
     np.testing.assert_allclose(after.body[:, [0, 2]], [[0.5, 0.5], [5.5, 5.5]])
     assert np.all(np.asarray(after.body)[:, [1, 3]] <= 1.0)
     np.testing.assert_allclose(transition.final_observation.vector, [[0.5, 5.5], [2.4, 5.5], [0.5, 5.5], [0.0, 0.0]])
+
+
+def test_starts_are_drawn_only_where_an_episode_ends():
+    """Episodes of 4 steps, all in step: at the reset, and after steps 4 and 8."""
+    world = world_of(Drawn(), 3)
+    step = jax.jit(world.step)
+    state = jax.jit(world.reset)(jax.random.key(0))
+    counts = []
+    for _ in range(9):
+        state, _ = step(state, jnp.zeros((3, 1)))
+        jax.effects_barrier()
+        counts.append(len(Drawn.drawn))
+    assert counts == [1, 1, 1, 2, 2, 2, 2, 3, 3]
