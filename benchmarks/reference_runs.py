@@ -28,6 +28,7 @@ import numpy as np  # noqa: E402
 OUTPUT = Path(__file__).parent / "results" / "reference_runs.json"
 
 PATHWISE = {"window": 8, "actor_hidden": (16,), "critic_hidden": (16,), "critic_passes": 2, "critic_minibatches": 1}
+NO_CRITIC = {name: value for name, value in PATHWISE.items() if not name.startswith("critic")}
 OFF_POLICY = {"collect_steps": 8, "warmup_steps": 32, "batch_size": 16, "replay_capacity": 4000, "updates_per_step": 2}
 OFF_POLICY |= {"actor_hidden": (16,), "critic_hidden": (16, 16)}
 FLOWRL = {"critic_hidden": (16, 16, 16, 16)}
@@ -36,10 +37,12 @@ HOSTED = f"{Path(__file__).resolve()}:Spring"
 """Known by its place; recorded without it."""
 
 CASES: dict[str, tuple[str, str, dict, dict]] = {
-    **{f"{name} jumper-mini": (name, "soft/jumper-mini", PATHWISE, {}) for name in ("apg", "shac", "sapo", "rfo")},
+    "apg jumper-mini": ("apg", "soft/jumper-mini", NO_CRITIC, {}),
+    "apg pendulum": ("apg", "classic/pendulum", NO_CRITIC, {"episode_length": 37}),
+    **{f"{name} jumper-mini": (name, "soft/jumper-mini", PATHWISE, {}) for name in ("shac", "sapo", "rfo")},
     **{
         f"{name} pendulum": (name, "classic/pendulum", PATHWISE, {"episode_length": 37})
-        for name in ("apg", "shac", "shac2", "sapo", "rfo")
+        for name in ("shac", "shac2", "sapo", "rfo")
     },
     "shac2 chunks": ("shac2", "classic/cartpole-swingup", PATHWISE | {"chunk_length": 3, "window": 9}, {}),
     "rfo chunks": (

@@ -87,7 +87,7 @@ def compile_arm(algorithm, settings, world, numbers):
     entry = algorithm_entry(algorithm)
     shared = {**SHARED, "window": WORLDS[world]["window"]}
     unit = {"past_coefficient": 1.0, "uniform_coefficient": 1.0} if algorithm == "rfo" else {}
-    valid = entry.config(**{**shared, **settings, **unit})
+    valid = entry.config.preset(shared, **settings, **unit)
     updates = WORLDS[world]["updates"]
     arena, judge = make_world(world, NUM_ENVS), make_world(world, EPISODES)
 
@@ -104,10 +104,10 @@ def compile_arm(algorithm, settings, world, numbers):
         for name in numbers.keys() & {"initial_log_std", "initial_temperature"}:
             object.__setattr__(config, name, numbers[name])
         learner = Learner(config, arena, updates)
-        schedule = optax.linear_schedule(numbers["actor_learning_rate"], config.final_learning_rate, updates)
+        schedule = optax.linear_schedule(numbers["actor_learning_rate"], config.optimizer.final_learning_rate, updates)
         learner.actor_optimizer = optax.chain(
-            optax.clip_by_global_norm(numbers.get("gradient_clip", config.gradient_clip)),
-            optax.adamw(schedule, *config.adam_betas, weight_decay=config.weight_decay),
+            optax.clip_by_global_norm(numbers.get("gradient_clip", config.optimizer.gradient_clip)),
+            optax.adamw(schedule, *config.optimizer.adam_betas, weight_decay=config.optimizer.weight_decay),
         )
         state = jax.lax.fori_loop(0, updates, lambda _, s: learner.step(s)[0], learner.init(key))
         agent = learner.agent(state)

@@ -48,7 +48,13 @@ def run(tmp_path_factory):
     options = {"episode_length": 10}
     folder = tmp_path_factory.mktemp("runs") / "run"
     return penstock.train(
-        "shac2", "classic/double-integrator", run_dir=folder, seeds=2, world_options=options, **RUN, **SMALL
+        *("shac2", "classic/double-integrator"),
+        run_dir=folder,
+        seeds=2,
+        world_options=options,
+        chunk_length=2,
+        **RUN,
+        **SMALL,
     )
 
 
@@ -84,17 +90,22 @@ def test_agents_act_on_what_comes(run):
     world = penstock.make_world("classic/double-integrator", 3, episode_length=10)
     state = world.reset(jax.random.key(0))
     batch = np.asarray(state.observation.vector)
-    actions = agent.act(batch)
+
+    def first(observation, **how):
+        agent.reset()
+        return agent.act(observation, **how)
+
+    actions = first(batch)
     assert isinstance(actions, np.ndarray) and actions.shape == (3, 1) and np.abs(actions).max() <= 1.0
-    one = agent.act(batch[1])
+    one = first(batch[1])
     assert one.shape == (1,)
     np.testing.assert_allclose(one, actions[1], rtol=1e-5)
-    in_jax = agent.act(jnp.asarray(batch))
+    in_jax = first(jnp.asarray(batch))
     assert isinstance(in_jax, jax.Array)
     np.testing.assert_allclose(in_jax, actions, rtol=1e-5)
-    np.testing.assert_allclose(agent.act(Observation(batch)), actions, rtol=1e-5)
-    np.testing.assert_allclose(agent.agent.mode(state.observation).action, actions, rtol=1e-5)
-    noisy = [agent.act(batch, deterministic=False) for _ in range(2)]
+    np.testing.assert_allclose(first(Observation(batch)), actions, rtol=1e-5)
+    np.testing.assert_allclose(agent.agent.mode(state.observation).action[:, :1], actions, rtol=1e-5)
+    noisy = [first(batch, deterministic=False) for _ in range(2)]
     assert not np.allclose(noisy[0], noisy[1]) and not np.allclose(noisy[0], actions)
     other = penstock.load(run.path).agent(seed=0).act(batch)
     assert not np.allclose(other, actions)
@@ -119,11 +130,8 @@ def test_agents_act_in_the_environment_s_own_box(hosted):
         agent.act({"at": np.zeros((2, 2))})
 
 
-def test_a_plan_of_actions_is_followed(tmp_path):
-    chunks = penstock.train(
-        "shac2", "classic/double-integrator", run_dir=tmp_path / "run", chunk_length=2, **{**RUN, "steps": 16}, **SMALL
-    )
-    agent, observation = chunks.agent(), np.array([0.3, -0.2], np.float32)
+def test_a_plan_of_actions_is_followed(run):
+    agent, observation = run.agent(), np.array([0.3, -0.2], np.float32)
     plan = np.asarray(agent.agent.mode(Observation(observation[None])).action[0])
     other = np.array([-1.0, 1.0], np.float32)
     np.testing.assert_allclose([agent.act(observation)[0], agent.act(other)[0]], plan, rtol=1e-5)
@@ -146,8 +154,9 @@ def test_a_script_watches_and_stops(tmp_path):
         return rows[0]["env_steps"] >= 32
 
     world = {"world_options": {"episode_length": 10}}
+    small = {"window": 4, "actor_hidden": (8,)}
     stopped = penstock.train(
-        "shac2", "classic/double-integrator", run_dir=tmp_path / "run", on_metrics=enough, **world, **RUN, **SMALL
+        "apg", "classic/double-integrator", run_dir=tmp_path / "run", on_metrics=enough, **world, **RUN, **small
     )
     assert [rows[0]["env_steps"] for rows in seen] == [16, 32] and not stopped.finished
     assert stopped.result is not None and stopped.result.exit_code == 75

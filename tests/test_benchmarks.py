@@ -57,7 +57,7 @@ found = benchmark.train_arm(world, "SAPO", 2)
 assert len(found["tuning"]) == 8 and len(found["seeds"]) == 2
 numbers = dict(actor_learning_rate=5e-3, past_coefficient=0.05, uniform_coefficient=0.02)
 result, _ = benchmark.compile_arm("rfo", {}, world, numbers)(numbers, jax.random.key(4))
-learner = rfo.Learner(rfo.Config(window=8, **small, **numbers), make_world(world, 4), 3)
+learner = rfo.Learner(rfo.Config.of(window=8, **small, **numbers), make_world(world, 4), 3)
 state = jax.lax.fori_loop(0, 3, lambda _, s: learner.step(s)[0], learner.init(jax.random.key(4)))
 key = jax.random.fold_in(jax.random.key(4), 1)
 plain, _ = run_episodes(learner.agent(state), make_world(world, 8), key, deterministic=False)

@@ -10,23 +10,27 @@ import dataclasses
 from typing import ClassVar
 
 from penstock.algorithms.pathwise import PathwiseLearner
-from penstock.algorithms.pathwise_config import PathwiseConfig
+from penstock.algorithms.pathwise_config import OptimizerSettings, PathwiseConfig
+from penstock.policies import GaussianSettings, PolicySettings
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(PathwiseConfig):
     """Settings of APG."""
 
-    weight_decay: float = 0.0
-    """Decoupled weight decay (AdamW); 0 is plain Adam. APG: 0."""
-    gradient_clip: float = 1.0
-    """Largest global norm of the actor's gradient. APG: 1.0."""
+    own_kinds: ClassVar = {"policy": {"gaussian": GaussianSettings(state_dependent_std=False)}}
+    """A Gaussian has a global standard deviation."""
+
     activation: str = "elu"
     """Activation of all networks: silu, elu, relu or tanh. APG: elu."""
     initialization_gain: float = 2.0**0.5
     """Gain of the orthogonal initialisation of hidden layers. APG: sqrt(2)."""
-    state_dependent_std: bool = False
-    """Gaussian: standard deviation as a function of the state or one global vector. APG: global."""
+    policy: PolicySettings = GaussianSettings(state_dependent_std=False)
+    """The policy; its class first. APG: a Gaussian with a global standard deviation."""
+    critic: None = None
+    """APG has none."""
+    optimizer: OptimizerSettings = OptimizerSettings(weight_decay=0.0, gradient_clip=1.0)
+    """The optimiser. APG: Adam, clip 1."""
 
 
 class Learner(PathwiseLearner[Config]):

@@ -34,7 +34,7 @@ from penstock.data import Batch
 from penstock.networks import Trunk, make_encoder
 from penstock.networks.optimization import guarded_step, make_constant_optimizer
 from penstock.policies import Actor, Agent, Need, VelocityFlow
-from penstock.policies.build import StepperName
+from penstock.policies.settings import StepperName
 from penstock.policies.velocity_fields import VelocityName, make_velocity
 from penstock.worlds import World
 

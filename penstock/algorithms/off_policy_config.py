@@ -5,6 +5,7 @@ import math
 from typing import Any
 
 from penstock._errors import ConfigurationError, require
+from penstock._settings import Settings
 from penstock.networks import Trunk
 from penstock.networks.precision import SHORTEST_SIDE, Precision
 
@@ -29,7 +30,7 @@ def refuse_idle(config: Any, because: str, *fields: str) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class OffPolicyConfig:
+class OffPolicyConfig(Settings):
     """Settings that every off-policy algorithm has."""
 
     discount: float = 0.99

@@ -91,9 +91,9 @@ class PathwiseLearner(abc.ABC, Generic[ConfigT]):
                 "soft/ or classic/ world, or an algorithm that needs no gradients of the world."
             )
         steps = world.num_envs * config.window
-        if self.num_critics and steps % config.critic_minibatches:
+        if config.critic is not None and steps % config.critic.critic_minibatches:
             raise ConfigurationError(
-                f"critic_minibatches = {config.critic_minibatches}: must divide num_envs * window = {steps}."
+                f"critic_minibatches = {config.critic.critic_minibatches}: must divide num_envs * window = {steps}."
             )
         require(
             config.window <= world.episode_length,
@@ -105,21 +105,11 @@ class PathwiseLearner(abc.ABC, Generic[ConfigT]):
         # The window loss averages over environments and steps, so a limit on one environment's own return scales.
         self.world = world.with_gradient_limit(config.gradient_limit / steps)
         self.planned_updates = planned_updates
-        optimizer_settings = {"clip": config.gradient_clip, "betas": config.adam_betas}
-        self.actor_optimizer = make_optimizer(
-            config.actor_learning_rate,
-            config.final_learning_rate,
-            planned_updates,
-            weight_decay=config.weight_decay,
-            **optimizer_settings,
-        )
-        self.critic_optimizer = make_optimizer(
-            config.critic_learning_rate,
-            config.final_learning_rate,
-            planned_updates * config.critic_passes * config.critic_minibatches,
-            weight_decay=config.weight_decay,
-            **optimizer_settings,
-        )
+        self.actor_optimizer = self._optimizer(config.optimizer.actor_learning_rate, planned_updates)
+        critic = config.critic
+        if critic is not None:
+            fits = planned_updates * critic.critic_passes * critic.critic_minibatches
+            self.critic_optimizer = self._optimizer(critic.critic_learning_rate, fits)
         abstract = jax.eval_shape(self._make_actor, jax.random.key(0))
         require_of_policy(abstract.policy, self.needs, self.name, self.policy_hint)
 
@@ -159,8 +149,21 @@ class PathwiseLearner(abc.ABC, Generic[ConfigT]):
         """Environment steps of one iteration: N * H."""
         return self.world.num_envs * self.config.window
 
+    def _optimizer(self, learning_rate: float, steps: int) -> optax.GradientTransformation:
+        settings = self.config.optimizer
+        return make_optimizer(
+            learning_rate,
+            settings.final_learning_rate,
+            steps,
+            clip=settings.gradient_clip,
+            betas=settings.adam_betas,
+            weight_decay=settings.weight_decay,
+        )
+
     def _make_actor(self, key: Key) -> Actor:
-        return make_actor(key, self.config.policy_settings(), self.world.observation_spec, self.world.action_size)
+        config, spec = self.config, self.world.observation_spec
+        flat_size = config.chunk_length * self.world.action_size
+        return make_actor(key, config.policy, spec, flat_size, config.trunk(config.actor_hidden))
 
     def require_memory(self, seeds: int) -> None:
         """Nothing to refuse: no replay memory."""
@@ -170,10 +173,12 @@ class PathwiseLearner(abc.ABC, Generic[ConfigT]):
         policy = jax.eval_shape(self._make_actor, jax.random.key(0)).policy
         if policy.noise_rank == policy.flat_size:
             return []
+        velocity = getattr(self.config.policy, "velocity", None)
+        subject = f"velocity = '{velocity}'" if velocity else f"policy = '{self.config.policy.policy}'"
         return [
-            f"velocity = '{self.config.velocity}': can shape its noise in {policy.noise_rank} of "
-            f"{policy.flat_size} latent directions, the width of its narrowest layer; in the others the standard "
-            "deviation stays 1. Choose --velocity affine, or a wider --actor-hidden."
+            f"{subject}: can shape its noise in {policy.noise_rank} of {policy.flat_size} latent directions, "
+            "the width of its narrowest layer; in the others the standard deviation stays 1. Choose --velocity affine, "
+            "or a wider --actor-hidden."
         ]
 
     def measure(self, state: PathwiseState) -> dict[str, Scalar]:
@@ -192,8 +197,8 @@ class PathwiseLearner(abc.ABC, Generic[ConfigT]):
         key_actor, key_critic, key_world, key_base = jax.random.split(key, 4)
         actor = self._make_actor(key_actor)
         critic = None
-        if self.num_critics:
-            trunk = self.config.trunk(self.config.critic_hidden)
+        if self.config.critic is not None:
+            trunk = self.config.trunk(self.config.critic.critic_hidden)
             phases = self.config.chunk_length
             critic = Critic(key_critic, self.world.observation_spec, trunk, self.num_critics, phases)
         state = PathwiseState(
@@ -307,9 +312,9 @@ class PathwiseLearner(abc.ABC, Generic[ConfigT]):
     def _fit_critic(
         self, state: PathwiseState, window: Window, metrics: dict[str, Scalar]
     ) -> tuple[Critic | None, Critic | None, PyTree]:
-        if state.critic is None:
+        config, fit = self.config, self.config.critic
+        if state.critic is None or fit is None:
             return None, None, None
-        config = self.config
         judge = state.critic if state.target_critic is None else state.target_critic
 
         def value(observation, phase):
@@ -328,7 +333,7 @@ class PathwiseLearner(abc.ABC, Generic[ConfigT]):
             window.truncated,
             next_value,
             config.discount,
-            config.td_lambda,
+            fit.td_lambda,
             next_decision,
         )
 
@@ -340,8 +345,8 @@ class PathwiseLearner(abc.ABC, Generic[ConfigT]):
             jax.tree.map(flat, window.observation),
             phase[: -self.world.num_envs],
             flat(targets),
-            passes=config.critic_passes,
-            minibatches=config.critic_minibatches,
+            passes=fit.critic_passes,
+            minibatches=fit.critic_minibatches,
         )
         metrics.update(fit_metrics)
         metrics["critic/target_mean"] = targets.mean()

@@ -29,8 +29,7 @@ from penstock.algorithms.pathwise import PathwiseLearner, PathwiseState
 from penstock.algorithms.pathwise_config import PathwiseConfig
 from penstock.algorithms.window import Window
 from penstock.networks import Normalizer
-from penstock.policies import Actor, Agent, Need
-from penstock.policies.build import PolicyName
+from penstock.policies import Actor, Agent, FlowSettings, Need, PolicySettings
 from penstock.policies.squash import uniform_action_latents
 from penstock.worlds import Observation
 
@@ -39,8 +38,8 @@ from penstock.worlds import Observation
 class Config(PathwiseConfig):
     """Settings of RFO."""
 
-    policy: PolicyName = "flow"
-    """Policy class. RFO needs one with a velocity field: flow."""
+    policy: PolicySettings = FlowSettings()
+    """The policy; its class first. RFO needs one with a velocity field: flow."""
     past_coefficient: float = 0.2
     """c_past, weight of flow matching toward the latents just played. Larger is steadier and slower; 0 removes it."""
     uniform_coefficient: float = 0.2

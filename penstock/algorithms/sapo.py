@@ -81,14 +81,14 @@ class Learner(PathwiseLearner[Config]):
     @property
     def temperature_optimizer(self):
         """AdamW without schedule."""
-        rate = self.config.temperature_learning_rate
+        rate, settings = self.config.temperature_learning_rate, self.config.optimizer
         return make_optimizer(
             rate,
             rate,
             1,
-            clip=self.config.gradient_clip,
-            betas=self.config.adam_betas,
-            weight_decay=self.config.weight_decay,
+            clip=settings.gradient_clip,
+            betas=settings.adam_betas,
+            weight_decay=settings.weight_decay,
         )
 
     def initial_memory(self, state: PathwiseState) -> Temperature:

@@ -13,26 +13,28 @@ from typing import ClassVar
 
 from penstock._errors import require
 from penstock.algorithms.pathwise import PathwiseLearner
-from penstock.algorithms.pathwise_config import PathwiseConfig
+from penstock.algorithms.pathwise_config import OptimizerSettings, PathwiseConfig
+from penstock.policies import GaussianSettings, PolicySettings
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(PathwiseConfig):
     """Settings of SHAC."""
 
+    own_kinds: ClassVar = {"policy": {"gaussian": GaussianSettings(state_dependent_std=False)}}
+    """A Gaussian has a global standard deviation."""
+
     target_mixing: float = 0.2
     """alpha, weight of the old target critic per iteration: 0.2 (fast; Ant, Hopper, Cheetah) or 0.995 (slow;
     humanoids, hands, soft bodies)."""
-    weight_decay: float = 0.0
-    """Decoupled weight decay (AdamW); 0 is plain Adam. SHAC: 0."""
-    gradient_clip: float = 1.0
-    """Largest global norm of actor and critic gradients. SHAC: 1.0."""
     activation: str = "elu"
     """Activation of all networks: silu, elu, relu or tanh. SHAC: elu."""
     initialization_gain: float = 2.0**0.5
     """Gain of the orthogonal initialisation of hidden layers. SHAC: sqrt(2)."""
-    state_dependent_std: bool = False
-    """Gaussian: standard deviation as a function of the state or one global vector. SHAC: global."""
+    policy: PolicySettings = GaussianSettings(state_dependent_std=False)
+    """The policy; its class first. SHAC: a Gaussian with a global standard deviation."""
+    optimizer: OptimizerSettings = OptimizerSettings(weight_decay=0.0, gradient_clip=1.0)
+    """The optimiser. SHAC: Adam, clip 1."""
 
     def __post_init__(self):
         super().__post_init__()

@@ -95,8 +95,9 @@ def parse_train_options(entry: Any, arguments: list[str]) -> TrainOptions:
         refuse_options_of_others(entry, arguments)
     name = _peek(arguments, "--preset") or ""
     run_fields, settings = preset(entry.name, world, name, _peek(arguments, "--velocity") or "")
+    chosen = _chosen_kinds(entry, arguments)
     default = TrainOptions(
-        settings=entry.config(**settings), world=world, preset=name, algorithm=entry.name, **run_fields
+        settings=entry.config.preset(settings, **chosen), world=world, preset=name, algorithm=entry.name, **run_fields
     )
     return parse(TrainOptions[entry.config], arguments, f"penstock train {entry.name}", default)
 
@@ -105,20 +106,27 @@ def refuse_options_of_others(entry: Any, arguments: list[str]) -> None:
     """Says whose an option is that other algorithms have and this one has not."""
     from penstock.algorithms.registry import ALGORITHMS
 
-    def names(config):
-        return {field.name for field in dataclasses.fields(config)}
-
+    chosen = _chosen_kinds(entry, arguments)
+    here = {field.name for field in dataclasses.fields(TrainOptions)} | set(entry.config.of(**chosen).flat())
     for argument in arguments:
         flag = argument.partition("=")[0]
         name = flag.removeprefix("--").replace("-", "_").removeprefix("no_")
-        if not flag.startswith("--") or name in names(TrainOptions) | names(entry.config):
+        if not flag.startswith("--") or name in here:
             continue
-        owners = [other.name for other in ALGORITHMS.values() if name in names(other.config)]
+        if name in entry.config.all_names():
+            entry.config.of(**{**chosen, name: None})  # says to which kind it belongs
+        owners = [other.name for other in ALGORITHMS.values() if name in other.config.all_names()]
         if owners:
             raise ConfigurationError(
                 f"{flag}: {entry.name} has no such setting; it belongs to {', '.join(owners)}. Leave it out; "
                 f"`penstock train {entry.name} --world WORLD --help` lists what {entry.name} has."
             )
+
+
+def _chosen_kinds(entry: Any, arguments: list[str]) -> dict[str, str]:
+    """Kinds of the configuration's parts that the command names: they decide which further options there are."""
+    policy = _peek(arguments, "--policy")
+    return {} if policy is None or "policy" not in entry.config.all_names() else {"policy": policy}
 
 
 def _peek(arguments: list[str], flag: str) -> str | None:

@@ -1,12 +1,12 @@
 """Policies: distributions over actions, described by what they can do."""
 
 from penstock.policies.agent import Actor, Agent
-from penstock.policies.build import PolicySettings, make_actor, make_policy
 from penstock.policies.deterministic_action import DeterministicAction
 from penstock.policies.gaussian import SquashedGaussian
 from penstock.policies.marginal_flow import MarginalFlow
 from penstock.policies.noisy_flow import NoisyFlow
 from penstock.policies.policy import Density, Draw, Need, Policy, require_of_policy
+from penstock.policies.settings import FlowSettings, GaussianSettings, PolicySettings, make_actor, register_policy
 from penstock.policies.velocity_fields import (
     AffineVelocity,
     DecodedVelocity,
@@ -24,7 +24,9 @@ __all__ = [
     "Density",
     "DeterministicAction",
     "Draw",
+    "FlowSettings",
     "GatedVelocity",
+    "GaussianSettings",
     "MLPVelocity",
     "MarginalFlow",
     "Need",
@@ -35,6 +37,6 @@ __all__ = [
     "VelocityField",
     "VelocityFlow",
     "make_actor",
-    "make_policy",
+    "register_policy",
     "require_of_policy",
 ]

@@ -1,9 +1,9 @@
 """What runs of earlier versions called things, so that they can be continued, evaluated and filmed."""
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from penstock._errors import ConfigurationError
 from penstock.algorithms.registry import ALGORITHMS
 
 STATE_NAMES = (
@@ -22,13 +22,17 @@ ADDED_LATER = {
 
 
 def completed(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The content of a ``config.json``, with settings that did not exist when it was written: `ADDED_LATER`.
+    """The content of a ``config.json`` as it would be written today.
 
-    So an older run can be continued. Any other setting that is missing counts as a change.
+    Settings that did not exist when it was written are `ADDED_LATER`; those that nothing read, as a Gaussian's beside a
+    flow, are gone. So an older run can be continued. Any other setting that is missing counts as a change.
     """
     algorithm, settings = config.get("algorithm"), config.get("settings")
     if not isinstance(settings, Mapping) or algorithm not in ALGORITHMS:
         return config  # the comparison will say what is wrong
-    known = {field.name for field in dataclasses.fields(ALGORITHMS[algorithm].config)}
-    added = {name: value for name, value in ADDED_LATER.items() if name in known}
-    return {**config, "settings": {**added, **settings}}
+    config_class, known = ALGORITHMS[algorithm].config, ALGORITHMS[algorithm].config.all_names()
+    later = {name: value for name, value in ADDED_LATER.items() if name in known}
+    try:
+        return {**config, "settings": config_class.applicable({**later, **settings}, {})}
+    except ConfigurationError:
+        return config  # likewise

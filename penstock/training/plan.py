@@ -64,7 +64,7 @@ class RunPlan:
     def __post_init__(self):
         # Where a plan is made by hand, nothing else has looked at the types.
         convert_fields(vars(self), RunPlan)
-        convert_fields(vars(self.settings), type(self.settings))
+        type(self.settings).of(**self.settings.flat())
         for field in ("seeds", "steps", "num_envs", "log_every", "evaluate_every", "evaluation_episodes"):
             require(getattr(self, field) >= 1, field, getattr(self, field), "must be at least 1")
         require(0 <= self.seed < 2**31 - self.seeds, "seed", self.seed, "must lie in [0, 2^31)")
@@ -115,7 +115,8 @@ class RunPlan:
 
     def to_config(self) -> dict[str, Any]:
         """The content of ``config.json``."""
-        return {"penstock": penstock.__version__, **_plain(dataclasses.asdict(self))}
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {"penstock": penstock.__version__, **_plain({**fields, "settings": self.settings.flat()})}
 
 
 def from_config(config: Mapping[str, Any]) -> RunPlan:
@@ -132,8 +133,7 @@ def from_config(config: Mapping[str, Any]) -> RunPlan:
     require(isinstance(settings, Mapping), "config.json: settings", settings, "must map names to values")
     content = convert_fields(content, RunPlan, "config.json: ")
     config_class = algorithm_entry(content["algorithm"]).config
-    _refuse_unknown(settings, config_class, "config.json: settings")
-    return RunPlan(settings=config_class(**convert_fields(settings, config_class, "config.json: settings.")), **content)
+    return RunPlan(settings=config_class.read(settings, "config.json: settings."), **content)
 
 
 def source_of(world: str) -> dict[str, str]:
@@ -161,15 +161,13 @@ def make_plan(
     """
     convert_fields({"algorithm": algorithm, "world": world}, RunPlan)
     velocity = str((settings or {}).get("velocity", ""))
-    run_fields, preset_settings = preset_of(algorithm, world, preset, velocity)
     config_class = algorithm_entry(algorithm).config
-    merged = {**preset_settings, **(settings or {})}
-    _refuse_unknown(merged, config_class, f"settings of {algorithm}")
+    run_fields, preset_settings = preset_of(algorithm, world, preset, velocity)
     _refuse_unknown(fields, RunPlan, "run")
     return RunPlan(
         algorithm=algorithm,
         world=resolved_spec(world),
-        settings=config_class(**convert_fields(merged, config_class)),
+        settings=config_class.preset(preset_settings, **(settings or {})),
         **convert_fields({**run_fields, **fields}, RunPlan),
     )
 

@@ -4,7 +4,6 @@ A preset has run fields (number of environments, budget) and settings for all al
 compared on a world share window, networks and critic; what belongs to one algorithm is listed under its name.
 """
 
-import dataclasses
 import sys
 from typing import Any
 
@@ -167,8 +166,8 @@ def named_preset(algorithm: str, name: str, velocity: str = "") -> tuple[dict[st
 
 def _changed(config: Any, default: Any) -> dict[str, Any]:
     """The fields in which two configurations differ: what a preset states, so that the world's own values stay."""
-    names = [field.name for field in dataclasses.fields(config)]
-    return {name: getattr(config, name) for name in names if getattr(config, name) != getattr(default, name)}
+    before = default.flat()
+    return {name: value for name, value in config.flat().items() if value != before.get(name)}
 
 
 def preset(algorithm: str, world: str, name: str = "", velocity: str = "") -> tuple[dict[str, Any], dict[str, Any]]:

@@ -132,7 +132,7 @@ def test_targets_use_the_least_critic_and_the_actor_their_mean():
     @jax.jit
     def mean_target(next_value):
         ends = window.terminated.T, window.truncated.T
-        targets = jax.vmap(lambda *row: td_lambda_targets(*row, config.discount, config.td_lambda))
+        targets = jax.vmap(lambda *row: td_lambda_targets(*row, config.discount, config.critic.td_lambda))
         return targets(window.reward.T, *ends, next_value.T).mean()
 
     np.testing.assert_allclose(metrics["critic/target_mean"], mean_target(values.min(1)), rtol=1e-4)

@@ -42,7 +42,7 @@ def batch():
 def descending(name, **settings):
     """A learner with gradient descent at rate 1, and what it has learned: every network its own."""
     entry = ALGORITHMS[name]
-    algorithm = entry.learner(entry.config(**{**TINY, **settings}), world(), 10)
+    algorithm = entry.learner(entry.config.of(**{**TINY, **settings}), world(), 10)
     for optimizer in ("actor_optimizer", "critic_optimizer", "alpha_optimizer"):
         if hasattr(algorithm, optimizer):
             setattr(algorithm, optimizer, optax.sgd(1.0))

@@ -34,7 +34,7 @@ def initial(algorithm):
 
 def learner(name, planned=10, **settings):
     config = {**TINY, "critic_hidden": (8,), **SMALL_CRITIC.get(name, {}), **settings}
-    return ALGORITHMS[name].learner(ALGORITHMS[name].config(**config), world(), planned)
+    return ALGORITHMS[name].learner(ALGORITHMS[name].config.of(**config), world(), planned)
 
 
 def batch(size=8, bootstrap=0.9, seed=0):

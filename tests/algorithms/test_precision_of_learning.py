@@ -25,7 +25,7 @@ def learner(arm, precision, **fields):
     settings = {**sizes, "warmup_steps": 64, "collect_steps": 8, "precision": precision, **fields}
     if velocity:
         settings["velocity"] = velocity
-    return ALGORITHMS[name].learner(ALGORITHMS[name].config(**settings), world(), 100)
+    return ALGORITHMS[name].learner(ALGORITHMS[name].config.of(**settings), world(), 100)
 
 
 def batch(size=64):

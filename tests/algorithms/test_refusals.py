@@ -12,7 +12,8 @@ from tiny_worlds import MODULES, Pendulum, learner, world
 
 from penstock._errors import CapabilityError, ConfigurationError
 from penstock.algorithms.registry import ALGORITHMS, algorithm_entry, family
-from penstock.policies import make_policy
+from penstock.networks import Trunk
+from penstock.policies import FlowSettings
 
 
 class Rough(Pendulum):
@@ -42,12 +43,12 @@ def test_policies_that_cannot_do_what_is_needed_are_refused():
 
 def test_unknown_choices_are_refused_with_the_nearest_known_name():
     # Fields are set behind constructors that, where types are checked, refuse them already.
-    config = ALGORITHMS["shac2"].config(policy="flow")
-    for field, wrong, right in (("policy", "gausian", "gaussian"), ("stepper", "eular", "euler")):
-        settings = config.policy_settings()
-        object.__setattr__(settings, field, wrong)
-        with pytest.raises(ConfigurationError, match=rf"^{field} = '{wrong}': unknown\. Did you mean '{right}'"):
-            make_policy(jax.random.key(0), settings, 3, 2)
+    with pytest.raises(ConfigurationError, match=r"^policy = 'gausian': unknown\. Did you mean 'gaussian'"):
+        learner("shac2", policy="gausian")
+    settings = FlowSettings()
+    object.__setattr__(settings, "stepper", "eular")
+    with pytest.raises(ConfigurationError, match=r"^stepper = 'eular': unknown\. Did you mean 'euler'"):
+        settings.build(jax.random.key(0), 3, 2, Trunk((4,)))
     with pytest.raises(ConfigurationError, match=r"activation = 'sliu': unknown\. Did you mean 'silu'"):
         learner("rfo", activation="sliu")
     config = ALGORITHMS["rfo"].config()
@@ -86,14 +87,15 @@ OWN_RANGES = [
     ("rfo", "past_coefficient", (-0.1, math.nan, math.inf)),
     ("rfo", "uniform_coefficient", (-0.1, math.nan, math.inf)),
 ]
-CASES = [("apg", field, values) for field, values in OUT_OF_RANGE.items()] + OWN_RANGES
+CASES = [("rfo" if field == "flow_steps" else "shac2", field, values) for field, values in OUT_OF_RANGE.items()]
+CASES += OWN_RANGES
 
 
 @pytest.mark.parametrize(("name", "field", "values"), CASES)
 def test_values_out_of_range_are_refused_by_name(name, field, values):
     for value in values:
         with pytest.raises(ConfigurationError, match=rf"^{field} = .*: "):
-            ALGORITHMS[name].config(**{field: value})
+            ALGORITHMS[name].config.of(**{field: value})
 
 
 def test_sizes_that_contradict_each_other_are_refused():
@@ -105,7 +107,11 @@ def test_sizes_that_contradict_each_other_are_refused():
         ConfigurationError, match=r"window = 8: must not exceed the episode length 6 of 'tiny/pendulum'"
     ):
         learner("apg", window=8)
-    learner("apg", critic_minibatches=3)  # no critic, no minibatches
+    with pytest.raises(ConfigurationError, match=r"critic_minibatches: belongs to a critic, and there is none here"):
+        learner("apg", critic_minibatches=3)
+    told = r"flow_steps: does nothing with policy = 'gaussian'; it belongs to flow\."
+    with pytest.raises(ConfigurationError, match=told):
+        learner("shac", flow_steps=2)
 
 
 def documented_fields(config):
@@ -128,6 +134,8 @@ def test_every_setting_is_documented(name):
         assert set(inspect.get_annotations(part)) <= documented_fields(part), part
     everywhere = set().union(*map(documented_fields, config.__mro__[:-1]))
     assert {field.name for field in dataclasses.fields(config)} <= everywhere
+    for part in config.all_parts():
+        assert set(inspect.get_annotations(type(part))) <= documented_fields(type(part)), part
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -85,7 +85,7 @@ def program(name):
     """A gradient step whose bootstrap is 7, and what is learned before it."""
     entry = ALGORITHMS[name]
     tiny = {"batch_size": 1, "warmup_steps": 1, "actor_hidden": (4,), "critic_hidden": (4,), "discount": DISCOUNT}
-    config = entry.config(**{**tiny, **SETTINGS[name]})
+    config = entry.config.of(**{**tiny, **SETTINGS[name]})
     algorithm = entry.learner(config, FunctionalWorld("tiny/ends", Vmapped(OneStep()), 1), 10)
     learned = jax.jit(algorithm.init_learned)(jax.random.key(0))
     if getattr(learned, "target", None) is None:

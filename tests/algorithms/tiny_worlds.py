@@ -66,7 +66,7 @@ def world(task=None, num_envs=4):
 
 
 def learner(name, on=None, planned_updates=10, **settings):
-    return ALGORITHMS[name].learner(ALGORITHMS[name].config(**{**TINY, **settings}), on or world(), planned_updates)
+    return ALGORITHMS[name].learner(ALGORITHMS[name].config.preset(TINY, **settings), on or world(), planned_updates)
 
 
 class Program(NamedTuple):

@@ -3,12 +3,17 @@
 import re
 from pathlib import Path
 
+import jax
 import meshio
 import pytest
 
+from penstock._errors import ConfigurationError
+from penstock.algorithms import shac2
 from penstock.physics import voxel_mesh
+from penstock.policies import settings
 from penstock.training.loop import train
 from penstock.training.plan import make_plan
+from penstock.worlds import make_world
 from penstock.worlds.check import check_world
 from penstock.worlds.loading import load_world
 
@@ -22,9 +27,17 @@ def run_blocks(page, names=None):
         exec(compile(block, page, "exec"), {} if names is None else names)
 
 
-def test_policy_page(capsys):
-    run_blocks("docs/add_a_policy.md")
+def test_policy_page(capsys, monkeypatch):
+    """The page's policy acts, and SHAC2 trains with it, with its own setting."""
+    monkeypatch.setattr(settings, "POLICIES", dict(settings.POLICIES))
+    run_blocks("docs/add_a_policy.md", {})
     assert capsys.readouterr().out.strip()
+    config = shac2.Config.of(policy="uniform-noise", widths=(4,), window=2, critic_passes=1, critic_minibatches=1)
+    learner = shac2.Learner(config, make_world("classic/double-integrator", 2), 3)
+    shapes = jax.eval_shape(lambda key: learner.step(learner.init(key))[0], jax.random.key(0))
+    assert shapes.actor.policy.network.layers[0].linear.weight.shape == (4, 2)
+    with pytest.raises(ConfigurationError, match=r"widths: does nothing with .* it belongs to uniform-noise"):
+        shac2.Config.of(widths=(4,))
 
 
 def test_soft_worlds_page(capsys, tmp_path, monkeypatch):

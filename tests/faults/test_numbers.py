@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jaxtyping import Array, Float, Int
-from tiny_runs import SharedProgram, rows, tiny_plan
+from tiny_runs import STEPS_PER_UPDATE, SharedProgram, rows, tiny_plan
 
 from penstock.storage.store import list_checkpoints, load_checkpoint, non_finite_leaves
 from penstock.training import loop, programs
@@ -140,7 +140,7 @@ def test_a_bad_number_is_caught_named_and_replayed(run_with, fault, what):
     # The dump alone, in the hands of somebody else, shows the same fault.
     learner = result.program.learner
     state, manifest = load_checkpoint(dump, jax.eval_shape(learner.init, jax.random.key(0)))
-    assert int(state.update) == UPDATE == manifest.step
+    assert int(state.update) == UPDATE and manifest.step == UPDATE * STEPS_PER_UPDATE
     assert find_cause(learner, state, {}) in told[0]
     assert manifest.extra["cause"] in told[0] and manifest.extra["counts"] == {"world/diverged": 1}
 

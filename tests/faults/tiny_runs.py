@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from penstock.algorithms.registry import algorithm_entry
 from penstock.storage.metrics_log import read_metrics
 from penstock.storage.store import latest_checkpoint, read_manifest
 from penstock.storage.store import load_checkpoint as load_checkpoint
@@ -53,7 +54,8 @@ def tiny_plan(algorithm: str = "apg", **changes) -> RunPlan:
         "world_options": {"episode_length": 10},
     }
     world = changes.pop("world", "classic/double-integrator")
-    settings = {**TINY, **changes.pop("settings", {})}
+    own = changes.pop("settings", {})
+    settings = {**algorithm_entry(algorithm).config.applicable(TINY, own), **own}
     return make_plan(algorithm, world, settings=settings, **{**fields, **changes})
 
 

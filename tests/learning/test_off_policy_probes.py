@@ -35,7 +35,7 @@ def make_learner(algorithm, task, iterations, *, num_envs=16, **settings):
         "actor_learning_rate": 3e-3,
         "critic_learning_rate": 3e-3,
     }
-    config = entry.config(**{**defaults, **OWN[algorithm], **settings})
+    config = entry.config.of(**{**defaults, **OWN[algorithm], **settings})
     return entry.learner(config, probes.probe(task, num_envs), iterations)
 
 

@@ -24,7 +24,7 @@ def world(num_envs=2, **settings):
 def learner(name, on, planned, **settings):
     critic = (8, 8, 8) if name == "flowrl" else (8,)
     return ALGORITHMS[name].learner(
-        ALGORITHMS[name].config(**{**TINY, "critic_hidden": critic, **settings}), on, planned
+        ALGORITHMS[name].config.of(**{**TINY, "critic_hidden": critic, **settings}), on, planned
     )
 
 
@@ -76,7 +76,7 @@ def test_a_whole_iteration_on_a_world_of_pictures():
 def test_pathwise_learners_take_pictures_without_a_vector(name):
     """Shapes and types alone: no number is computed."""
     small = {"window": 4, "actor_hidden": (4,), "critic_hidden": (4,), "critic_minibatches": 2}
-    algorithm = ALGORITHMS[name].learner(ALGORITHMS[name].config(**small), world(moves=True), 10)
+    algorithm = ALGORITHMS[name].learner(ALGORITHMS[name].config.of(**small), world(moves=True), 10)
     state = jax.eval_shape(algorithm.init, jax.random.key(0))
     after, _ = jax.eval_shape(algorithm.step, state)
     assert after.world.observation.pixels.dtype == jnp.uint8

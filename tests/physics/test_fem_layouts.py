@@ -74,7 +74,14 @@ def test_layouts_agree_with_the_naive_form():
             assert np.abs(a - b).max() < 1e-5 * max(1.0, np.abs(a).max()), name
 
 
-@pytest.mark.parametrize("contact", [MassScaledContact(), MassScaledContact(implicit=True), ConstantContact(5e3, 1.0)])
+@pytest.mark.parametrize(
+    "contact",
+    [
+        MassScaledContact(),
+        pytest.param(MassScaledContact(implicit=True), marks=pytest.mark.slow),
+        pytest.param(ConstantContact(5e3, 1.0), marks=pytest.mark.slow),
+    ],
+)
 def test_gradient_equals_finite_differences(contact):
     with jax.enable_x64(True):
         body = make_body(contact)
@@ -136,6 +143,7 @@ def test_cpu_compiler_repeats_no_arithmetic_across_stages(monkeypatch):
     assert stored < 0.5 * flops()
 
 
+@pytest.mark.slow
 def test_rematerialisation_changes_memory_only():
     body = make_body()
     n, substeps = 8, 256  # long enough for what one substep needs at a time to vanish beside what all of them keep

@@ -1,5 +1,6 @@
 """Action chunks: when the policy is consulted, which action comes next, and how an agent acts by them."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,12 +14,11 @@ from penstock.policies import (
     Draw,
     MLPVelocity,
     NoisyFlow,
-    PolicySettings,
     SquashedGaussian,
     VelocityFlow,
-    build,
 )
 from penstock.policies.planning import next_action, no_plan
+from penstock.policies.settings import POLICIES
 
 TRUNK = Trunk(hidden=(4,))
 
@@ -83,10 +83,15 @@ def test_an_agent_reads_a_draw_as_chunks_of_any_policy():
     observation, key = Observation(jnp.array([[0.5, -1.0], [1.0, 2.0]])), jax.random.key(2)
     for policy in (gaussian, flow):
         agent = Agent(Actor(VectorEncoder(2), policy), Normalizer.create(2, False), chunk_length=4)
-        for chosen, drawn in ((key, agent.sample(observation, key)), (None, agent.mode(observation))):
-            memory = agent.initial_memory(2)
+        act = eqx.filter_jit(agent.act)
+        drawn_by = {
+            True: eqx.filter_jit(agent.sample)(observation, key),
+            False: eqx.filter_jit(agent.mode)(observation),
+        }
+        for chosen in (key, None):
+            drawn, memory = drawn_by[chosen is not None], agent.initial_memory(2)
             for step in range(4):
-                memory, action, decision = agent.act(memory, jnp.asarray(step), observation, chosen)
+                memory, action, decision = act(memory, jnp.asarray(step), observation, chosen)
                 np.testing.assert_allclose(action, drawn.action[:, 2 * step : 2 * step + 2], rtol=1e-5)
                 assert decision.all() == (step == 0)
                 memory = memory.after(jnp.zeros(2, bool))
@@ -95,7 +100,7 @@ def test_an_agent_reads_a_draw_as_chunks_of_any_policy():
 @pytest.mark.parametrize("name", ["gaussian", "flow"])
 @pytest.mark.parametrize("chunk_length", [1, 3])
 def test_policies_by_name_have_the_sizes_asked_for(name, chunk_length):
-    settings = PolicySettings(name, TRUNK, 2, "euler", True, -1.0, chunk_length)
-    policy = jax.eval_shape(lambda key: build.make_policy(key, settings, 5, 2), jax.random.key(0))
+    settings = POLICIES[name]
+    policy = jax.eval_shape(lambda key: settings.build(key, 5, 2 * chunk_length, TRUNK), jax.random.key(0))
     assert type(policy) is {"gaussian": SquashedGaussian, "flow": VelocityFlow}[name]
     assert policy.flat_size == 2 * chunk_length

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from penstock.networks import Normalizer, Trunk
-from penstock.policies import Agent, PolicySettings, make_actor
+from penstock.policies import Agent, GaussianSettings, make_actor
 from penstock.training.evaluation import evaluation_metrics, run_episodes
 from penstock.worlds import FunctionalWorld, Observation, ObservationSpec, Outcome, Task
 
@@ -36,8 +36,8 @@ class Countdown(Task):
 
 
 def agent(chunk=1):
-    settings = PolicySettings("gaussian", Trunk((4,), "silu", True, 1.0), 1, "euler", True, 0.0, chunk)
-    actor = make_actor(jax.random.key(1), settings, ObservationSpec(1), 1)
+    settings, trunk = GaussianSettings(initial_log_std=0.0), Trunk((4,), "silu", True, 1.0)
+    actor = make_actor(jax.random.key(1), settings, ObservationSpec(1), chunk, trunk)
     return Agent(actor, Normalizer.create(1, False), chunk_length=chunk)
 
 

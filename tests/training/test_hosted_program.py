@@ -86,6 +86,7 @@ def test_same_seed_same_run_and_another_seed_another(whole, tmp_path):
     assert int(result.state.env_steps[0]) == 100 and int(result.state.gradient_steps[0]) == 2 * (50 - 10)
 
 
+@pytest.mark.slow
 def test_precision_reaches_the_gradient_steps():
     """Wide enough for large products; nothing else of a hosted run depends on it."""
     wide = {"actor_hidden": (32, 32), "critic_hidden": (32, 32), "batch_size": 16}

@@ -123,7 +123,8 @@ def test_layouts_and_actuators_give_the_same_task():
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("make", [JumperMini, pytest.param(Jumper, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [JumperMini, Jumper])
 def test_gradients_flow_through_points_and_reward(make):
     task = make(observation="points", num_points=10, substeps=6)
     state = ready(make)[1](jax.random.key(0), 2)

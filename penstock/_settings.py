@@ -1,0 +1,182 @@
+"""Settings by composition: fields of one's own, and parts that bring theirs. From outside, all have one flat namespace.
+
+A configuration is a frozen dataclass that derives from `Settings`. A field whose value is a `Part` brings the fields of
+that part; a `Choice` is a part of which there are several kinds, and its own field of the part's name says which. So
+``policy = flow`` brings ``flow_steps``, and ``policy = gaussian`` has no such setting: what would do nothing cannot be
+expressed. Command lines, presets and ``config.json`` know flat names only.
+"""
+
+import abc
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, TypeVar
+
+from penstock._errors import ConfigurationError, suggest
+from penstock._field_types import convert_fields
+
+S = TypeVar("S", bound="Settings")
+
+
+class Part:
+    """A group of settings that belongs to something of its own: a policy, a critic, an optimiser."""
+
+
+class Choice(Part, abc.ABC):
+    """A part of which there are several kinds. Its field of the part's name holds the name of the kind."""
+
+    @classmethod
+    @abc.abstractmethod
+    def kinds(cls) -> Mapping[str, "Choice"]:
+        """The kinds there are, by name, with default values."""
+
+    @classmethod
+    @abc.abstractmethod
+    def kind(cls, name: str) -> "Choice":
+        """The kind of this name, with default values; may find more than `kinds` lists.
+
+        Raises:
+            ConfigurationError: there is none.
+        """
+
+
+class Settings:
+    """Base of configurations; subclasses are frozen dataclasses."""
+
+    own_kinds: ClassVar[Mapping[str, Mapping[str, Choice]]] = {}
+    """Default values that this configuration has for kinds of its parts, by part and kind."""
+
+    @classmethod
+    def of(cls: type[S], **flat: Any) -> S:
+        """Makes a configuration from flat names. Lists become tuples, whole numbers floats; nothing else changes.
+
+        Raises:
+            ConfigurationError: a name that is unknown, or that does nothing beside the others; a value of the wrong
+                type, or out of range.
+        """
+        return cls._build(flat, "")
+
+    @classmethod
+    def preset(cls: type[S], values: Mapping[str, Any], **flat: Any) -> S:
+        """`of`, on top of values that are meant for many: those of them that have no place here are left out."""
+        return cls.of(**{**cls.applicable(values, flat), **flat})
+
+    @classmethod
+    def read(cls: type[S], flat: Mapping[str, Any], where: str) -> S:
+        """`of`, with messages that begin with where the settings come from."""
+        return cls._build(flat, where)
+
+    @classmethod
+    def _build(cls, flat, where):
+        parts = cls._parts(flat)
+        rest = dict(flat)
+        made = {}
+        for name, part in parts.items():
+            known = _names(part)
+            given = {field: rest.pop(field) for field in known if field in rest}
+            made[name] = dataclasses.replace(part, **convert_fields(given, type(part), where)) if given else part
+        own = _own_names(cls)
+        for name in rest:
+            if name not in own:
+                raise ConfigurationError(cls._no_such(name, parts, where))
+        return cls(**convert_fields(rest, cls, where), **made)
+
+    @classmethod
+    def _parts(cls, flat: Mapping[str, Any]) -> dict[str, Any]:
+        """Parts with default values, of the kinds that the flat names choose."""
+        parts = {}
+        for name, default in _part_fields(cls).items():
+            if isinstance(default, Choice) and name in flat:
+                default = cls._kind(name, default, flat[name])
+            parts[name] = default
+        return parts
+
+    @classmethod
+    def _kind(cls, part: str, default: Choice, kind: Any) -> Choice:
+        if kind == getattr(default, part):
+            return default
+        own = cls.own_kinds.get(part, {})
+        return own[kind] if isinstance(kind, str) and kind in own else default.kind(kind)
+
+    @classmethod
+    def applicable(cls, values: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of ``values`` that exist beside the kinds that both choose (``chosen`` wins), for presets of many arms.
+
+        A name that no kind of any part has stays, so that it is refused later.
+        """
+        parts = cls._parts({**values, **chosen})
+        here = {*parts, *_own_names(cls), *(field for part in parts.values() for field in _names(part))}
+        return {name: value for name, value in values.items() if name in here or name not in cls.all_names()}
+
+    @classmethod
+    def all_names(cls) -> set[str]:
+        """Flat names of all kinds together, and of parts that a base class has and this one leaves out."""
+        parts = [*cls.all_parts(), *_absent_parts(cls).values()]
+        return set(_own_names(cls)).union(*map(_names, parts))
+
+    @classmethod
+    def all_parts(cls) -> Iterator[Part]:
+        """Every part that a configuration may have, of every kind, with default values."""
+        for name, default in _part_fields(cls).items():
+            yield default
+            if isinstance(default, Choice):
+                kinds = {**default.kinds(), **cls.own_kinds.get(name, {})}
+                yield from (kind for key, kind in kinds.items() if key != getattr(default, name))
+
+    @classmethod
+    def _no_such(cls, name, parts, where):
+        for part, chosen in parts.items():
+            if not isinstance(chosen, Choice):
+                continue
+            kinds = {**type(chosen).kinds(), **cls.own_kinds.get(part, {})}
+            owners = [kind for kind, settings in kinds.items() if name in _names(settings)]
+            if owners:
+                return (
+                    f"{where}{name}: does nothing with {part} = {getattr(chosen, part)!r}; it belongs to "
+                    f"{' and '.join(owners)}. Leave it out, or choose another {part}."
+                )
+        for part, absent in _absent_parts(cls).items():
+            if name in _names(absent):
+                return f"{where}{name}: belongs to a {part}, and there is none here. Leave it out."
+        known = {*_own_names(cls), *(field for part in parts.values() for field in _names(part))}
+        return f"{where or 'settings: '}unknown field '{name}'.{suggest(name, known)}"
+
+    def flat(self) -> dict[str, Any]:
+        """All settings by flat names, in the order of their declaration."""
+        values: dict[str, Any] = {}
+        for field in _names(type(self)):
+            value = getattr(self, field)
+            if isinstance(value, Part):
+                values |= {name: getattr(value, name) for name in _names(value)}
+            elif field in _own_names(type(self)):
+                values[field] = value
+        return values
+
+    def changed(self: S, **flat: Any) -> S:
+        """The same settings with some flat names replaced. Another kind of a part brings its default values."""
+        mine, parts = self.flat(), self._parts(flat)
+        for name, part in parts.items():
+            now = getattr(self, name)
+            if name in flat and type(part) is not type(now):
+                mine = {field: value for field, value in mine.items() if field not in _names(now)}
+        return self._build({**mine, **flat}, "")
+
+
+def _names(settings: Any) -> list[str]:
+    return [field.name for field in dataclasses.fields(settings)] if settings is not None else []
+
+
+def _own_names(cls: type[Any]) -> list[str]:
+    """Fields that hold a value; not those that hold a part, or None in place of the part of a base class."""
+    return [name for name in _names(cls) if not any(name in _part_fields(base) for base in cls.__mro__)]
+
+
+def _absent_parts(cls: type[Any]) -> dict[str, Part]:
+    """Parts of base classes in whose place a configuration has None."""
+    inherited = {name: part for base in cls.__mro__ for name, part in _part_fields(base).items()}
+    return {name: part for name, part in inherited.items() if name not in _part_fields(cls)}
+
+
+def _part_fields(cls: type[Any]) -> dict[str, Any]:
+    """Fields of a configuration that hold a part, with their default values."""
+    fields = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
+    return {field.name: field.default for field in fields if isinstance(field.default, Part)}

@@ -1,0 +1,106 @@
+"""Settings by composition: one flat namespace outside, kinds inside, and nothing that does nothing."""
+
+import dataclasses
+from typing import ClassVar
+
+import pytest
+
+from penstock._errors import ConfigurationError, require
+from penstock._settings import Choice, Part, Settings
+
+
+@dataclasses.dataclass(frozen=True)
+class Engine(Choice):
+    engine: str = ""
+
+    @classmethod
+    def kinds(cls):
+        return {"steam": Steam(), "electric": Electric()}
+
+    @classmethod
+    def kind(cls, name):
+        if name not in cls.kinds():
+            raise ConfigurationError(f"engine = {name!r}: unknown.")
+        return cls.kinds()[name]
+
+
+@dataclasses.dataclass(frozen=True)
+class Steam(Engine):
+    engine: str = "steam"
+    coal: float = 2.0
+    wheels: tuple[int, ...] = (4, 4)
+
+    def __post_init__(self):
+        require(self.coal > 0, "coal", self.coal, "must be greater than 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class Electric(Engine):
+    engine: str = "electric"
+    volts: float = 15.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Brakes(Part):
+    force: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Train(Settings):
+    own_kinds: ClassVar = {"engine": {"electric": Electric(volts=25.0)}}
+
+    cars: int = 3
+    engine: Engine = Steam()
+    brakes: Brakes = Brakes()
+
+
+@dataclasses.dataclass(frozen=True)
+class Coasting(Train):
+    brakes: None = None
+
+
+def test_flat_names_make_parts_and_come_back():
+    train = Train.of(cars=5, coal=1, force=0.5, wheels=[2, 8])
+    assert train == Train(5, Steam(coal=1.0, wheels=(2, 8)), Brakes(0.5))
+    assert train.flat() == {"cars": 5, "engine": "steam", "coal": 1.0, "wheels": (2, 8), "force": 0.5}
+    assert Train.of(**train.flat()) == train and Train.of() == Train()
+
+
+def test_a_kind_brings_its_own_settings_and_defaults():
+    assert Train.of(engine="electric").engine == Electric(volts=25.0), "this configuration's default"
+    assert Train.of(engine="electric", volts=3).flat() == {"cars": 3, "engine": "electric", "volts": 3.0, "force": 1.0}
+    assert Train.of(coal=1.0).changed(engine="electric").engine == Electric(volts=25.0)
+    assert Train.of(coal=1.0).changed(cars=7) == Train.of(coal=1.0, cars=7)
+    with pytest.raises(ConfigurationError, match=r"^engine = 'diesel': unknown"):
+        Train.of(engine="diesel")
+
+
+def test_what_does_nothing_cannot_be_expressed():
+    told = (
+        r"^volts: does nothing with engine = 'steam'; it belongs to electric\. Leave it out, or choose another engine"
+    )
+    with pytest.raises(ConfigurationError, match=told):
+        Train.of(volts=3.0)
+    with pytest.raises(ConfigurationError, match=r"^here: force: belongs to a brakes, and there is none"):
+        Coasting.read({"force": 1.0}, "here: ")
+    with pytest.raises(ConfigurationError, match=r"unknown field 'car'.* Did you mean 'cars'"):
+        Train.of(car=1)
+    assert Coasting.of().flat() == {"cars": 3, "engine": "steam", "coal": 2.0, "wheels": (4, 4)}
+
+
+def test_types_and_ranges_are_those_of_the_parts():
+    with pytest.raises(ConfigurationError, match=r"^coal = 'much': must be a number"):
+        Train.of(coal="much")
+    with pytest.raises(ConfigurationError, match=r"^coal = -1\.0: must be greater"):
+        Train.of(coal=-1)
+    with pytest.raises(ConfigurationError, match=r"^from: cars = 'x': must be a whole number"):
+        Train.read({"cars": "x"}, "from: ")
+
+
+def test_presets_give_each_kind_what_it_has():
+    preset = {"coal": 5.0, "volts": 4.0, "cars": 2, "nonsense": 1}
+    assert Train.applicable(preset, {}) == {"coal": 5.0, "cars": 2, "nonsense": 1}
+    assert Train.applicable(preset, {"engine": "electric"}) == {"volts": 4.0, "cars": 2, "nonsense": 1}
+    assert Coasting.applicable({"force": 2.0, "cars": 1}, {}) == {"cars": 1}
+    assert Train.preset({"coal": 5.0, "volts": 4.0}, engine="electric", cars=1) == Train(1, Electric(volts=4.0))
+    assert Train.all_names() == {"cars", "engine", "coal", "wheels", "volts", "force"}
