@@ -91,7 +91,7 @@ class SquashedGaussian(Policy):
 
     def train(
         self, features: Float[Array, "B features"], noise: Float[Array, "B flat"]
-    ) -> tuple[Draw, Float[Array, "B"], "SquashedGaussian"]:
+    ) -> tuple[Draw, Float[Array, "B"], Policy]:
         """See `Policy.train`."""
         if not isinstance(self.network, RenormMLP):
             return super().train(features, noise)

@@ -261,7 +261,7 @@ class NoisyFlow(Policy):
 
     def train(
         self, features: Float[Array, "B features"], noise: Float[Array, "B path flat"]
-    ) -> tuple[Draw, Float[Array, "B"], "NoisyFlow"]:
+    ) -> tuple[Draw, Float[Array, "B"], Policy]:
         """See `Policy.train`. The running statistics of a field with BatchRenorm are moved on by every flow step."""
         if not isinstance(self.field, BatchNormedVelocity):
             return super().train(features, noise)

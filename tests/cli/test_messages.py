@@ -30,7 +30,7 @@ TRAIN = ("train", "rfo", "--world", "classic/double-integrator", "--run-dir")
         (["train", "rfo", "--world", "classic/pendulum", "--window", "500"], ["window = 500", "episode length 200"]),
         (["train", "rfo", "--world", "classic/pendulum", "--policy", "gaussian"], ["rfo needs", "--policy flow"]),
         (["train", "sapo", "--world", "classic/pendulum", "--policy", "flow"], ["sapo needs", "--policy gaussian"]),
-        (["train", "rfo", "--world", "classic/pendulum", "--policy", "gaus"], ["--policy", "gaussian", "flow"]),
+        (["train", "rfo", "--world", "classic/pendulum", "--policy", "gaus"], ["policy = 'gaus'", "mean 'gaussian'"]),
         (["train", "rfo", "--world", "classic/pendulum", "--world-option", "mass"], ["'mass'", "name=value"]),
         (["train", "rfo", "--world", "classic/pendulum", "--world-option", "mas=1"], ["Did you mean 'mass'"]),
         (["train", "rfo", "--world", "classic/pendulum", "--world-option", "mass=x"], ["mass = 'x'", "a number"]),

@@ -31,11 +31,13 @@ TINY = {
 
 OPTIONS = (
     *("--world", "classic/double-integrator", "--world-option", "episode_length=10", "--num-envs", "4"),
-    *("--window", "4", "--actor-hidden", "8", "--critic-hidden", "8", "--critic-passes", "1"),
-    *("--critic-minibatches", "1", "--steps", str(UPDATES * STEPS_PER_UPDATE), "--log-every", "1"),
+    *("--window", "4", "--actor-hidden", "8", "--steps", str(UPDATES * STEPS_PER_UPDATE), "--log-every", "1"),
     *("--evaluate-every", str(STEPS_PER_UPDATE), "--evaluation-episodes", "2", "--no-video"),
 )
 """The same on the command line. Every iteration is evaluated and saved, so that every phase is met often."""
+
+CRITIC_OPTIONS = ("--critic-hidden", "8", "--critic-passes", "1", "--critic-minibatches", "1")
+"""Beside them, for algorithms that have a critic."""
 
 QUICK_COMPILATION = (
     "--xla_cpu_multi_thread_eigen=false --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
@@ -103,7 +105,8 @@ class Commands:
     def train(self, algorithm, run_dir, *more, killed_at=None, **kwargs) -> subprocess.CompletedProcess:
         """Trains with `OPTIONS`; ``killed_at`` = (phase, nth) ends it by SIGKILL there. See ``killed_run.py``."""
         script = ("-m", "penstock") if killed_at is None else (HERE / "killed_run.py", *killed_at)
-        return self("train", algorithm, *OPTIONS, "--run-dir", run_dir, *more, script=script, **kwargs)
+        options = OPTIONS if algorithm == "apg" else OPTIONS + CRITIC_OPTIONS
+        return self("train", algorithm, *options, "--run-dir", run_dir, *more, script=script, **kwargs)
 
 
 class SharedProgram(Program):
