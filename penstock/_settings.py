@@ -156,7 +156,7 @@ class Settings:
         mine, parts = self.flat(), self._parts(flat)
         for name, part in parts.items():
             now = getattr(self, name)
-            if name in flat and type(part) is not type(now):
+            if name in flat and getattr(now, name) != getattr(part, name):
                 mine = {field: value for field, value in mine.items() if field not in _names(now)}
         return self._build({**mine, **flat}, "")
 

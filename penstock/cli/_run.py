@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from penstock._errors import PenstockError
+from penstock._own_code import resolved_spec
 from penstock.cli._film import film
 from penstock.reports.curves import plot_single
 from penstock.reports.live import Progress
 from penstock.storage.metrics_log import TensorBoardMirror
 from penstock.training.loop import Result, train
 from penstock.training.plan import RunPlan, parse_world_options
-from penstock.worlds.loading import resolved_spec
 
 
 def plan_from_options(options: Any) -> RunPlan:

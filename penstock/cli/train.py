@@ -9,6 +9,7 @@ from tyro.conf import Suppress
 
 from penstock._errors import ConfigurationError
 from penstock._jax_setup import set_up_jax
+from penstock._own_code import resolved_spec
 from penstock.cli._arguments import parse
 
 ConfigT = TypeVar("ConfigT")
@@ -99,6 +100,9 @@ def parse_train_options(entry: Any, arguments: list[str]) -> TrainOptions:
     default = TrainOptions(
         settings=entry.config.preset(settings, **chosen), world=world, preset=name, algorithm=entry.name, **run_fields
     )
+    if "policy" in chosen:
+        # The last one holds. One in a file was named from here; the plan names it so that it is found from anywhere.
+        arguments = [*arguments, "--policy", chosen["policy"]]
     return parse(TrainOptions[entry.config], arguments, f"penstock train {entry.name}", default)
 
 
@@ -126,7 +130,7 @@ def refuse_options_of_others(entry: Any, arguments: list[str]) -> None:
 def _chosen_kinds(entry: Any, arguments: list[str]) -> dict[str, str]:
     """Kinds of the configuration's parts that the command names: they decide which further options there are."""
     policy = _peek(arguments, "--policy")
-    return {} if policy is None or "policy" not in entry.config.all_names() else {"policy": policy}
+    return {} if policy is None or "policy" not in entry.config.all_names() else {"policy": resolved_spec(policy)}
 
 
 def _peek(arguments: list[str], flag: str) -> str | None:

@@ -2,12 +2,15 @@
 
 import abc
 import dataclasses
+import functools
+import inspect
 from collections.abc import Mapping
 from typing import Literal
 
 import jax
 
 from penstock._errors import ConfigurationError, require, suggest
+from penstock._own_code import load_own, resolved_spec
 from penstock._settings import Choice
 from penstock._types import Key
 from penstock.networks import Trunk, make_encoder
@@ -53,6 +56,8 @@ class PolicySettings(Choice):
     @classmethod
     def kind(cls, name: str) -> "PolicySettings":
         """See `Choice.kind`."""
+        if isinstance(name, str) and ":" in name:
+            return _own_policy(resolved_spec(name))
         if name not in POLICIES:
             raise ConfigurationError(f"policy = {name!r}: unknown.{suggest(str(name), POLICIES)}")
         return POLICIES[name]
@@ -117,6 +122,22 @@ class FlowSettings(PolicySettings):
     def deterministic(self) -> DeterministicAction:
         """See `PolicySettings.deterministic`."""
         return DeterministicAction(self.deterministic_action, self.deterministic_draws)
+
+
+@functools.cache
+def _own_policy(spec: str) -> PolicySettings:
+    """Loaded once, so that two plans of one policy are equal."""
+
+    def fits(value):
+        return inspect.isclass(value) and issubclass(value, PolicySettings) and value is not PolicySettings
+
+    found = load_own(spec, "policy", fits)
+    if not fits(found):
+        raise ConfigurationError(
+            f"policy = {spec!r}: is {found!r}, no subclass of PolicySettings, which says what a policy is made of and "
+            "builds it (docs/add_a_policy.md)."
+        )
+    return found(policy=spec)
 
 
 POLICIES: dict[str, PolicySettings] = {}

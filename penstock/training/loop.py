@@ -37,7 +37,7 @@ from penstock.storage.store import (
     save_crash_dump,
 )
 from penstock.training.migrations import completed
-from penstock.training.plan import KEPT_FOR_LIFE, SAFE_TO_CHANGE, RunPlan, source_of
+from penstock.training.plan import KEPT_FOR_LIFE, SAFE_TO_CHANGE, RunPlan, sources_of
 from penstock.training.post_mortem import FAULTS, Fault
 from penstock.training.program import seed_keys
 from penstock.training.programs import RunProgram, make_program
@@ -180,7 +180,7 @@ def train(
     learner = plan.make_learner(world)  # refuses bad settings before anything is written
     learner.require_memory(plan.seeds)
     folder = RunFolder(Path(run_dir))
-    config = {**plan.to_config(), **source_of(plan.world), "world_constants": world.describe()}
+    config = {**plan.to_config(), **sources_of(plan), "world_constants": world.describe()}
     with RunLock(folder.lock_path), GracefulStop(observer.message) as stop:
         if folder.has_config:
             changes = compare_configs(completed(folder.read_config()), config, SAFE_TO_CHANGE)

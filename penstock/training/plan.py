@@ -10,10 +10,11 @@ from typing import Any
 import penstock
 from penstock._errors import ConfigurationError, require, suggest
 from penstock._field_types import convert, convert_fields
+from penstock._own_code import resolved_spec
 from penstock.algorithms.registry import algorithm_entry
 from penstock.training.presets import preset as preset_of
 from penstock.worlds import FunctionalWorld, World
-from penstock.worlds.loading import load_world, resolved_spec
+from penstock.worlds.loading import load_world
 from penstock.worlds.registry import is_own, option_types
 
 SAFE_TO_CHANGE = frozenset(
@@ -25,7 +26,7 @@ SAFE_TO_CHANGE = frozenset(
 KEPT_FOR_LIFE = frozenset({"num_envs", "seeds", "settings.collect_steps", "settings.window"})
 """Fields that a run keeps whatever is allowed: they give its state a shape, or its steps a count."""
 
-NOT_OF_THE_PLAN = ("penstock", "world_constants", "world_source")
+NOT_OF_THE_PLAN = ("penstock", "world_constants", "world_source", "policy_source")
 """What ``config.json`` records beside the plan."""
 
 
@@ -136,12 +137,14 @@ def from_config(config: Mapping[str, Any]) -> RunPlan:
     return RunPlan(settings=config_class.read(settings, "config.json: settings."), **content)
 
 
-def source_of(world: str) -> dict[str, str]:
-    """The hash of the file that a world comes from: a run must not go on in another world under the same name."""
-    place = Path(world.rpartition(":")[0])
-    if not world.rpartition(":")[0].endswith(".py") or not place.is_file():
-        return {}
-    return {"world_source": hashlib.sha256(place.read_bytes()).hexdigest()}
+def sources_of(plan: RunPlan) -> dict[str, str]:
+    """Hashes of files that a run's world and policy come from: it must not go on with others under the same name."""
+    sources = {}
+    for field, name in (("world_source", plan.world), ("policy_source", plan.settings.flat().get("policy", ""))):
+        place = name.rpartition(":")[0]
+        if place.endswith(".py") and Path(place).is_file():
+            sources[field] = hashlib.sha256(Path(place).read_bytes()).hexdigest()
+    return sources
 
 
 def make_plan(

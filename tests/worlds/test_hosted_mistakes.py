@@ -10,12 +10,13 @@ import pytest
 from hosted_environments import BadStarts, Counting
 
 from penstock._errors import CapabilityError, ConfigurationError, PenstockError
+from penstock._own_code import resolved_spec
 from penstock.worlds import make_world
 from penstock.worlds.check import check_world
 from penstock.worlds.hosted.environments import own_source, stated_limit
 from penstock.worlds.hosted.faults import WorldFaultError
 from penstock.worlds.hosted.hosted_world import HostedWorld
-from penstock.worlds.loading import load_world, resolved_spec
+from penstock.worlds.loading import load_world
 
 KEY = jax.random.key(3)
 
