@@ -28,7 +28,7 @@ class Config(PathwiseConfig):
     policy: PolicySettings = GaussianSettings(state_dependent_std=False)
     """The policy; its class first. APG: a Gaussian with a global standard deviation."""
     critic: None = None
-    """APG has none."""
+    """APG has no critic: nothing is bootstrapped."""
     optimizer: OptimizerSettings = OptimizerSettings(weight_decay=0.0, gradient_clip=1.0)
     """The optimiser. APG: Adam, clip 1."""
 

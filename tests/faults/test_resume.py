@@ -184,11 +184,11 @@ def test_a_clock_that_goes_backwards_changes_nothing(whole, tmp_path, monkeypatc
 def test_changed_settings_are_listed_and_need_the_flag(tmp_path):
     cut_at(3, tiny_plan(), tmp_path / "run")
     config = (tmp_path / "run" / "config.json").read_bytes()
-    changed = tiny_plan(settings={"discount": 0.5, "td_lambda": 0.1}, seed=4)
+    changed = tiny_plan(settings={"discount": 0.5, "gradient_limit": 7.0}, seed=4)
     with pytest.raises(ConfigurationError) as caught:
         train(changed, tmp_path / "run")
     message = str(caught.value)
-    for part in ("settings.discount: 0.99 -> 0.5", "settings.td_lambda: 0.95 -> 0.1", "seed: 0 -> 4"):
+    for part in ("settings.discount: 0.99 -> 0.5", "settings.gradient_limit: 1000.0 -> 7.0", "seed: 0 -> 4"):
         assert part in message
     assert "--allow-config-change" in message and "window" not in message
     assert (tmp_path / "run" / "config.json").read_bytes() == config
