@@ -66,6 +66,10 @@ class Camera:
         return np.stack([size[0] / 2 + scale * across, size[1] / 2 - scale * above], -1), depth
 
 
+_ROOM = 0.3
+"""How far above or below the camera's target a body may be, of the extent."""
+
+
 def camera_for(scene: Scene) -> Camera:
     """The camera for one still picture of ``scene``."""
     return _camera(np.asarray(scene.focus, float), float(scene.extent), scene.view)
@@ -82,7 +86,8 @@ def camera_path(scenes: Sequence[Scene], smoothing: float | int = 8.0) -> list[C
     """Cameras that follow the focus of a sequence of scenes without lag and without shaking.
 
     The path is the focus smoothed in both time directions by a Gaussian, so it neither trails behind a steady motion
-    nor copies every hop. A jump of the focus by more than the extent (a new episode) cuts it.
+    nor copies every hop; a leap that would leave the picture is followed. A jump of the focus by more than the extent
+    from one frame to the next (a new episode) cuts it.
 
     Args:
         scenes: frames in order.
@@ -96,6 +101,10 @@ def camera_path(scenes: Sequence[Scene], smoothing: float | int = 8.0) -> list[C
     for piece in episodes(scenes):
         for axis, width in enumerate((smoothing, 4 * smoothing, smoothing)):
             smooth[piece, axis] = _gaussian(focus[piece, axis], width)
+    # Small hops pass; of a leap the camera keeps at most this far away, without a kink.
+    room = _ROOM * extent.max()
+    leap = focus[:, 1] - smooth[:, 1]
+    smooth[:, 1] += leap - room * np.tanh(leap / room)
     return [_camera(target, float(extent.max()), scenes[0].view) for target in smooth]
 
 

@@ -220,3 +220,13 @@ def test_errors_are_sentences():
         render_scene(Scene([Ball(np.zeros(3), 0.1, "red")], np.zeros(3)), SIZE)
     with pytest.raises(ConfigurationError, match="same size"):
         contact_sheet([np.zeros((2, 2, 3), np.uint8), np.zeros((2, 4, 3), np.uint8)], 2)
+
+
+def test_a_leap_is_followed_and_a_hop_is_not():
+    time = np.arange(120) / 30.0
+    for height, rate, least, most in ((0.05, 12.0, 0.0, 0.035), (10.0, 2.0, 9.0, 10.0)):
+        focus = np.stack([2.0 * time, height * np.abs(np.sin(rate * time)), 0.0 * time], axis=1)
+        path = camera_path([Scene([], point, 2.0) for point in focus])
+        seen = np.array([camera.target[1] for camera in path])
+        assert np.abs(seen - focus[:, 1]).max() < 0.65, "the body stays in the picture"
+        assert least <= np.ptp(seen) <= most
