@@ -101,8 +101,11 @@ def compile_arm(algorithm, settings, world, numbers):
                 }
 
         config = copy.copy(valid)
-        for name in numbers.keys() & {"initial_log_std", "initial_temperature"}:
-            object.__setattr__(config, name, numbers[name])
+        if "initial_temperature" in numbers:
+            object.__setattr__(config, "initial_temperature", numbers["initial_temperature"])
+        if "initial_log_std" in numbers:
+            object.__setattr__(config, "policy", copy.copy(valid.policy))
+            object.__setattr__(config.policy, "initial_log_std", numbers["initial_log_std"])
         learner = Learner(config, arena, updates)
         schedule = optax.linear_schedule(numbers["actor_learning_rate"], config.optimizer.final_learning_rate, updates)
         learner.actor_optimizer = optax.chain(

@@ -9,7 +9,7 @@ expressed. Command lines, presets and ``config.json`` know flat names only.
 import abc
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 from penstock._errors import ConfigurationError, suggest
 from penstock._field_types import convert_fields
@@ -42,9 +42,6 @@ class Choice(Part, abc.ABC):
 class Settings:
     """Base of configurations; subclasses are frozen dataclasses."""
 
-    own_kinds: ClassVar[Mapping[str, Mapping[str, Choice]]] = {}
-    """Default values that this configuration has for kinds of its parts, by part and kind."""
-
     @classmethod
     def of(cls: type[S], **flat: Any) -> S:
         """Makes a configuration from flat names. Lists become tuples, whole numbers floats; nothing else changes.
@@ -71,8 +68,9 @@ class Settings:
         rest = dict(flat)
         made = {}
         for name, part in parts.items():
-            known = _names(part)
-            given = {field: rest.pop(field) for field in known if field in rest}
+            if isinstance(part, Choice):
+                rest.pop(name, None)  # the kind knows its own name, which may be longer than the one that chose it
+            given = {field: rest.pop(field) for field in _names(part) if field in rest}
             made[name] = dataclasses.replace(part, **convert_fields(given, type(part), where)) if given else part
         own = _own_names(cls)
         for name in rest:
@@ -85,17 +83,10 @@ class Settings:
         """Parts with default values, of the kinds that the flat names choose."""
         parts = {}
         for name, default in _part_fields(cls).items():
-            if isinstance(default, Choice) and name in flat:
-                default = cls._kind(name, default, flat[name])
+            if isinstance(default, Choice) and name in flat and flat[name] != getattr(default, name):
+                default = default.kind(flat[name])
             parts[name] = default
         return parts
-
-    @classmethod
-    def _kind(cls, part: str, default: Choice, kind: Any) -> Choice:
-        if kind == getattr(default, part):
-            return default
-        own = cls.own_kinds.get(part, {})
-        return own[kind] if isinstance(kind, str) and kind in own else default.kind(kind)
 
     @classmethod
     def applicable(cls, values: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any]:
@@ -119,16 +110,14 @@ class Settings:
         for name, default in _part_fields(cls).items():
             yield default
             if isinstance(default, Choice):
-                kinds = {**default.kinds(), **cls.own_kinds.get(name, {})}
-                yield from (kind for key, kind in kinds.items() if key != getattr(default, name))
+                yield from (kind for key, kind in default.kinds().items() if key != getattr(default, name))
 
     @classmethod
     def _no_such(cls, name, parts, where):
         for part, chosen in parts.items():
             if not isinstance(chosen, Choice):
                 continue
-            kinds = {**type(chosen).kinds(), **cls.own_kinds.get(part, {})}
-            owners = [kind for kind, settings in kinds.items() if name in _names(settings)]
+            owners = [kind for kind, settings in chosen.kinds().items() if name in _names(settings)]
             if owners:
                 return (
                     f"{where}{name}: does nothing with {part} = {getattr(chosen, part)!r}; it belongs to "

@@ -222,7 +222,7 @@ class TrainedAgent:
             the observation is, NumPy otherwise.
 
         Raises:
-            ConfigurationError: the observation does not have the world's shape.
+            ConfigurationError: the observation does not have the world's shape, or is not finite.
         """
         batch, single, in_jax = self._batch(observation)
         count = batch.vector.shape[0]
@@ -267,5 +267,10 @@ class TrainedAgent:
                 f"observation: vectors of '{self.world.name}' have {spec.vector} entries, and this one has the shape "
                 f"{np.shape(observation) if not isinstance(observation, Observation) else found}. Pass one of shape "
                 f"({spec.vector},), or a batch (N, {spec.vector})."
+            )
+        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(lifted)):
+            raise ConfigurationError(
+                "observation: it holds NaN or infinity, from which no action follows. Look at the sensor or the "
+                "simulator."
             )
         return lifted, single, in_jax

@@ -111,6 +111,8 @@ def test_agents_act_on_what_comes(run):
     assert not np.allclose(other, actions)
     with pytest.raises(ConfigurationError, match=r"have 2 entries, and this one has the shape \(3, 5\)"):
         agent.act(np.zeros((3, 5)))
+    with pytest.raises(ConfigurationError, match="holds NaN or infinity"):
+        agent.act(np.array([0.1, np.nan]))
     with pytest.raises(ConfigurationError, match=r"seed = 7: this run has the seeds \[0, 1\]"):
         penstock.load(run.path).agent(seed=7)
 

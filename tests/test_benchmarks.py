@@ -46,7 +46,7 @@ for world in ("classic/pendulum", "gym/Pendulum-v1"):
     "flow and Gaussian policies where modes matter": """
 import jax, numpy as np
 import two_modes as benchmark
-from penstock.algorithms import rfo
+from penstock.algorithms import rfo, sapo
 from penstock.training.evaluation import run_episodes
 from penstock.worlds import make_world
 world = "classic/deceptive-basins"
@@ -55,13 +55,17 @@ benchmark.EPISODES, benchmark.NUM_ENVS = 8, 4
 benchmark.SHARED = small = dict(actor_hidden=(8,), critic_hidden=(8,), critic_passes=1, critic_minibatches=1)
 found = benchmark.train_arm(world, "SAPO", 2)
 assert len(found["tuning"]) == 8 and len(found["seeds"]) == 2
-numbers = dict(actor_learning_rate=5e-3, past_coefficient=0.05, uniform_coefficient=0.02)
-result, _ = benchmark.compile_arm("rfo", {}, world, numbers)(numbers, jax.random.key(4))
-learner = rfo.Learner(rfo.Config.of(window=8, **small, **numbers), make_world(world, 4), 3)
-state = jax.lax.fori_loop(0, 3, lambda _, s: learner.step(s)[0], learner.init(jax.random.key(4)))
-key = jax.random.fold_in(jax.random.key(4), 1)
-plain, _ = run_episodes(learner.agent(state), make_world(world, 8), key, deterministic=False)
-np.testing.assert_allclose(plain.episode_return.mean(), result["return_stochastic"], rtol=1e-4)
+for module, numbers in (
+    (rfo, dict(actor_learning_rate=5e-3, past_coefficient=0.05, uniform_coefficient=0.02)),
+    (sapo, dict(actor_learning_rate=5e-3, initial_log_std=-2.0, initial_temperature=0.3)),
+):
+    other = {name: 0.5 * number for name, number in numbers.items()}  # what is compiled must not matter
+    result, _ = benchmark.compile_arm(module.Learner.name, {}, world, other)(numbers, jax.random.key(4))
+    learner = module.Learner(module.Config.of(window=8, **small, **numbers), make_world(world, 4), 3)
+    state = jax.lax.fori_loop(0, 3, lambda _, s: learner.step(s)[0], learner.init(jax.random.key(4)))
+    key = jax.random.fold_in(jax.random.key(4), 1)
+    plain, _ = run_episodes(learner.agent(state), make_world(world, 8), key, deterministic=False)
+    np.testing.assert_allclose(plain.episode_return.mean(), result["return_stochastic"], rtol=1e-4)
 """,
 }
 

@@ -10,26 +10,23 @@ import dataclasses
 from typing import ClassVar
 
 from penstock.algorithms.pathwise import PathwiseLearner
-from penstock.algorithms.pathwise_config import OptimizerSettings, PathwiseConfig
-from penstock.policies import GaussianSettings, PolicySettings
+from penstock.algorithms.pathwise_config import ADAM, GLOBAL_STD, OptimizerSettings, PathwiseConfig
+from penstock.policies import PolicySettings
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(PathwiseConfig):
     """Settings of APG."""
 
-    own_kinds: ClassVar = {"policy": {"gaussian": GaussianSettings(state_dependent_std=False)}}
-    """A Gaussian has a global standard deviation."""
-
     activation: str = "elu"
     """Activation of all networks: silu, elu, relu or tanh. APG: elu."""
     initialization_gain: float = 2.0**0.5
     """Gain of the orthogonal initialisation of hidden layers. APG: sqrt(2)."""
-    policy: PolicySettings = GaussianSettings(state_dependent_std=False)
+    policy: PolicySettings = GLOBAL_STD
     """The policy; its class first. APG: a Gaussian with a global standard deviation."""
     critic: None = None
     """APG has no critic: nothing is bootstrapped."""
-    optimizer: OptimizerSettings = OptimizerSettings(weight_decay=0.0, gradient_clip=1.0)
+    optimizer: OptimizerSettings = ADAM
     """The optimiser. APG: Adam, clip 1."""
 
 

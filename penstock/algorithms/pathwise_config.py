@@ -69,6 +69,13 @@ class OptimizerSettings(Part):
             require(0.0 <= beta < 1.0, "adam_betas", self.adam_betas, "must lie in [0, 1)")
 
 
+ADAM = OptimizerSettings(weight_decay=0.0, gradient_clip=1.0)
+"""SHAC's optimiser, and APG's."""
+
+GLOBAL_STD = GaussianSettings(state_dependent_std=False)
+"""Their policy: a Gaussian with one standard deviation for all states."""
+
+
 @dataclasses.dataclass(frozen=True)
 class PathwiseConfig(Settings):
     """Settings that every pathwise algorithm has. Defaults are SAPO's published ones unless a field says otherwise."""

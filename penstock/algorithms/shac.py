@@ -13,16 +13,13 @@ from typing import ClassVar
 
 from penstock._errors import require
 from penstock.algorithms.pathwise import PathwiseLearner
-from penstock.algorithms.pathwise_config import OptimizerSettings, PathwiseConfig
-from penstock.policies import GaussianSettings, PolicySettings
+from penstock.algorithms.pathwise_config import ADAM, GLOBAL_STD, OptimizerSettings, PathwiseConfig
+from penstock.policies import PolicySettings
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(PathwiseConfig):
     """Settings of SHAC."""
-
-    own_kinds: ClassVar = {"policy": {"gaussian": GaussianSettings(state_dependent_std=False)}}
-    """A Gaussian has a global standard deviation."""
 
     target_mixing: float = 0.2
     """alpha, weight of the old target critic per iteration: 0.2 (fast; Ant, Hopper, Cheetah) or 0.995 (slow;
@@ -31,9 +28,9 @@ class Config(PathwiseConfig):
     """Activation of all networks: silu, elu, relu or tanh. SHAC: elu."""
     initialization_gain: float = 2.0**0.5
     """Gain of the orthogonal initialisation of hidden layers. SHAC: sqrt(2)."""
-    policy: PolicySettings = GaussianSettings(state_dependent_std=False)
+    policy: PolicySettings = GLOBAL_STD
     """The policy; its class first. SHAC: a Gaussian with a global standard deviation."""
-    optimizer: OptimizerSettings = OptimizerSettings(weight_decay=0.0, gradient_clip=1.0)
+    optimizer: OptimizerSettings = ADAM
     """The optimiser. SHAC: Adam, clip 1."""
 
     def __post_init__(self):

@@ -160,11 +160,6 @@ class NoisyFlow(Policy):
         return (self.flow_steps + 1, self.flat_size)
 
     @property
-    def noise_rank(self) -> int:
-        """Every step's own noise has a scale per entry."""
-        return self.flat_size
-
-    @property
     def _unbounded_start(self) -> float:
         low, high = self.log_sigma_bounds
         return math.atanh(2.0 * (self.start_log_sigma - low) / (high - low) - 1.0)

@@ -52,6 +52,8 @@ def test_a_policy_in_a_file_is_a_full_citizen(place, monkeypatch):
     state = jax.eval_shape(learner.init, jax.random.key(0))
     assert type(state.actor.policy).__name__ == "Doubled"
     monkeypatch.chdir(place.parent)
+    here = make_plan("shac2", "classic/pendulum", settings={"policy": "mine.py:Settings", "gain": 2.0})
+    assert here.settings.policy.policy == spec, "found from any directory"
     words = ["--world", "classic/pendulum", "--policy", "mine.py:Settings", "--gain", "3"]
     options = parse_train_options(algorithm_entry("shac2"), words)
     assert options.settings.policy.policy == spec and options.settings.policy.gain == 3.0
