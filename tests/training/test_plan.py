@@ -127,7 +127,7 @@ def field_docs(owner):
     return documented
 
 
-PARTS = {type(part) for entry in ALGORITHMS.values() for part in entry.config.all_parts()}
+PARTS = dict.fromkeys(type(part) for entry in ALGORITHMS.values() for part in entry.config.all_parts())
 
 
 @pytest.mark.parametrize("owner", [*(entry.config for entry in ALGORITHMS.values()), *PARTS, TrainOptions])
