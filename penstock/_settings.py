@@ -70,8 +70,7 @@ class Settings:
         for name, part in parts.items():
             if isinstance(part, Choice):
                 rest.pop(name, None)  # the kind knows its own name, which may be longer than the one that chose it
-            given = {field: rest.pop(field) for field in _names(part) if field in rest}
-            made[name] = dataclasses.replace(part, **convert_fields(given, type(part), where)) if given else part
+            made[name] = _changed_part(part, {field: rest.pop(field) for field in _names(part) if field in rest}, where)
         own = _own_names(cls)
         for name in rest:
             if name not in own:
@@ -148,6 +147,10 @@ class Settings:
             if name in flat and getattr(now, name) != getattr(part, name):
                 mine = {field: value for field, value in mine.items() if field not in _names(now)}
         return self._build({**mine, **flat}, "")
+
+
+def _changed_part(part: Any, given: Mapping[str, Any], where: str) -> Part:
+    return dataclasses.replace(part, **convert_fields(given, type(part), where)) if given else part
 
 
 def _names(settings: Any) -> list[str]:
