@@ -1,4 +1,4 @@
-"""Are the networks of SAC Flow's ``reference_code`` preset those of the released scripts? Compared number by number.
+"""Are the networks of SAC Flow's ``reference_code`` those of the released scripts? Compared number by number.
 
     python benchmarks/released_networks.py --sac-flow CHECKOUT
 
@@ -19,10 +19,10 @@ from pathlib import Path
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from released_sac_flow import ReleasedFlow, reference_code
 
 from penstock.algorithms import sac_flow
 from penstock.observation import ObservationSpec
-from penstock.policies import NoisyFlow
 
 FEATURES, ACTIONS, BATCH, STEPS = 17, 6, 64, 4
 ACTORS = {
@@ -63,12 +63,10 @@ def official_noise(key) -> jax.Array:
     return jnp.stack(draws, axis=1)
 
 
-def ours(velocity: str) -> NoisyFlow:
+def ours(velocity: str) -> ReleasedFlow:
     """The preset's policy."""
     world = ShapesWorld(ObservationSpec(vector=FEATURES), ACTIONS)
-    policy = sac_flow.Learner(sac_flow.reference_code(velocity), world, 10**8).make_policy(jax.random.key(0), FEATURES)
-    assert isinstance(policy, NoisyFlow)
-    return policy
+    return sac_flow.Learner(reference_code(velocity), world, 10**8).init_learned(jax.random.key(0)).actor.policy
 
 
 def linear(layer, parameters):
@@ -97,7 +95,7 @@ def in_order(parameters, prefix: str = "") -> list:
     return [parameters[name] for name in sorted(names, key=lambda name: int(name.split("_")[-1]))]
 
 
-def with_weights(policy: NoisyFlow, velocity: str, p) -> NoisyFlow:
+def with_weights(policy: ReleasedFlow, velocity: str, p) -> ReleasedFlow:
     """The policy with an official actor's weights."""
     field = policy.field
     if velocity == "mlp":

@@ -55,19 +55,19 @@ def main() -> None:
             "MlpPolicy",
             make_vec_env(make, num_envs, seed=seed),
             seed=seed,
-            learning_rate=config.actor_learning_rate,
-            qf_learning_rate=config.critic_learning_rate,
+            learning_rate=config.optimizer.actor_learning_rate,
+            qf_learning_rate=config.critic.critic_learning_rate,
             batch_size=config.batch_size,
             learning_starts=config.warmup_steps,
             train_freq=1,  # in control steps of all environments
             gradient_steps=config.updates_per_step,
             gamma=config.discount,
-            tau=config.target_rate,
+            tau=config.critic.target_rate,
             ent_coef=f"auto_{config.initial_temperature}",  # at the actor's rate
             buffer_size=min(config.replay_capacity, arguments.steps),
             policy_kwargs={
-                "net_arch": {"pi": list(config.actor_hidden), "qf": list(config.critic_hidden)},
-                "layer_norm": config.layer_norm,
+                "net_arch": {"pi": list(config.actor_hidden), "qf": list(config.critic.critic_hidden)},
+                "layer_norm": config.critic.layer_norm,
             },
         )
         lines = Lines(arguments, seed)

@@ -40,6 +40,7 @@ import jax
 import jax.numpy as jnp
 import peers
 from jax.extend.core import ClosedJaxpr, Jaxpr
+from released_sac_flow import ACTORS, reference_code
 
 from penstock.algorithms import crossq, flowrl, sac, sac_flow
 from penstock.data import Experience, Replay
@@ -153,11 +154,16 @@ def rows(flowrl_path: Path | None, sac_flow_path: Path | None) -> dict[str, tupl
             flowrl_path and (lambda: peers.flowrl(flowrl_path, observation_size, action_size, precision)),
         )
 
-    def sac_flow_row(velocity: str, script: str, **changes):
-        told = "".join(f", {name} {value}" for name, value in changes.items())
+    def sac_flow_row(velocity: str, script: str, networks: str = "released", **changes):
+        told = "".join(f", {name} {value}" for name, value in {"networks": networks, **changes}.items())
+        widths = ACTORS[velocity][1]
+        made = {
+            "released": lambda: reference_code(velocity, **changes),
+            "paper": lambda: sac_flow.Config.of(velocity=velocity, actor_hidden=widths, **changes),
+        }[networks]
         return (
             f"SAC Flow {velocity} official, HalfCheetah 17/6, batch 512, K 4{told}",
-            lambda: learner(sac_flow, 17, 6, sac_flow.reference_code(velocity, **changes)),
+            lambda: learner(sac_flow, 17, 6, made()),
             sac_flow_path and (lambda: peers.sac_flow(sac_flow_path, script)),
         )
 

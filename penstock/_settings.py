@@ -104,6 +104,11 @@ class Settings:
         return set(_own_names(cls)).union(*map(_names, parts))
 
     @classmethod
+    def choices(cls) -> list[str]:
+        """Names of the parts of which there are several kinds."""
+        return [name for name, default in _part_fields(cls).items() if isinstance(default, Choice)]
+
+    @classmethod
     def all_parts(cls) -> Iterator[Part]:
         """Every part that a configuration may have, of every kind, with default values."""
         for name, default in _part_fields(cls).items():

@@ -13,13 +13,14 @@ SMALL_RUNS = {
     "gradient steps beside the peers'": f"""
 import update_speed as benchmark
 from penstock.algorithms import crossq, flowrl, sac, sac_flow
+from released_sac_flow import reference_code
 critics = dict(critic_hidden=(8, 8, 8))
 for algorithm, config in (
-    (sac, sac.Config({TINY}, **critics)),
-    (crossq, crossq.Config({TINY}, **critics)),
+    (sac, sac.Config.of({TINY}, **critics)),
+    (crossq, crossq.Config.of({TINY}, **critics)),
     (flowrl, flowrl.released({TINY}, **critics)),
-    (sac_flow, sac_flow.reference_code("gated", {TINY}, **critics)),
-    (sac_flow, sac_flow.reference_code("decoded", {TINY}, networks="paper", **critics)),
+    (sac_flow, reference_code("gated", {TINY}, **critics)),
+    (sac_flow, sac_flow.Config.of(velocity="decoded", {TINY}, **critics)),
 ):
     side = benchmark.learner(algorithm, 5, 2, config)
     side.run(benchmark.BLOCK)

@@ -9,36 +9,37 @@ these. docs/sac_flow.md has the table of differences.
 """
 
 import dataclasses
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from penstock.algorithms import sac
+from penstock.algorithms.off_policy_config import AdamSettings, CriticBase, CrossQCritic
+from penstock.networks import Trunk
+
+CRITIC = CrossQCritic(critic_hidden=(1024, 1024), critic_learning_rate=1e-3)
+"""CrossQ's critics, and SAC Flow's."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(sac.Config):
     """Settings of CrossQ."""
 
-    critic: Literal["target", "crossq"] = "crossq"
-    """Critic base: target (slowly following copies) or crossq (BatchRenorm, no target network)."""
-    critic_hidden: tuple[int, ...] = (1024, 1024)
-    """Widths of the critics' hidden layers."""
-    actor_learning_rate: float = 1e-3
-    """Learning rate of the actor."""
-    critic_learning_rate: float = 1e-3
-    """Learning rate of the critics."""
     temperature_learning_rate: float = 1e-3
     """Learning rate of log alpha."""
-    adam_betas: tuple[float, float] = (0.5, 0.999)
-    """Decay rates of Adam's two moments. CrossQ: 0.5 for the first."""
     policy_delay: int = 3
     """Gradient steps of the critics per gradient step of the actor. CrossQ: 3."""
     actor_batch_renorm: bool = True
     """BatchRenorm in the actor, on its input and after every activation. CrossQ: yes."""
+    critic: CriticBase = CRITIC
+    """The critics; their base first."""
+    optimizer: AdamSettings = AdamSettings(actor_learning_rate=1e-3, adam_betas=(0.5, 0.999))
+    """The optimiser. CrossQ: 0.5 for the decay of Adam's first moment."""
 
-    @property
-    def actor_has_batch_renorm(self) -> bool:
-        """See `sac.Config.actor_has_batch_renorm`."""
-        return self.actor_batch_renorm
+    def actor_trunk(self) -> Trunk:
+        """Shape of the actor's networks."""
+        if not self.actor_batch_renorm:
+            return super().actor_trunk()
+        warmup = self.critic.renorm_warmup if isinstance(self.critic, CrossQCritic) else CRITIC.renorm_warmup
+        return dataclasses.replace(super().actor_trunk(), renorm_warmup=warmup)
 
 
 class Learner(sac.Learner):

@@ -24,19 +24,38 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from penstock._errors import require
+from penstock._errors import ConfigurationError, require
 from penstock._types import Key, Scalar
 from penstock.algorithms.off_policy import OffPolicyLearner, polyak, where_due
-from penstock.algorithms.off_policy_config import OffPolicyConfig, refuse_idle
+from penstock.algorithms.off_policy_config import FollowedCritic, OffPolicyConfig, refuse_idle
 from penstock.critics.action_value import ActionCritic, NormedHead
 from penstock.critics.expectile import expectile_loss
 from penstock.data import Batch
 from penstock.networks import Trunk, make_encoder
 from penstock.networks.optimization import guarded_step, make_constant_optimizer
-from penstock.policies import Actor, Agent, Need, VelocityFlow
-from penstock.policies.settings import StepperName
-from penstock.policies.velocity_fields import VelocityName, make_velocity
+from penstock.policies import Actor, Agent, FlowSettings, Need, PolicySettings, VelocityFlow, make_actor
 from penstock.worlds import World
+
+
+@dataclasses.dataclass(frozen=True)
+class ValueSettings(FollowedCritic):
+    """FlowRL's value networks."""
+
+    critic_hidden: tuple[int, ...] = (512, 512, 512, 512)
+    """Widths of the hidden layers of the value networks. The first and the last have no activation."""
+    target_rate: float = 0.95
+    """rho: ``target <- (1 - rho) target + rho online``: hardly a target network; LayerNorm carries the stability."""
+    value_activation: Literal["mish", "gelu"] = "mish"
+    """Activation of the value networks. Paper: mish; released code: gelu."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(
+            len(self.critic_hidden) >= 3,
+            "critic_hidden",
+            self.critic_hidden,
+            "needs at least 3 layers: the first and the last have no activation, and only those between have one",
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,27 +84,19 @@ class Config(OffPolicyConfig):
     squash_target: Literal["raw", "atanh"] = "raw"
     """y of flow matching: the stored action itself, or its latent atanh(a). Raw imitation of a gives tanh(a)."""
     noise_clip: float | None = None
-    """Base noise is clipped to [-noise_clip, noise_clip]; None for none. Released code: 1."""
-    value_activation: Literal["mish", "gelu"] = "mish"
-    """Activation of the value networks. Paper: mish; released code: gelu."""
-    critic_hidden: tuple[int, ...] = (512, 512, 512, 512)
-    """Widths of the hidden layers of the value networks. The first and the last have no activation."""
-    velocity: VelocityName = "mlp"
-    """Velocity field: mlp, affine, gated (Flow-G) or decoded (Flow-T)."""
-    flow_steps: int = 1
-    """K, integration steps. FlowRL: 1."""
-    stepper: StepperName = "midpoint"
-    """Integration scheme. FlowRL: midpoint, two network calls a step."""
+    """Base noise of a velocity flow is clipped to [-noise_clip, noise_clip]; None for none. Released code: 1."""
     policy_delay: int = 2
     """Gradient steps of the critics per gradient step of actor and targets."""
-    target_rate: float = 0.95
-    """rho: ``target <- (1 - rho) target + rho online``: hardly a target network; LayerNorm carries the stability."""
     actor_hidden: tuple[int, ...] = (512, 512)
     """Widths of the actor's hidden layers."""
     activation: str = "elu"
     """Activation of the actor."""
     layer_norm: bool = True
     """LayerNorm in all networks."""
+    policy: PolicySettings = FlowSettings(flow_steps=1, stepper="midpoint", velocity="mlp", deterministic_action="zero")
+    """The policy; its class first. FlowRL: one step of the midpoint rule, two network calls."""
+    critic: ValueSettings = ValueSettings()
+    """The value networks."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -109,13 +120,6 @@ class Config(OffPolicyConfig):
         require(
             self.noise_clip is None or self.noise_clip > 0, "noise_clip", self.noise_clip, "must be positive or None"
         )
-        require(self.flow_steps >= 1, "flow_steps", self.flow_steps, "must be at least 1")
-        require(
-            len(self.critic_hidden) >= 3,
-            "critic_hidden",
-            self.critic_hidden,
-            "needs at least 3 layers: the first and the last have no activation, and only those between have one",
-        )
         if self.weighting != "code":
             refuse_idle(self, f"weighting = {self.weighting!r}", "weight_floor")
         if self.weighting == "constant":
@@ -127,12 +131,12 @@ class Config(OffPolicyConfig):
 
     def actor_trunk(self) -> Trunk:
         """Shape of the velocity network."""
-        return Trunk(self.actor_hidden, self.activation, self.layer_norm, initializer="xavier")
+        return Trunk(self.actor_hidden, self.activation, self.layer_norm, initializer="xavier", output_gain=1.0)
 
 
 def released(**changes: Any) -> Config:
     """The settings of the released code, where they differ from the paper's."""
-    return Config(**{"weighting": "code", "value_activation": "gelu", "noise_clip": 1.0, **changes})
+    return Config.of(**{"weighting": "code", "value_activation": "gelu", "noise_clip": 1.0, **changes})
 
 
 PRESETS: dict[str, Callable[..., Config]] = {"released": released}
@@ -161,8 +165,9 @@ class Learner(OffPolicyLearner[Config]):
     needs: ClassVar[tuple[Need, ...]] = (Need.VELOCITY,)
 
     def __init__(self, config: Config, world: World, planned_updates: int):
-        self.actor_optimizer = make_constant_optimizer(config.actor_learning_rate, config.adam_betas)
-        self.critic_optimizer = make_constant_optimizer(config.critic_learning_rate, config.adam_betas)
+        optimizer, critic = config.optimizer, config.critic
+        self.actor_optimizer = make_constant_optimizer(optimizer.actor_learning_rate, optimizer.adam_betas)
+        self.critic_optimizer = make_constant_optimizer(critic.critic_learning_rate, optimizer.adam_betas)
         super().__init__(config, world, planned_updates)
 
     def init_learned(self, key: Key) -> Learned:
@@ -170,16 +175,16 @@ class Learner(OffPolicyLearner[Config]):
         config, spec, d = self.config, self.world.observation_spec, self.world.action_size
         keys = jax.random.split(key, 5)
         trunk = config.actor_trunk()
-        encoder = make_encoder(keys[0], spec, trunk)
-        field = make_velocity(keys[1], config.velocity, encoder.size, d, trunk, output_gain=1.0)
-        policy = VelocityFlow(
-            field=field,
-            flat_size=d,
-            flow_steps=config.flow_steps,
-            stepper=config.stepper,
-            noise_clip=config.noise_clip,
-        )
-        actor = Actor(encoder, policy)
+        actor = make_actor(keys[0], keys[1], config.policy, spec, d, trunk)
+        if config.noise_clip is not None:
+            if not isinstance(actor.policy, VelocityFlow):
+                raise ConfigurationError(
+                    f"noise_clip = {config.noise_clip:g}: belongs to policy = flow, and policy is "
+                    f"{config.policy.policy!r}. Leave one of the two out."
+                )
+            actor = dataclasses.replace(actor, policy=dataclasses.replace(actor.policy, noise_clip=config.noise_clip))
+
+        shape = config.critic
 
         def values(key, action_size, size):
             key_encoder, key_networks = jax.random.split(key)
@@ -187,7 +192,7 @@ class Learner(OffPolicyLearner[Config]):
             inputs = encoder.size + action_size
 
             def head(k):
-                return NormedHead(k, inputs, config.critic_hidden, config.value_activation, config.layer_norm)
+                return NormedHead(k, inputs, shape.critic_hidden, shape.value_activation, config.layer_norm)
 
             return ActionCritic(key_networks, encoder, head, size)
 
@@ -252,9 +257,11 @@ class Learner(OffPolicyLearner[Config]):
 
         def actor_and_targets(learned):
             learned, actor_metrics = self._actor_step(learned, batch, stored, key_actor)
-            learned = dataclasses.replace(learned, target=polyak(learned.target, learned.critic, config.target_rate))
+            learned = dataclasses.replace(
+                learned, target=polyak(learned.target, learned.critic, config.critic.target_rate)
+            )
             if config.behaviour_values:
-                tracked = polyak(learned.behaviour_target, learned.behaviour_critic, config.target_rate)
+                tracked = polyak(learned.behaviour_target, learned.behaviour_critic, config.critic.target_rate)
                 learned = dataclasses.replace(learned, behaviour_target=tracked)
             return learned, actor_metrics | {"actor/steps": jnp.ones(()), "policy/steps": jnp.ones(())}
 

@@ -199,7 +199,7 @@ class OffPolicyLearner(abc.ABC, Generic[ConfigT]):
 
     def agent_of(self, learned: Any) -> Agent:
         """The acting part of what is learned."""
-        return Agent(self.actor(learned), self.normalizer())
+        return Agent(self.actor(learned), self.normalizer(), self.config.deterministic())
 
     def agent(self, state: OffPolicyState) -> Agent:
         """The acting part of a state, for evaluation and export."""

@@ -2,12 +2,14 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
-from penstock._errors import ConfigurationError, require
-from penstock._settings import Settings
+from penstock._errors import ConfigurationError, require, suggest
+from penstock._settings import Choice, Part, Settings
 from penstock.networks import Trunk
 from penstock.networks.precision import SHORTEST_SIDE, Precision
+from penstock.policies import DeterministicAction, GaussianSettings, PolicySettings
 
 
 def refuse_idle(config: Any, because: str, *fields: str) -> None:
@@ -29,9 +31,118 @@ def refuse_idle(config: Any, because: str, *fields: str) -> None:
             )
 
 
+def require_rate(field: str, rate: float) -> None:
+    """Refuses learning rates that are none."""
+    require(0.0 < rate < math.inf, field, rate, "must be finite and greater than 0")
+
+
+def require_widths(field: str, widths: tuple[int, ...]) -> None:
+    """Refuses hidden layers that are none, or empty."""
+    require(len(widths) >= 1 and min(widths) >= 1, field, widths, "needs at least one positive width")
+
+
+@dataclasses.dataclass(frozen=True)
+class AdamSettings(Part):
+    """Adam with a constant learning rate, for the actor; critics have a rate of their own."""
+
+    actor_learning_rate: float = 3e-4
+    """Learning rate of the actor."""
+    adam_betas: tuple[float, float] = (0.9, 0.999)
+    """Decay rates of Adam's two moments, in all optimisers."""
+
+    def __post_init__(self):
+        require_rate("actor_learning_rate", self.actor_learning_rate)
+        for beta in self.adam_betas:
+            require(0.0 <= beta < 1.0, "adam_betas", self.adam_betas, "must lie in [0, 1)")
+
+
+@dataclasses.dataclass(frozen=True)
+class CriticSettings(Part):
+    """What all critics have."""
+
+    critic_learning_rate: float = 3e-4
+    """Learning rate of the critics."""
+    critic_hidden: tuple[int, ...] = (256, 256)
+    """Widths of the critics' hidden layers."""
+
+    def __post_init__(self):
+        require_rate("critic_learning_rate", self.critic_learning_rate)
+        require_widths("critic_hidden", self.critic_hidden)
+
+
+@dataclasses.dataclass(frozen=True)
+class FollowedCritic(CriticSettings):
+    """Critics with slowly following copies."""
+
+    target_rate: float = 0.005
+    """rho: ``target <- (1 - rho) target + rho online``. 1 means no target network."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(0.0 <= self.target_rate <= 1.0, "target_rate", self.target_rate, "must lie in [0, 1]")
+
+
+@dataclasses.dataclass(frozen=True)
+class CriticBase(CriticSettings, Choice):
+    """SAC's critics: an ensemble, and how its targets are made."""
+
+    critic: str = ""
+    """Critic base: target (slowly following copies) or crossq (BatchRenorm, no target network)."""
+    num_critics: int = 2
+    """Size of the ensemble of critics; targets and the actor use its minimum."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(self.num_critics >= 1, "num_critics", self.num_critics, "must be at least 1")
+
+    @classmethod
+    def kinds(cls) -> Mapping[str, "CriticBase"]:
+        """See `Choice.kinds`."""
+        return {"target": TargetCritic(), "crossq": CrossQCritic()}
+
+    @classmethod
+    def kind(cls, name: str) -> "CriticBase":
+        """See `Choice.kind`."""
+        kinds = cls.kinds()
+        if name not in kinds:
+            raise ConfigurationError(f"critic = {name!r}: unknown.{suggest(str(name), kinds)}")
+        return kinds[name]
+
+
+@dataclasses.dataclass(frozen=True)
+class TargetCritic(CriticBase):
+    """With slowly following copies."""
+
+    critic: str = "target"
+    """Critic base: target (slowly following copies) or crossq (BatchRenorm, no target network)."""
+    target_rate: float = 0.005
+    """rho: ``target <- (1 - rho) target + rho online``. 1 means no target network."""
+    layer_norm: bool = False
+    """LayerNorm in the critics' hidden layers."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(0.0 <= self.target_rate <= 1.0, "target_rate", self.target_rate, "must lie in [0, 1]")
+
+
+@dataclasses.dataclass(frozen=True)
+class CrossQCritic(CriticBase):
+    """With BatchRenorm, without copies."""
+
+    critic: str = "crossq"
+    """Critic base: target (slowly following copies) or crossq (BatchRenorm, no target network)."""
+    renorm_warmup: int = 100_000
+    """Training calls of a BatchRenorm layer before its correction begins; until then it is plain batch
+    normalisation. CrossQ's actor has one call per actor step."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(self.renorm_warmup >= 0, "renorm_warmup", self.renorm_warmup, "must be at least 0")
+
+
 @dataclasses.dataclass(frozen=True)
 class OffPolicyConfig(Settings):
-    """Settings that every off-policy algorithm has."""
+    """Settings that every off-policy algorithm has. Each adds its parts ``policy`` and ``critic``."""
 
     discount: float = 0.99
     """gamma, weight of the next step's reward."""
@@ -47,50 +158,36 @@ class OffPolicyConfig(Settings):
     """Control steps per iteration. Does not change what is learned, only how often metrics can be written."""
     updates_per_step: int = 1
     """Gradient steps per control step of all environments together."""
-    actor_learning_rate: float = 3e-4
-    """Learning rate of the actor."""
-    critic_learning_rate: float = 3e-4
-    """Learning rate of the critics."""
-    adam_betas: tuple[float, float] = (0.9, 0.999)
-    """Decay rates of Adam's two moments."""
-    target_rate: float = 0.005
-    """rho: ``target <- (1 - rho) target + rho online``. 1 means no target network."""
     policy_delay: int = 1
     """Gradient steps of the critics per gradient step of the actor."""
     actor_hidden: tuple[int, ...] = (256, 256)
     """Widths of the actor's hidden layers. A decoded velocity takes the first as its width."""
-    critic_hidden: tuple[int, ...] = (256, 256)
-    """Widths of the critics' hidden layers."""
     activation: str = "relu"
     """Activation of networks that have none of their own: relu, silu, gelu, elu, mish or tanh. A decoded velocity and
     SAC Flow's gated one have."""
-    layer_norm: bool = False
-    """LayerNorm in the critics' hidden layers."""
     precision: Precision = "float32"
     """Factors of the large matrix products of gradient steps: float32, or bfloat16, quicker on accelerators and CPUs
     that multiply bfloat16 matrices in hardware. All else is float32: convolutions, acting, evaluation."""
+    policy: PolicySettings = GaussianSettings(initial_log_std=0.0)
+    """The policy; its class first."""
+    critic: CriticSettings = CriticSettings()
+    """The critics."""
+    optimizer: AdamSettings = AdamSettings()
+    """The optimiser."""
 
     def __post_init__(self):
         for field in ("batch_size", "replay_capacity", "n_step", "collect_steps", "updates_per_step", "policy_delay"):
             require(getattr(self, field) >= 1, field, getattr(self, field), "must be at least 1")
         require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "must be at least 0")
-        for field in ("discount", "target_rate"):
-            require(0.0 <= getattr(self, field) <= 1.0, field, getattr(self, field), "must lie in [0, 1]")
-        for field in ("actor_learning_rate", "critic_learning_rate"):
-            value = getattr(self, field)
-            require(0.0 < value < math.inf, field, value, "must be finite and greater than 0")
-        for beta in self.adam_betas:
-            require(0.0 <= beta < 1.0, "adam_betas", self.adam_betas, "must lie in [0, 1)")
-        for field in ("actor_hidden", "critic_hidden"):
-            widths = getattr(self, field)
-            require(len(widths) >= 1 and min(widths) >= 1, field, widths, "needs at least one positive width")
+        require(0.0 <= self.discount <= 1.0, "discount", self.discount, "must lie in [0, 1]")
+        require_widths("actor_hidden", self.actor_hidden)
         require(
             self.batch_size <= self.replay_capacity,
             "batch_size",
             self.batch_size,
             f"must not exceed replay_capacity = {self.replay_capacity}",
         )
-        widest = max(*self.actor_hidden, *self.critic_hidden)
+        widest = max(*self.actor_hidden, *self.critic.critic_hidden)
         for field, value in (("batch_size", self.batch_size), ("the widest hidden layer", widest)):
             require(
                 self.precision == "float32" or value >= SHORTEST_SIDE,
@@ -98,7 +195,7 @@ class OffPolicyConfig(Settings):
                 value,
                 f"must be at least {SHORTEST_SIDE} with precision = 'bfloat16': smaller products stay float32",
             )
-        self.critic_trunk()  # refuses an unknown activation
+        self.actor_trunk()  # refuses an unknown activation
 
     @property
     def iteration_steps(self) -> int:
@@ -109,6 +206,6 @@ class OffPolicyConfig(Settings):
         """Shape of the actor's networks."""
         return Trunk(self.actor_hidden, self.activation, layer_norm=False)
 
-    def critic_trunk(self) -> Trunk:
-        """Shape of the critics' networks."""
-        return Trunk(self.critic_hidden, self.activation, self.layer_norm)
+    def deterministic(self) -> DeterministicAction:
+        """What the policy does without noise."""
+        return self.policy.deterministic()

@@ -163,7 +163,8 @@ class PathwiseLearner(abc.ABC, Generic[ConfigT]):
     def _make_actor(self, key: Key) -> Actor:
         config, spec = self.config, self.world.observation_spec
         flat_size = config.chunk_length * self.world.action_size
-        return make_actor(key, config.policy, spec, flat_size, config.trunk(config.actor_hidden))
+        key_encoder, key_policy = jax.random.split(key)
+        return make_actor(key_encoder, key_policy, config.policy, spec, flat_size, config.trunk(config.actor_hidden))
 
     def require_memory(self, seeds: int) -> None:
         """Nothing to refuse: no replay memory."""

@@ -7,12 +7,12 @@
 
 Source: Haarnoja et al. 2018 (arXiv 1812.05905), H = -d. With ``critic = crossq`` there is no target network; (s, a) and
 (s', a') pass through BatchRenorm critics as one batch (CrossQ, ICLR 2024). Any policy that offers an exact density runs
-here; SAC Flow (sac_flow.py) replaces it by the density of a path.
+here, of its actions or of the paths that lead to them; with a noisy flow it is SAC Flow (sac_flow.py).
 """
 
 import dataclasses
 import math
-from typing import Any, ClassVar, Literal
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -22,23 +22,20 @@ from jaxtyping import Array, Int, PyTree
 from penstock._errors import ConfigurationError, require
 from penstock._types import Key, Scalar
 from penstock.algorithms.off_policy import OffPolicyLearner, polyak, where_due
-from penstock.algorithms.off_policy_config import OffPolicyConfig, refuse_idle
+from penstock.algorithms.off_policy_config import CriticBase, CrossQCritic, OffPolicyConfig, TargetCritic, refuse_idle
 from penstock.critics.action_value import ActionCritic, RenormCritic, make_action_critic
 from penstock.data import Batch
-from penstock.networks import make_encoder
+from penstock.networks import Trunk
 from penstock.networks.batch_renorm import with_statistics
 from penstock.networks.optimization import guarded_step, make_constant_optimizer
-from penstock.policies import Actor, Agent, Need, Policy, SquashedGaussian
+from penstock.policies import Actor, Agent, Need, make_actor
+from penstock.worlds import World
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(OffPolicyConfig):
     """Settings of SAC."""
 
-    critic: Literal["target", "crossq"] = "target"
-    """Critic base: target (slowly following copies) or crossq (BatchRenorm, no target network)."""
-    num_critics: int = 2
-    """Size of the ensemble of critics; targets and the actor use its minimum."""
     initial_temperature: float = 1.0
     """alpha at the start."""
     learn_temperature: bool = True
@@ -46,19 +43,12 @@ class Config(OffPolicyConfig):
     temperature_learning_rate: float = 3e-4
     """Learning rate of log alpha."""
     target_entropy: float | None = None
-    """H in nats; None means -d."""
-    initial_log_std: float = 0.0
-    """Initial log standard deviation of the Gaussian's latent."""
-    renorm_warmup: int = 100_000
-    """Training calls of a BatchRenorm layer before its correction begins; until then it is plain batch normalisation.
-    For crossq critics, the crossq actor, which has one call per actor step, and, in sac-flow, the released networks,
-    which call most of theirs K times per actor step."""
+    """H in nats; None asks the policy: -d of the action; of a path, what its noise has at ``target_step_std``."""
+    critic: CriticBase = TargetCritic()
+    """The critics; their base first."""
 
     def __post_init__(self):
         super().__post_init__()
-        require(self.num_critics >= 1, "num_critics", self.num_critics, "must be at least 1")
-        require(self.renorm_warmup >= 0, "renorm_warmup", self.renorm_warmup, "must be at least 0")
-        require(self.critic in ("target", "crossq"), "critic", self.critic, "must be 'target' or 'crossq'")
         value = self.initial_temperature
         require(0 <= value < math.inf, "initial_temperature", value, "must be finite and at least 0")
         if self.learn_temperature and value < jnp.finfo(jnp.float32).tiny:
@@ -74,18 +64,8 @@ class Config(OffPolicyConfig):
         )
         rate = self.temperature_learning_rate
         require(0 < rate < math.inf, "temperature_learning_rate", rate, "must be finite and greater than 0")
-        require(-5.0 <= self.initial_log_std <= 2.0, "initial_log_std", self.initial_log_std, "must lie in [-5, 2]")
-        if self.critic == "crossq":
-            refuse_idle(self, "critic = 'crossq'", "target_rate")
-        elif not self.actor_has_batch_renorm:
-            refuse_idle(self, "critic = 'target'", "renorm_warmup")
         if not self.learn_temperature:
             refuse_idle(self, "learn_temperature = False", "temperature_learning_rate", "target_entropy")
-
-    @property
-    def actor_has_batch_renorm(self) -> bool:
-        """Whether the policy's networks have BatchRenorm layers."""
-        return False
 
 
 LOG_OF_ZERO = -200.0
@@ -109,60 +89,41 @@ class Learner(OffPolicyLearner[Config]):
 
     name: ClassVar[str] = "sac"
     needs: ClassVar[tuple[Need, ...]] = (Need.DENSITY,)
-    policy_hint: ClassVar[str] = "Use the Gaussian, or sac-flow for a flow."
+    policy_hint: ClassVar[str] = "Choose another with --policy, for example gaussian or noisy-flow."
 
-    def __init__(self, config: Config, world: Any, planned_updates: int):
-        if config.critic == "crossq" and not world.observation_spec.points:
-            refuse_idle(config, "critic = 'crossq'", "layer_norm")  # it shapes the encoder of points
-        self.actor_optimizer = make_constant_optimizer(config.actor_learning_rate, config.adam_betas)
-        self.critic_optimizer = make_constant_optimizer(config.critic_learning_rate, config.adam_betas)
-        self.alpha_optimizer = make_constant_optimizer(config.temperature_learning_rate, config.adam_betas)
+    def __init__(self, config: Config, world: World, planned_updates: int):
+        betas = config.optimizer.adam_betas
+        self.actor_optimizer = make_constant_optimizer(config.optimizer.actor_learning_rate, betas)
+        self.critic_optimizer = make_constant_optimizer(config.critic.critic_learning_rate, betas)
+        self.alpha_optimizer = make_constant_optimizer(config.temperature_learning_rate, betas)
         super().__init__(config, world, planned_updates)
-        most = world.action_size * math.log(2.0)
-        if config.learn_temperature and self.regulates_actions and self.entropy_target >= most:
+        most, because = config.policy.entropy_bound(world.action_size)
+        if config.learn_temperature and self.entropy_target >= most:
+            default = " (the default)" if config.target_entropy is None else ""
             raise ConfigurationError(
-                f"target_entropy = {self.entropy_target:.4g}: actions in [-1, 1] have at most {most:.4g} nats "
-                f"({world.action_size} x log 2), so the temperature would grow without bound. Choose a smaller "
-                "--target-entropy."
+                f"target_entropy = {self.entropy_target:.4g}{default}: {because}, so the temperature would grow "
+                "without bound. Choose a smaller --target-entropy, or --no-learn-temperature."
             )
-
-    # ------------------------------------------------------------------ what another policy class replaces
-
-    def make_policy(self, key: Key, feature_size: int) -> Policy:
-        """The policy: a tanh-squashed Gaussian with a state-dependent standard deviation."""
-        trunk = self.config.actor_trunk()
-        return SquashedGaussian(
-            key,
-            feature_size,
-            self.world.action_size,
-            trunk,
-            initial_log_std=self.config.initial_log_std,
-            renorm_warmup=self.config.renorm_warmup if self.config.actor_has_batch_renorm else None,
-        )
-
-    @property
-    def regulates_actions(self) -> bool:
-        """Whether the regulated entropy is that of the action."""
-        return True
 
     @property
     def entropy_target(self) -> float:
         """H, in nats."""
-        return -float(self.world.action_size) if self.config.target_entropy is None else self.config.target_entropy
-
-    # ------------------------------------------------------------------ SAC
+        target = self.config.target_entropy
+        return self.config.policy.entropy_target(self.world.action_size) if target is None else target
 
     def init_learned(self, key: Key) -> Learned:
         """See `OffPolicyLearner.init_learned`."""
         config, spec, d = self.config, self.world.observation_spec, self.world.action_size
         key_encoder, key_policy, key_critic = jax.random.split(key, 3)
-        encoder = make_encoder(key_encoder, spec, config.actor_trunk())
-        actor = Actor(encoder, self.make_policy(key_policy, encoder.size))
-        if config.critic == "crossq":
-            trunk = config.critic_trunk()
-            critic = RenormCritic(key_critic, spec, d, trunk, config.num_critics, warmup=config.renorm_warmup)
+        actor = make_actor(key_encoder, key_policy, config.policy, spec, d, config.actor_trunk())
+        critic, size = config.critic, config.critic.num_critics
+        if isinstance(critic, CrossQCritic):
+            trunk = Trunk(critic.critic_hidden, config.activation, layer_norm=False)
+            critic = RenormCritic(key_critic, spec, d, trunk, size, warmup=critic.renorm_warmup)
         else:
-            critic = make_action_critic(key_critic, spec, d, config.critic_trunk(), config.num_critics)
+            assert isinstance(critic, TargetCritic)
+            trunk = Trunk(critic.critic_hidden, config.activation, critic.layer_norm)
+            critic = make_action_critic(key_critic, spec, d, trunk, size)
         log_alpha = jnp.maximum(jnp.log(jnp.asarray(config.initial_temperature)), LOG_OF_ZERO)
         return Learned(
             actor=actor,
@@ -225,7 +186,10 @@ class Learner(OffPolicyLearner[Config]):
             assert statistics is not None
             norms = with_statistics(critic.norms, statistics, unless=health.skipped)
             critic = eqx.tree_at(lambda c: c.norms, critic, norms)
-        tracked = None if learned.target is None else polyak(learned.target, critic, self.config.target_rate)
+        tracked = learned.target
+        if tracked is not None:
+            assert isinstance(self.config.critic, TargetCritic)
+            tracked = polyak(tracked, critic, self.config.critic.target_rate)
         learned = dataclasses.replace(learned, critic=critic, target=tracked, critic_optimizer=optimizer)
         return learned, {
             "critic/loss": value,

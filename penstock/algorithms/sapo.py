@@ -71,7 +71,7 @@ class Learner(PathwiseLearner[Config]):
     name: ClassVar[str] = "sapo"
     needs: ClassVar[tuple[Need, ...]] = (Need.ACTION_DENSITY,)
     num_critics: ClassVar[int] = 2
-    policy_hint: ClassVar[str] = "Use --policy gaussian, or rfo, which explores without a density."
+    policy_hint: ClassVar[str] = "Choose --policy gaussian, or noisy-flow with --entropy action."
 
     @property
     def target_entropy(self) -> float:

@@ -4,12 +4,12 @@
     Q_i:  minimise (Q_i(s, a) - y)^2 / 2
     pi:   maximise Q_1(s, a),  a ~ pi(s) reparameterised             every ``policy_delay`` steps, then the targets
 
-Source: Fujimoto et al. 2018 (arXiv 1802.09477). The policy may be deterministic, or a flow of any velocity: then the
-base noise explores too (SAC Flow, arXiv 2509.25756, runs Flow-G and Flow-T under TD3).
+Source: Fujimoto et al. 2018 (arXiv 1802.09477). Any policy runs here. That of a flow is not deterministic: its base
+noise explores too (SAC Flow, arXiv 2509.25756, runs Flow-G and Flow-T under TD3).
 """
 
 import dataclasses
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -19,14 +19,12 @@ from jaxtyping import Int, PyTree
 from penstock._errors import require
 from penstock._types import Actions, Key, Scalar
 from penstock.algorithms.off_policy import OffPolicyLearner, polyak, where_due
-from penstock.algorithms.off_policy_config import OffPolicyConfig, refuse_idle
+from penstock.algorithms.off_policy_config import FollowedCritic, OffPolicyConfig, refuse_idle
 from penstock.critics.action_value import ActionCritic, make_action_critic
 from penstock.data import Batch
-from penstock.networks import make_encoder
+from penstock.networks import Trunk
 from penstock.networks.optimization import guarded_step, make_constant_optimizer
-from penstock.policies import Actor, Agent, VelocityFlow
-from penstock.policies.deterministic import Deterministic
-from penstock.policies.velocity_fields import VelocityName, make_velocity
+from penstock.policies import Actor, Agent, DeterministicSettings, PolicySettings, make_actor
 from penstock.worlds import Observation, World
 
 
@@ -42,23 +40,19 @@ class Config(OffPolicyConfig):
     """Standard deviation of the noise added to target actions."""
     target_noise_clip: float = 0.5
     """Largest absolute value of that noise."""
-    policy: Literal["deterministic", "flow"] = "deterministic"
-    """Policy class: deterministic, or flow (a velocity flow)."""
-    velocity: VelocityName = "gated"
-    """flow: velocity field: mlp, affine, gated (Flow-G) or decoded (Flow-T)."""
-    flow_steps: int = 4
-    """flow: K, Euler steps from noise to action."""
+    layer_norm: bool = False
+    """LayerNorm in the critics' hidden layers."""
+    policy: PolicySettings = DeterministicSettings()
+    """The policy; its class first."""
+    critic: FollowedCritic = FollowedCritic()
+    """The critics."""
 
     def __post_init__(self):
         super().__post_init__()
         for field in ("exploration_noise", "target_noise", "target_noise_clip"):
             require(0.0 <= getattr(self, field) <= 2.0, field, getattr(self, field), "must lie in [0, 2]")
-        require(self.flow_steps >= 1, "flow_steps", self.flow_steps, "must be at least 1")
-        require(self.policy in ("deterministic", "flow"), "policy", self.policy, "must be 'deterministic' or 'flow'")
         if self.target_noise == 0.0:
             refuse_idle(self, "target_noise = 0.0", "target_noise_clip")
-        if self.policy == "deterministic":
-            refuse_idle(self, "policy = 'deterministic'", "velocity", "flow_steps")
 
 
 class Learned(eqx.Module):
@@ -78,23 +72,18 @@ class Learner(OffPolicyLearner[Config]):
     name: ClassVar[str] = "td3"
 
     def __init__(self, config: Config, world: World, planned_updates: int):
-        self.actor_optimizer = make_constant_optimizer(config.actor_learning_rate, config.adam_betas)
-        self.critic_optimizer = make_constant_optimizer(config.critic_learning_rate, config.adam_betas)
+        optimizer, critic = config.optimizer, config.critic
+        self.actor_optimizer = make_constant_optimizer(optimizer.actor_learning_rate, optimizer.adam_betas)
+        self.critic_optimizer = make_constant_optimizer(critic.critic_learning_rate, optimizer.adam_betas)
         super().__init__(config, world, planned_updates)
 
     def init_learned(self, key: Key) -> Learned:
         """See `OffPolicyLearner.init_learned`."""
         config, spec, d = self.config, self.world.observation_spec, self.world.action_size
         key_encoder, key_policy, key_critic = jax.random.split(key, 3)
-        trunk = config.actor_trunk()
-        encoder = make_encoder(key_encoder, spec, trunk)
-        if config.policy == "deterministic":
-            policy = Deterministic(key_policy, encoder.size, d, trunk)
-        else:
-            field = make_velocity(key_policy, config.velocity, encoder.size, d, trunk)
-            policy = VelocityFlow(field=field, flat_size=d, flow_steps=config.flow_steps, stepper="euler")
-        actor = Actor(encoder, policy)
-        critic = make_action_critic(key_critic, spec, d, config.critic_trunk(), 2)
+        actor = make_actor(key_encoder, key_policy, config.policy, spec, d, config.actor_trunk())
+        trunk = Trunk(config.critic.critic_hidden, config.activation, config.layer_norm)
+        critic = make_action_critic(key_critic, spec, d, trunk, 2)
         return Learned(
             actor=actor,
             target_actor=actor,
@@ -157,8 +146,8 @@ class Learner(OffPolicyLearner[Config]):
                 learned,
                 actor=actor,
                 actor_optimizer=optimizer,
-                target_actor=polyak(learned.target_actor, actor, config.target_rate),
-                target=polyak(learned.target, learned.critic, config.target_rate),
+                target_actor=polyak(learned.target_actor, actor, config.critic.target_rate),
+                target=polyak(learned.target, learned.critic, config.critic.target_rate),
             )
             return learned, {
                 "actor/loss": loss,

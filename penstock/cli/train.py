@@ -129,8 +129,8 @@ def refuse_options_of_others(entry: Any, arguments: list[str]) -> None:
 
 def _chosen_kinds(entry: Any, arguments: list[str]) -> dict[str, str]:
     """Kinds of the configuration's parts that the command names: they decide which further options there are."""
-    policy = _peek(arguments, "--policy")
-    return {} if policy is None or "policy" not in entry.config.all_names() else {"policy": resolved_spec(policy)}
+    chosen = {part: _peek(arguments, f"--{part}") for part in entry.config.choices()}
+    return {part: resolved_spec(kind) for part, kind in chosen.items() if kind is not None}
 
 
 def _peek(arguments: list[str], flag: str) -> str | None:

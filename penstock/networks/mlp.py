@@ -33,6 +33,9 @@ class Trunk:
         gain: gain of the orthogonal initialisation of the hidden layers. Biases start at zero.
         initializer: weights of hidden and output layers: ``orthogonal``, or, without a gain, ``xavier`` (uniform) or
             ``lecun`` (normal).
+        output_gain: gain of the last layer of a policy; None leaves it to the policy, which starts it near zero.
+        renorm_warmup: for BatchRenorm on the input and after every activation (CrossQ): training calls before its
+            correction begins. None for no BatchRenorm.
     """
 
     hidden: tuple[int, ...] = (64, 64)
@@ -40,6 +43,8 @@ class Trunk:
     layer_norm: bool = True
     gain: float = 1.0
     initializer: str = "orthogonal"
+    output_gain: float | None = None
+    renorm_warmup: int | None = None
 
     def __post_init__(self):
         for field, known in (("activation", ACTIVATIONS), ("initializer", ("orthogonal", *INITIALIZERS))):

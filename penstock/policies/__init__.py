@@ -6,7 +6,15 @@ from penstock.policies.gaussian import SquashedGaussian
 from penstock.policies.marginal_flow import MarginalFlow
 from penstock.policies.noisy_flow import NoisyFlow
 from penstock.policies.policy import Density, Draw, Need, Policy, require_of_policy
-from penstock.policies.settings import FlowSettings, GaussianSettings, PolicySettings, make_actor, register_policy
+from penstock.policies.settings import (
+    DeterministicSettings,
+    FlowSettings,
+    GaussianSettings,
+    NoisyFlowSettings,
+    PolicySettings,
+    make_actor,
+    register_policy,
+)
 from penstock.policies.velocity_fields import (
     AffineVelocity,
     DecodedVelocity,
@@ -23,6 +31,7 @@ __all__ = [
     "DecodedVelocity",
     "Density",
     "DeterministicAction",
+    "DeterministicSettings",
     "Draw",
     "FlowSettings",
     "GatedVelocity",
@@ -31,6 +40,7 @@ __all__ = [
     "MarginalFlow",
     "Need",
     "NoisyFlow",
+    "NoisyFlowSettings",
     "Policy",
     "PolicySettings",
     "SquashedGaussian",

@@ -36,7 +36,6 @@ class SquashedGaussian(Policy):
         state_dependent_std: bool = True,
         initial_log_std: float = -1.0,
         output_gain: float = 0.01,
-        renorm_warmup: int | None = None,
     ):
         """Draws the weights.
 
@@ -48,13 +47,14 @@ class SquashedGaussian(Policy):
             state_dependent_std: see the class.
             initial_log_std: log sigma at the start.
             output_gain: gain of the last layer.
-            renorm_warmup: training calls before BatchRenorm's correction begins; None has no BatchRenorm.
         """
         outputs = 2 * flat_size if state_dependent_std else flat_size
-        if renorm_warmup is None:
+        if trunk.renorm_warmup is None:
             network = MLP(key, feature_size, outputs, trunk, output_gain)
         else:
-            network = RenormMLP.create(key, feature_size, outputs, trunk, output_gain=output_gain, warmup=renorm_warmup)
+            network = RenormMLP.create(
+                key, feature_size, outputs, trunk, output_gain=output_gain, warmup=trunk.renorm_warmup
+            )
         if state_dependent_std:
             assert network.output.bias is not None
             bias = network.output.bias.at[flat_size:].set(initial_log_std)

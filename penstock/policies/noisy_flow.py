@@ -1,26 +1,19 @@
 """Noise-augmented flow: noise at every flow step makes the path's density exact, so that entropy can be regulated."""
 
 import math
-from typing import Any, Literal, get_args
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from penstock._errors import ConfigurationError, require, suggest
+from penstock._errors import require
 from penstock._types import Key, Scalar
 from penstock.networks import MLP, Trunk
 from penstock.policies.policy import Density, Draw, Policy
-from penstock.policies.released_velocities import BatchNormedVelocity
 from penstock.policies.squash import log_tanh_derivative
 from penstock.policies.velocity_fields import DecodedVelocity, VelocityField
-
-NoiseEntry = Literal["diffusion", "latent", "velocity"]
-"""How the noise scale reaches the latent: ``sigma sqrt(dtau)``, ``sigma``, or ``sigma dtau``."""
-
-TIME_EXPONENT: dict[str, float] = {"diffusion": 0.5, "latent": 0.0, "velocity": 1.0}
-"""The power of dtau that belongs to each."""
 
 ENTROPY_PER_STEP = 0.5 * math.log(2.0 * math.pi * math.e)
 """Entropy of a standard normal number, in nats."""
@@ -42,21 +35,13 @@ class NoisyFlow(Policy):
     the velocity is. Maximising it widens the noise; it does not keep the modes of the action apart. The entropy of the
     action does: `penstock.policies.marginal_flow.MarginalFlow`.
 
-    The released code adds its noise elsewhere and leaves out terms; the last four attributes reproduce that, for
-    comparison only.
-
     Attributes:
         field: the velocity.
-        noise_network: ``log sigma`` as a function of the state, before it is bounded; None for a constant, and where
-            the field has a second head for it.
+        noise_network: ``log sigma`` as a function of the state, before it is bounded; None for a constant.
         flat_size: entries of the latent.
         flow_steps: K.
         drift: whether the drift correction is on.
         start_log_sigma: ``log sigma`` at the start, and for ever where it is not learned.
-        noise_enters: see `NoiseEntry`.
-        noise_head: the field's second output is ``log sigma``, so that it depends on the latent and on flow time too.
-        exact_density: False leaves out ``-log std``, so that log p has no slope in the scale of the noise.
-        exact_squash: False takes ``log(1 - tanh(x)^2 + 1e-6)``, which is wrong where |x| exceeds about 7.
     """
 
     field: VelocityField
@@ -65,10 +50,6 @@ class NoisyFlow(Policy):
     flow_steps: int = eqx.field(static=True)
     drift: bool = eqx.field(static=True)
     start_log_sigma: float = eqx.field(static=True)
-    noise_enters: NoiseEntry = eqx.field(static=True)
-    noise_head: bool = eqx.field(static=True)
-    exact_density: bool = eqx.field(static=True)
-    exact_squash: bool = eqx.field(static=True)
 
     def __init__(
         self,
@@ -82,10 +63,6 @@ class NoisyFlow(Policy):
         drift: bool = True,
         step_std: float = 0.1697,
         learn_noise: bool = True,
-        noise_enters: NoiseEntry = "diffusion",
-        noise_head: bool = False,
-        exact_density: bool = True,
-        exact_squash: bool = True,
     ):
         """Builds the policy around a field.
 
@@ -99,25 +76,11 @@ class NoisyFlow(Policy):
             drift: see the class.
             step_std: the standard deviation that one step adds to the latent at the start.
             learn_noise: learn sigma, or keep it constant.
-            noise_enters: see the class.
-            noise_head: see the class; ``field`` must have two heads.
-            exact_density: see the class.
-            exact_squash: see the class.
         """
         require(flow_steps >= 1, "flow_steps", flow_steps, "must be at least 1")
-        if noise_enters not in TIME_EXPONENT:
-            hint = suggest(noise_enters, get_args(NoiseEntry))
-            raise ConfigurationError(f"noise_enters = {noise_enters!r}: unknown.{hint}")
-        if drift and noise_enters != "diffusion":
-            raise ConfigurationError(
-                f"noise_enters = {noise_enters!r}: the drift correction belongs to noise of sigma sqrt(dtau). Pass "
-                "--no-drift, or --noise-enters diffusion."
-            )
         self.field, self.flat_size, self.flow_steps, self.drift = field, flat_size, flow_steps, drift
-        self.noise_enters, self.noise_head = noise_enters, noise_head
-        self.exact_density, self.exact_squash = exact_density, exact_squash
-        low, high = self.log_sigma_bounds
-        log_sigma = math.log(step_std) + TIME_EXPONENT[noise_enters] * math.log(flow_steps)
+        low, high = log_sigma_bounds(drift)
+        log_sigma = math.log(step_std) + 0.5 * math.log(flow_steps)
         require(
             low < log_sigma < high,
             "target_step_std",
@@ -127,22 +90,12 @@ class NoisyFlow(Policy):
         )
         self.start_log_sigma = log_sigma
         self.noise_network = None
-        if learn_noise and not noise_head:
+        if learn_noise:
             token = isinstance(field, DecodedVelocity)
             inputs = field.output.in_features if token else feature_size
             network = MLP(key, inputs, flat_size, Trunk(hidden=()) if token else trunk, output_gain=0.01)  # pyright: ignore
-            start = jnp.full((flat_size,), self._unbounded_start)
+            start = jnp.full((flat_size,), math.atanh(2.0 * (log_sigma - low) / (high - low) - 1.0))
             self.noise_network = eqx.tree_at(lambda n: n.output.bias, network, start)
-
-    @property
-    def log_sigma_bounds(self) -> tuple[float, float]:
-        """Range of ``log sigma``. With drift, sigma above sqrt(2) would flip the sign of the last step."""
-        return (-5.0, 0.0) if self.drift else (-5.0, 2.0)
-
-    @property
-    def largest_step_std(self) -> float:
-        """What one step can add to the latent at most: a standard deviation."""
-        return math.exp(self.log_sigma_bounds[1]) * self.flow_steps ** -TIME_EXPONENT[self.noise_enters]
 
     @property
     def network_evaluations(self) -> int:
@@ -159,21 +112,13 @@ class NoisyFlow(Policy):
         """The start, then the noise of every step."""
         return (self.flow_steps + 1, self.flat_size)
 
-    @property
-    def _unbounded_start(self) -> float:
-        low, high = self.log_sigma_bounds
-        return math.atanh(2.0 * (self.start_log_sigma - low) / (high - low) - 1.0)
-
-    def _bounded(self, u):
-        low, high = self.log_sigma_bounds
-        return low + 0.5 * (high - low) * (jnp.tanh(u) + 1.0)
-
     def log_sigma(self, features: Float[Array, "features"]) -> Float[Array, "flat"]:
-        """``log sigma(s)`` per entry, inside its bounds; where the field has a head for it, its value at the start."""
+        """``log sigma(s)`` per entry, inside its bounds."""
         if self.noise_network is None:
             return jnp.full((self.flat_size,), self.start_log_sigma)
         inputs = self.field.token(features) if isinstance(self.field, DecodedVelocity) else features
-        return self._bounded(self.noise_network(inputs))
+        low, high = log_sigma_bounds(self.drift)
+        return low + 0.5 * (high - low) * (jnp.tanh(self.noise_network(inputs)) + 1.0)
 
     def transition(
         self,
@@ -190,31 +135,17 @@ class NoisyFlow(Policy):
             x: x_i.
             step: i, from 0 to K - 1.
         """
-        return self._moments(self.field(condition, x, step / self.flow_steps), log_sigma, x, step)
-
-    def _moments(self, v, log_sigma, x, step):
-        """`transition`, given what the field returns at ``x``."""
         dtau = 1.0 / self.flow_steps
         tau = step * dtau
-        if self.noise_head:
-            v, u = jnp.split(v, 2)
-            log_sigma = self._bounded(u + self._unbounded_start)
+        v = self.field(condition, x, tau)
         if self.drift:
             v = v + 0.5 * jnp.exp(2.0 * log_sigma) * (tau * v - x) / (1.0 - tau)
-        return x + dtau * v, log_sigma + TIME_EXPONENT[self.noise_enters] * math.log(dtau)
+        return x + dtau * v, log_sigma + 0.5 * math.log(dtau)
 
     def _log_prob(self, start, noise, log_std, end):
         """Log-density of a path from its start, its noise ``(K, flat)``, the noise's scales, and its end."""
-        log_prob = standard_log_prob(start) + standard_log_prob(noise)
-        if self.exact_density:
-            log_prob = log_prob - log_std.sum()
-        return log_prob - self.log_det(end)
-
-    def log_det(self, end: Float[Array, "flat"]) -> Scalar:
-        """Log-determinant of the squash at ``x_K``."""
-        if self.exact_squash:
-            return log_tanh_derivative(end).sum()
-        return jnp.log(1.0 - jnp.square(jnp.tanh(end)) + 1e-6).sum()
+        within = standard_log_prob(start) + standard_log_prob(noise) - log_std.sum()
+        return within - log_tanh_derivative(end).sum()
 
     def walk(
         self,
@@ -254,36 +185,6 @@ class NoisyFlow(Policy):
         path = jnp.concatenate([start[None], latents])
         return Draw(jnp.tanh(latents[-1]), latents[-1], path), self._log_prob(start, steps, log_std, latents[-1])
 
-    def train(
-        self, features: Float[Array, "B features"], noise: Float[Array, "B path flat"]
-    ) -> tuple[Draw, Float[Array, "B"], Policy]:
-        """See `Policy.train`. The running statistics of a field with BatchRenorm are moved on by every flow step."""
-        if not isinstance(self.field, BatchNormedVelocity):
-            return super().train(features, noise)
-        return jax.vmap(self._train_one, axis_name="batch", out_axes=(0, 0, None))(features, noise)
-
-    def _train_one(self, features, noise):
-        """`draw_with_log_prob`, normalised by the statistics of the mapped batch; also the policy."""
-        assert isinstance(self.field, BatchNormedVelocity)
-        condition, field = self.field.train_condition(features, "batch")
-        log_sigma = self.log_sigma(features)
-
-        def body(carry, now):
-            x, norms = carry
-            step, eps = now
-            here = eqx.tree_at(lambda f: f.norms, field, norms)
-            v, moved = here.train(condition, x, step / self.flow_steps, "batch")
-            mean, log_std = self._moments(v, log_sigma, x, step)
-            x = mean + jnp.exp(log_std) * eps
-            return (x, moved.norms), (x, log_std)
-
-        start, steps = noise[0], noise[1:]
-        times = jnp.arange(self.flow_steps, dtype=noise.dtype)
-        (end, norms), (latents, log_std) = jax.lax.scan(body, (start, field.norms), (times, steps))
-        log_prob = self._log_prob(start, steps, log_std, end)
-        policy = eqx.tree_at(lambda p: p.field.norms, self, norms)
-        return Draw(jnp.tanh(end), end, jnp.concatenate([start[None], latents])), log_prob, policy
-
     def log_prob(self, features: Float[Array, "features"], record: Float[Array, "path flat"]) -> Scalar:
         """Log-density of a recorded path ``x_0 .. x_K`` (and of its squashed end) under this policy."""
         condition, log_sigma = self.field.condition(features), self.log_sigma(features)
@@ -296,7 +197,17 @@ class NoisyFlow(Policy):
         self, features: Float[Array, "features"], x: Float[Array, "flat"], tau: Scalar
     ) -> Float[Array, "flat"]:
         """See `Policy.velocity`."""
-        return self.field(self.field.condition(features), x, tau)[: self.flat_size]
+        return self.field(self.field.condition(features), x, tau)
+
+
+def log_sigma_bounds(drift: bool) -> tuple[float, float]:
+    """Range of ``log sigma``. With drift, sigma above sqrt(2) would flip the sign of the last step."""
+    return (-5.0, 0.0) if drift else (-5.0, 2.0)
+
+
+def largest_step_std(flow_steps: int, drift: bool) -> float:
+    """What one step can add to the latent at most: a standard deviation."""
+    return math.exp(log_sigma_bounds(drift)[1]) / math.sqrt(flow_steps)
 
 
 def path_entropy_target(flat_size: int, flow_steps: int, step_std: float) -> float:

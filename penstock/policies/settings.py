@@ -4,6 +4,7 @@ import abc
 import dataclasses
 import functools
 import inspect
+import math
 from collections.abc import Mapping
 from typing import Literal
 
@@ -16,8 +17,11 @@ from penstock._types import Key
 from penstock.networks import Trunk, make_encoder
 from penstock.observation import ObservationSpec
 from penstock.policies.agent import Actor
+from penstock.policies.deterministic import Deterministic
 from penstock.policies.deterministic_action import ZERO_NOISE, DeterministicAction, DeterministicName
 from penstock.policies.gaussian import LOG_STD_BOUNDS, SquashedGaussian
+from penstock.policies.marginal_flow import MarginalFlow
+from penstock.policies.noisy_flow import NoisyFlow, largest_step_std, path_entropy_target
 from penstock.policies.policy import Policy
 from penstock.policies.steppers import require_scheme
 from penstock.policies.velocity_fields import VelocityName, make_velocity
@@ -42,7 +46,19 @@ class PolicySettings(Choice):
             feature_size: number of features.
             flat_size: numbers that a draw emits.
             trunk: hidden layers of its networks.
+
+        Raises:
+            ConfigurationError: the policy cannot be built so.
         """
+
+    def entropy_target(self, action_size: int) -> float:
+        """The entropy at which a learned temperature aims, in nats: of the action, -d (Haarnoja et al. 2018)."""
+        return -float(action_size)
+
+    def entropy_bound(self, action_size: int) -> tuple[float, str]:
+        """An entropy, in nats, that no policy of these settings exceeds, and why in words."""
+        most = action_size * math.log(2.0)
+        return most, f"actions in [-1, 1] have at most {most:.4g} nats ({action_size} x log 2)"
 
     def deterministic(self) -> DeterministicAction:
         """What the policy does without noise."""
@@ -68,7 +84,7 @@ class GaussianSettings(PolicySettings):
     """A tanh-squashed Gaussian."""
 
     policy: str = "gaussian"
-    """Policy class: gaussian (tanh-squashed) or flow (velocity flow)."""
+    """Policy class: gaussian (tanh-squashed), flow (velocity flow), noisy-flow (with a density) or deterministic."""
     state_dependent_std: bool = True
     """Gaussian: standard deviation as a function of the state (SAPO) or one global vector (SHAC)."""
     initial_log_std: float = -1.0
@@ -88,6 +104,7 @@ class GaussianSettings(PolicySettings):
             trunk,
             state_dependent_std=self.state_dependent_std,
             initial_log_std=self.initial_log_std,
+            output_gain=0.01 if trunk.output_gain is None else trunk.output_gain,
         )
 
 
@@ -96,7 +113,7 @@ class FlowSettings(PolicySettings):
     """A velocity flow."""
 
     policy: str = "flow"
-    """Policy class: gaussian (tanh-squashed) or flow (velocity flow)."""
+    """Policy class: gaussian (tanh-squashed), flow (velocity flow), noisy-flow (with a density) or deterministic."""
     flow_steps: int = 4
     """Flow: K, integration steps from noise to action. RFO: 4."""
     stepper: StepperName = "euler"
@@ -116,12 +133,117 @@ class FlowSettings(PolicySettings):
 
     def build(self, key: Key, feature_size: int, flat_size: int, trunk: Trunk) -> VelocityFlow:
         """See `PolicySettings.build`."""
-        field = make_velocity(key, self.velocity, feature_size, flat_size, trunk)
-        return VelocityFlow(field=field, flat_size=flat_size, flow_steps=self.flow_steps, stepper=self.stepper)
+        refuse_batch_renorm(self.policy, trunk)
+        return VelocityFlow(
+            field=_velocity(key, self.velocity, feature_size, flat_size, trunk),
+            flat_size=flat_size,
+            flow_steps=self.flow_steps,
+            stepper=self.stepper,
+        )
 
     def deterministic(self) -> DeterministicAction:
         """See `PolicySettings.deterministic`."""
         return DeterministicAction(self.deterministic_action, self.deterministic_draws)
+
+
+@dataclasses.dataclass(frozen=True)
+class NoisyFlowSettings(PolicySettings):
+    """A flow with noise at every step, SAC Flow's."""
+
+    policy: str = "noisy-flow"
+    """Policy class: gaussian (tanh-squashed), flow (velocity flow), noisy-flow (with a density) or deterministic."""
+    velocity: VelocityName = "gated"
+    """Flow: velocity field: affine, mlp, gated (Flow-G) or decoded (Flow-T, whose width is the first of
+    ``actor_hidden``)."""
+    flow_steps: int = 4
+    """Flow: K, steps from noise to action."""
+    drift: bool = True
+    """Drift correction that keeps the marginals of an ideal flow under the added noise."""
+    learn_noise: bool = True
+    """Learn the noise scale."""
+    entropy: Literal["path", "action"] = "path"
+    """Whose density and entropy count: path (paper), or action, estimated as a mixture over ``other_paths`` more paths
+    of the same state. Only the latter rewards a spread of modes."""
+    other_paths: int = 8
+    """With entropy = action: M, further paths per state."""
+    target_step_std: float = 0.1697
+    """Standard deviation per step at which the path's target entropy is met; also where the noise starts. 0.1697 gives
+    H = 0 at K = 4."""
+
+    def __post_init__(self):
+        require(self.flow_steps >= 1, "flow_steps", self.flow_steps, "must be at least 1")
+        value = self.target_step_std
+        require(0.0 < value < math.inf, "target_step_std", value, "must be finite and greater than 0")
+        require(self.other_paths >= 1, "other_paths", self.other_paths, "must be at least 1")
+        idle = self.entropy == "path" and self.other_paths != NoisyFlowSettings.other_paths
+        require(not idle, "other_paths", self.other_paths, "does nothing with entropy = 'path'. Leave it out, or "
+                "choose --entropy action")  # fmt: skip
+
+    def build(self, key: Key, feature_size: int, flat_size: int, trunk: Trunk) -> NoisyFlow | MarginalFlow:
+        """See `PolicySettings.build`."""
+        refuse_batch_renorm(self.policy, trunk)
+        key_field, key_noise = jax.random.split(key)
+        if self.velocity == "gated":
+            trunk = dataclasses.replace(trunk, activation="silu")  # as published
+        flow = NoisyFlow(
+            key_noise,
+            _velocity(key_field, self.velocity, feature_size, flat_size, trunk),
+            feature_size,
+            flat_size,
+            trunk,
+            flow_steps=self.flow_steps,
+            drift=self.drift,
+            step_std=self.target_step_std,
+            learn_noise=self.learn_noise,
+        )
+        return flow if self.entropy == "path" else MarginalFlow(flow, self.other_paths)
+
+    def entropy_target(self, action_size: int) -> float:
+        """See `PolicySettings.entropy_target`; of the path before squashing, what noise of ``target_step_std`` has."""
+        if self.entropy == "action":
+            return super().entropy_target(action_size)
+        return path_entropy_target(action_size, self.flow_steps, self.target_step_std)
+
+    def entropy_bound(self, action_size: int) -> tuple[float, str]:
+        """See `PolicySettings.entropy_bound`."""
+        if self.entropy == "action":
+            return super().entropy_bound(action_size)
+        if not self.learn_noise:
+            most = self.entropy_target(action_size)
+            return most, (
+                f"with constant noise (learn_noise = False) the path's entropy stays below {most:.4g} nats, whatever "
+                "is learned"
+            )
+        most = path_entropy_target(action_size, self.flow_steps, largest_step_std(self.flow_steps, self.drift))
+        return most, f"paths of {self.flow_steps} steps have less than {most:.4g} nats, because sigma is bounded"
+
+
+@dataclasses.dataclass(frozen=True)
+class DeterministicSettings(PolicySettings):
+    """One action per state, TD3's."""
+
+    policy: str = "deterministic"
+    """Policy class: gaussian (tanh-squashed), flow (velocity flow), noisy-flow (with a density) or deterministic."""
+
+    def build(self, key: Key, feature_size: int, flat_size: int, trunk: Trunk) -> Deterministic:
+        """See `PolicySettings.build`."""
+        refuse_batch_renorm(self.policy, trunk)
+        gain = 0.01 if trunk.output_gain is None else trunk.output_gain
+        return Deterministic(key, feature_size, flat_size, trunk, gain)
+
+
+def refuse_batch_renorm(policy: str, trunk: Trunk) -> None:
+    """Refuses BatchRenorm in a policy that has no training form of it."""
+    if trunk.renorm_warmup is not None:
+        raise ConfigurationError(
+            f"policy = {policy!r}: has no form with BatchRenorm, which CrossQ's actor is to have. Pass "
+            "--no-actor-batch-renorm, or --policy gaussian."
+        )
+
+
+def _velocity(key, name, feature_size, flat_size, trunk):
+    gain = 0.01 if trunk.output_gain is None else trunk.output_gain
+    return make_velocity(key, name, feature_size, flat_size, trunk, gain)
 
 
 @functools.cache
@@ -161,18 +283,22 @@ def register_policy(settings: PolicySettings) -> None:
 
 register_policy(GaussianSettings())
 register_policy(FlowSettings())
+register_policy(NoisyFlowSettings())
+register_policy(DeterministicSettings())
 
 
-def make_actor(key: Key, settings: PolicySettings, spec: ObservationSpec, flat_size: int, trunk: Trunk) -> Actor:
+def make_actor(
+    key_encoder: Key, key_policy: Key, settings: PolicySettings, spec: ObservationSpec, flat_size: int, trunk: Trunk
+) -> Actor:
     """Builds encoder and policy for a world.
 
     Args:
-        key: key of the weights.
+        key_encoder: key of the encoder's weights.
+        key_policy: key of the policy's weights.
         settings: of the policy.
         spec: of the observations.
         flat_size: numbers that a draw of the policy emits.
         trunk: hidden layers.
     """
-    key_encoder, key_policy = jax.random.split(key)
     encoder = make_encoder(key_encoder, spec, trunk)
     return Actor(encoder, settings.build(key_policy, encoder.size, flat_size, trunk))

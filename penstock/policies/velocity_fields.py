@@ -10,7 +10,6 @@ have a skip in x with a gain per entry, which shapes all of them (`VelocityField
 """
 
 import abc
-from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeVar, get_args
 
 import equinox as eqx
@@ -24,16 +23,10 @@ from penstock.networks import MLP, Trunk
 from penstock.networks.mlp import HiddenLayer, LayerNorm, Linear, make_linear, orthogonal_linear
 
 VelocityName = Literal["affine", "mlp", "gated", "decoded"]
-DecoderName = Literal["pre-norm", "post-norm"]
-Norm = Callable[[Array], Array]
 
 
 class VelocityField(eqx.Module):
-    """A velocity ``v(x, tau | s)``, in two calls so that the work that depends on the state alone is done once.
-
-    A field with a second head returns ``(2 * flat,)``: the velocity, then one more number per entry (for
-    `penstock.policies.noisy_flow.NoisyFlow`, the scale of the noise).
-    """
+    """A velocity ``v(x, tau | s)``, in two calls so that the work that depends on the state alone is done once."""
 
     @property
     def noise_rank(self) -> int | None:
@@ -45,7 +38,7 @@ class VelocityField(eqx.Module):
         """What the field needs to know about the state; the same for all flow steps."""
 
     @abc.abstractmethod
-    def __call__(self, condition: Any, x: Float[Array, "flat"], tau: Scalar) -> Float[Array, "outputs"]:
+    def __call__(self, condition: Any, x: Float[Array, "flat"], tau: Scalar) -> Float[Array, "flat"]:
         """The velocity at latent ``x`` and flow time ``tau``."""
 
 
@@ -106,25 +99,19 @@ class AffineVelocity(VelocityField):
     """
 
     network: JointMLP
-    flat_size: int = eqx.field(static=True)
 
-    def __init__(
-        self, key: Key, feature_size: int, flat_size: int, trunk: Trunk, output_gain: float = 0.01, heads: int = 1
-    ):
-        self.network = JointMLP(key, feature_size, flat_size, trunk, output_gain, heads + 1)
-        self.flat_size = flat_size
+    def __init__(self, key: Key, feature_size: int, flat_size: int, trunk: Trunk, output_gain: float = 0.01):
+        self.network = JointMLP(key, feature_size, flat_size, trunk, output_gain, heads=2)
 
     def condition(self, features: Float[Array, "features"]) -> Float[Array, "width"]:
         """See `VelocityField.condition`."""
         return self.network.condition(features)
 
-    def __call__(
-        self, condition: Float[Array, "width"], x: Float[Array, "flat"], tau: Scalar
-    ) -> Float[Array, "outputs"]:
+    def __call__(self, condition: Float[Array, "width"], x: Float[Array, "flat"], tau: Scalar) -> Float[Array, "flat"]:
         """See `VelocityField`."""
         output = self.network(condition, x, tau)
-        shift, gain, further = jnp.split(output, [self.flat_size, 2 * self.flat_size])
-        return jnp.concatenate([shift + gain * x, further])
+        shift, gain = jnp.split(output, 2)
+        return shift + gain * x
 
 
 class MLPVelocity(VelocityField):
@@ -132,10 +119,8 @@ class MLPVelocity(VelocityField):
 
     network: JointMLP
 
-    def __init__(
-        self, key: Key, feature_size: int, flat_size: int, trunk: Trunk, output_gain: float = 0.01, heads: int = 1
-    ):
-        self.network = JointMLP(key, feature_size, flat_size, trunk, output_gain, heads)
+    def __init__(self, key: Key, feature_size: int, flat_size: int, trunk: Trunk, output_gain: float = 0.01):
+        self.network = JointMLP(key, feature_size, flat_size, trunk, output_gain)
 
     @property
     def noise_rank(self) -> int:
@@ -146,9 +131,7 @@ class MLPVelocity(VelocityField):
         """See `VelocityField.condition`."""
         return self.network.condition(features)
 
-    def __call__(
-        self, condition: Float[Array, "width"], x: Float[Array, "flat"], tau: Scalar
-    ) -> Float[Array, "outputs"]:
+    def __call__(self, condition: Float[Array, "width"], x: Float[Array, "flat"], tau: Scalar) -> Float[Array, "flat"]:
         """See `VelocityField`."""
         return self.network(condition, x, tau)
 
@@ -243,68 +226,19 @@ class DecoderBlock(eqx.Module):
         return y + self.narrow(jax.nn.gelu(self.widen(self.norm(y))))
 
 
-class PostNormBlock(eqx.Module):
-    """One post-norm block of `DecodedVelocity`, as in the released code: self-attention, state's bias, feed-forward.
-
-    Attributes:
-        self_value: value projection of the self-attention, which a single token turns into a linear map.
-        self_out: its output projection.
-        value: value projection of the cross-attention.
-        out: its output projection.
-        widen: first layer of the feed-forward network, D to 4 D.
-        narrow: its second, 4 D to D.
-        norms: LayerNorms after the three residual sums; none where `apply` is told others.
-    """
-
-    self_value: eqx.nn.Linear
-    self_out: eqx.nn.Linear
-    value: eqx.nn.Linear
-    out: eqx.nn.Linear
-    widen: eqx.nn.Linear
-    narrow: eqx.nn.Linear
-    norms: tuple[eqx.nn.LayerNorm, ...]
-
-    def __init__(self, key: Key, width: int, *, initializer: str = "orthogonal", layer_norm: bool = True):
-        keys = jax.random.split(key, 6)
-        trunk = Trunk(initializer=initializer)
-        square = [make_linear(k, width, width, trunk, 1.0) for k in keys[:4]]
-        self.self_value, self.self_out, self.value, self.out = square
-        self.widen = make_linear(keys[4], width, 4 * width, trunk, 1.0)
-        self.narrow = make_linear(keys[5], 4 * width, width, trunk, 1.0)
-        self.norms = tuple(LayerNorm(width) for _ in range(3)) if layer_norm else ()
-
-    def state_bias(self, token: Float[Array, "D"]) -> Float[Array, "D"]:
-        """``k(s) = Wo (Wv m + bv) + bo``."""
-        return self.out(self.value(token))
-
-    def __call__(self, y: Float[Array, "D"], state_bias: Float[Array, "D"]) -> Float[Array, "D"]:
-        """``y <- LN(y + S(y));  y <- LN(y + k(s));  y <- LN(y + FFN(y))``."""
-        return self.apply(y, state_bias, self.norms)
-
-    def apply(self, y: Float[Array, "D"], state_bias: Float[Array, "D"], norms: Sequence[Norm]) -> Float[Array, "D"]:
-        """`__call__` with these three norms, one after each sum."""
-        after_self, after_state, after_network = norms
-        y = after_self(y + self.self_out(self.self_value(y)))
-        y = after_state(y + state_bias)
-        return after_network(y + self.narrow(jax.nn.gelu(self.widen(y))))
-
-
 class DecodedVelocity(VelocityField):
     """Flow-T: a transformer decoder on one action-time token, with one state token as context.
 
     With one query and one key every softmax is 1, so the decoder is, exactly, a residual network with a bias per layer
     that depends on the state alone; the biases are computed once for all flow steps. ``y_0 = E_A(x) + E_tau(tau)``,
     ``v = W_out LN(y_L)``. Width 64, 2 layers. Source: arXiv 2509.25756; the tests hold the attention form.
-
-    The released code's decoder is of the older kind, ``post-norm``: its blocks normalise sums (`PostNormBlock`) and
-    nothing is normalised before the head.
     """
 
     state_encoder: tuple[eqx.nn.Linear, eqx.nn.Linear]
     latent_encoder: eqx.nn.Linear
     time_encoder: tuple[eqx.nn.Linear, eqx.nn.Linear, eqx.nn.Linear]
-    blocks: tuple[DecoderBlock | PostNormBlock, ...]
-    final_norm: eqx.nn.LayerNorm | None
+    blocks: tuple[DecoderBlock, ...]
+    final_norm: eqx.nn.LayerNorm
     output: eqx.nn.Linear
 
     def __init__(
@@ -315,8 +249,6 @@ class DecodedVelocity(VelocityField):
         width: int = 64,
         layers: int = 2,
         output_gain: float = 0.01,
-        heads: int = 1,
-        form: DecoderName = "pre-norm",
     ):
         if width % 4:
             raise ConfigurationError(f"width = {width}: the decoded velocity needs a multiple of 4.")
@@ -328,15 +260,14 @@ class DecodedVelocity(VelocityField):
         self.state_encoder = (linear(feature_size, width // 2), linear(width // 2, width))
         self.latent_encoder = linear(flat_size, width)
         self.time_encoder = (linear(1, width // 4), linear(width // 4, width // 2), linear(width // 2, width))
-        block = DecoderBlock if form == "pre-norm" else PostNormBlock
-        self.blocks = tuple(block(next(keys), width) for _ in range(layers))
-        self.final_norm = LayerNorm(width) if form == "pre-norm" else None
-        self.output = linear(width, heads * flat_size, output_gain)
+        self.blocks = tuple(DecoderBlock(next(keys), width) for _ in range(layers))
+        self.final_norm = LayerNorm(width)
+        self.output = linear(width, flat_size, output_gain)
 
     @property
     def noise_rank(self) -> int:
-        """D, or D - 1 where the last LayerNorm takes the mean away."""
-        return self.output.weight.shape[1] - (self.final_norm is not None)
+        """D - 1: the last LayerNorm takes the mean away."""
+        return self.output.weight.shape[1] - 1
 
     def token(self, features: Float[Array, "features"]) -> Float[Array, "D"]:
         """The state token m."""
@@ -348,7 +279,7 @@ class DecodedVelocity(VelocityField):
         token = self.token(features)
         return jnp.stack([block.state_bias(token) for block in self.blocks])
 
-    def __call__(self, condition: Float[Array, "L D"], x: Float[Array, "flat"], tau: Scalar) -> Float[Array, "outputs"]:
+    def __call__(self, condition: Float[Array, "L D"], x: Float[Array, "flat"], tau: Scalar) -> Float[Array, "flat"]:
         """See `VelocityField`."""
         h = jnp.reshape(tau, (1,))
         for layer in self.time_encoder[:-1]:
@@ -356,20 +287,11 @@ class DecodedVelocity(VelocityField):
         y = self.latent_encoder(x) + self.time_encoder[-1](h)
         for block, bias in zip(self.blocks, condition, strict=True):
             y = block(y, bias)
-        return self.output(y if self.final_norm is None else self.final_norm(y))
+        return self.output(self.final_norm(y))
 
 
 def make_velocity(
-    key: Key,
-    name: VelocityName,
-    feature_size: int,
-    flat_size: int,
-    trunk: Trunk,
-    output_gain: float = 0.01,
-    *,
-    heads: int = 1,
-    candidate_bound: float | None = 50.0,
-    decoder: DecoderName = "pre-norm",
+    key: Key, name: VelocityName, feature_size: int, flat_size: int, trunk: Trunk, output_gain: float = 0.01
 ) -> VelocityField:
     """Builds a field by name.
 
@@ -380,35 +302,17 @@ def make_velocity(
         flat_size: entries of the latent.
         trunk: shape of the networks of affine, mlp and gated; decoded takes its first width as D.
         output_gain: gain of the last layer.
-        heads: 2 for a second output per entry, see `VelocityField`. Not for gated.
-        candidate_bound: see `GatedVelocity`.
-        decoder: see `DecodedVelocity`.
 
     Raises:
-        ConfigurationError: unknown name, a width that does not fit, or a second head on a gated field.
+        ConfigurationError: unknown name, or a width that does not fit.
     """
-    if name == "affine":
-        return AffineVelocity(key, feature_size, flat_size, trunk, output_gain, heads)
-    if name == "mlp":
-        return MLPVelocity(key, feature_size, flat_size, trunk, output_gain, heads)
-    if name == "gated":
-        refuse_second_head(heads)
-        return GatedVelocity(key, feature_size, flat_size, trunk, candidate_bound, output_gain)
-    if name == "decoded":
-        width = trunk.hidden[0]
-        return DecodedVelocity(key, feature_size, flat_size, width, output_gain=output_gain, heads=heads, form=decoder)
-    raise unknown_velocity(name)
-
-
-def refuse_second_head(heads: int) -> None:
-    """A gated field has one output."""
-    if heads != 1:
-        raise ConfigurationError(
-            "velocity = 'gated': gate and candidate are two networks, so there is no trunk for a second head. Choose "
-            "affine, mlp or decoded."
-        )
-
-
-def unknown_velocity(name: str) -> ConfigurationError:
-    """What to raise for a name that is none of `VelocityName`."""
-    return ConfigurationError(f"velocity = {name!r}: unknown.{suggest(name, get_args(VelocityName))}")
+    match name:
+        case "affine":
+            return AffineVelocity(key, feature_size, flat_size, trunk, output_gain)
+        case "mlp":
+            return MLPVelocity(key, feature_size, flat_size, trunk, output_gain)
+        case "gated":
+            return GatedVelocity(key, feature_size, flat_size, trunk, output_gain=output_gain)
+        case "decoded":
+            return DecodedVelocity(key, feature_size, flat_size, trunk.hidden[0], output_gain=output_gain)
+    raise ConfigurationError(f"velocity = {name!r}: unknown.{suggest(name, get_args(VelocityName))}")

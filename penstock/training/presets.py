@@ -132,7 +132,7 @@ def named_preset(algorithm: str, name: str, velocity: str = "") -> tuple[dict[st
     Args:
         algorithm: name of the algorithm.
         name: of the preset; dashes and underscores are alike.
-        velocity: chosen velocity field, for presets that there is one of for each (``NAME-VELOCITY``).
+        velocity: chosen velocity field, where a preset depends on it (``ALGORITHM-VELOCITY`` in `NAMED`).
 
     Raises:
         ConfigurationError: the algorithm has no such preset.
@@ -141,17 +141,9 @@ def named_preset(algorithm: str, name: str, velocity: str = "") -> tuple[dict[st
     own = getattr(sys.modules[entry.config.__module__], "PRESETS", {})
     shared = {key: content for key, content in NAMED.items() if entry.family in content}
     name = name.replace("_", "-")
-    default = getattr(entry.config, "velocity", "")
-    for candidate in (name, f"{name}-{velocity or default}"):
-        if candidate in own:
-            settings = _changed(own[candidate](), entry.config())
-            meant = settings.get("velocity", default)
-            if velocity and velocity != meant:
-                raise ConfigurationError(
-                    f"preset = '{name}' is made for the velocity {meant}, and {velocity} was asked for. Leave one of "
-                    "the two out."
-                )
-            return {}, settings
+    default = entry.config().flat().get("velocity", "")
+    if name in own:
+        return {}, _changed(own[name](), entry.config())
     if name in NAMED and name not in shared:
         families = " and ".join(sorted({entry.family for entry in ALGORITHMS.values()} & set(NAMED[name])))
         raise ConfigurationError(f"preset = '{name}' is for {families} algorithms, not for {algorithm}; leave it out.")

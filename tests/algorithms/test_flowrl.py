@@ -19,7 +19,7 @@ TINY = {"batch_size": 8, "warmup_steps": 8, "actor_hidden": (8,), "critic_hidden
 
 
 def learner(**settings):
-    return flowrl.Learner(flowrl.Config(**{**TINY, **settings}), world(), 10)
+    return flowrl.Learner(flowrl.Config.of(**{**TINY, **settings}), world(), 10)
 
 
 def batch(size=8):

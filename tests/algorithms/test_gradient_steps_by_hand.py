@@ -76,7 +76,7 @@ def draw_by_hand(algorithm, actor, observation, key, training):
 
     Its third result are the means and variances that the layers saw.
     """
-    if not algorithm.config.actor_has_batch_renorm:
+    if algorithm.config.actor_trunk().renorm_warmup is None:
         sample, log_prob = Agent(actor, algorithm.normalizer()).sample_with_log_prob(observation, key)
         return sample.action, log_prob, []
     network, seen = actor.policy.network, []
@@ -138,7 +138,7 @@ def sac_by_hand(algorithm, learned, batch, key):
         learned,
         actor=actor,
         critic=critic,
-        target=None if learned.target is None else mixed(learned.target, critic, algorithm.config.target_rate),
+        target=None if learned.target is None else mixed(learned.target, critic, algorithm.config.critic.target_rate),
         log_alpha=learned.log_alpha - slope,
     )
 
@@ -170,8 +170,8 @@ def td3_by_hand(algorithm, learned, batch, key):
         learned,
         actor=actor,
         critic=critic,
-        target=mixed(learned.target, critic, config.target_rate),
-        target_actor=mixed(learned.target_actor, actor, config.target_rate),
+        target=mixed(learned.target, critic, config.critic.target_rate),
+        target_actor=mixed(learned.target_actor, actor, config.critic.target_rate),
     )
 
 
@@ -236,9 +236,9 @@ def flowrl_by_hand(algorithm, learned, batch, key):
         learned,
         actor=step_down(learned.actor, actor_loss),
         critic=critic,
-        target=mixed(learned.target, critic, config.target_rate),
+        target=mixed(learned.target, critic, config.critic.target_rate),
         behaviour_critic=behaviour,
-        behaviour_target=mixed(learned.behaviour_target, behaviour, config.target_rate),
+        behaviour_target=mixed(learned.behaviour_target, behaviour, config.critic.target_rate),
         behaviour_value=step_down(learned.behaviour_value, expectile_loss),
     )
 

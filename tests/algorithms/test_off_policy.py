@@ -175,7 +175,7 @@ def test_target_entropy_of_paths_follows_steps_and_noise():
         algorithm = learner("sac-flow", flow_steps=steps, target_step_std=0.2)
         assert abs(algorithm.entropy_target - 2 * (c * (steps + 1) + steps * math.log(0.2))) < 1e-5
     assert abs(learner("sac-flow").entropy_target) < 2e-3
-    with pytest.raises(ConfigurationError, match=r"learn_noise = False.*--learn-noise"):
+    with pytest.raises(ConfigurationError, match=r"learn_noise = False.*--no-learn-temperature"):
         learner("sac-flow", learn_noise=False)
     learner("sac-flow", learn_noise=False, target_entropy=-20.0)
     learner("sac-flow", learn_noise=False, learn_temperature=False)
@@ -222,11 +222,15 @@ def test_without_batch_renorm_crossq_has_sacs_actor():
     assert eqx.tree_equal(plain, jax.eval_shape(learner("sac").init_learned, jax.random.key(0)).actor)
 
 
-def test_the_warm_up_of_batch_renorm_is_refused_where_no_network_has_it():
+def test_the_warm_up_of_batch_renorm_belongs_to_crossq_s_critics():
     crossq = ALGORITHMS["crossq"].config
-    assert crossq(critic="target", renorm_warmup=5).actor_has_batch_renorm
-    with pytest.raises(ConfigurationError, match=r"renorm_warmup = 5: does nothing with critic = 'target'"):
-        crossq(critic="target", actor_batch_renorm=False, renorm_warmup=5)
+    assert crossq.of(renorm_warmup=5).actor_trunk().renorm_warmup == 5
+    assert crossq.of(critic="target").actor_trunk().renorm_warmup == 100_000
+    assert crossq.of(actor_batch_renorm=False).actor_trunk().renorm_warmup is None
+    with pytest.raises(ConfigurationError, match=r"renorm_warmup: does nothing with critic = 'target'"):
+        crossq.of(critic="target", renorm_warmup=5)
+    with pytest.raises(ConfigurationError, match=r"policy = 'noisy-flow': has no form with BatchRenorm"):
+        learner("crossq", policy="noisy-flow")
 
 
 # ------------------------------------------------------------------------------------------------- FlowRL
@@ -270,9 +274,9 @@ def test_where_the_policy_is_better_flow_matching_teaches_nothing():
 
 
 def test_released_policy_has_the_published_size_and_clips_its_noise():
-    config = flowrl.released()
-    assert config.flow_steps == 1 and config.stepper == "midpoint"
-    algorithm = learner("flowrl", **{f.name: getattr(config, f.name) for f in dataclasses.fields(config)} | TINY)
+    config = flowrl.released().flat()
+    assert config["flow_steps"] == 1 and config["stepper"] == "midpoint"
+    algorithm = learner("flowrl", **config | TINY)
     policy = algorithm.init_learned(jax.random.key(0)).actor.policy
     assert policy.network_evaluations == 2
     noise = policy.base_noise(jax.random.normal(jax.random.key(0), (10_000,)))
@@ -378,4 +382,4 @@ def test_a_small_ceiling_needs_no_floor_that_is_not_read():
 
 def test_a_critic_whose_layers_have_no_activation_is_refused():
     with pytest.raises(ConfigurationError, match=r"critic_hidden = \(8, 8\): needs at least 3 layers"):
-        flowrl.Config(critic_hidden=(8, 8))
+        flowrl.Config.of(critic_hidden=(8, 8))

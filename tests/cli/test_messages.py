@@ -38,7 +38,10 @@ TRAIN = ("train", "rfo", "--world", "classic/double-integrator", "--run-dir")
             ["train", "rfo", "--world", "classic/pendulum", "--precision", "bfloat16"],
             ["--precision: rfo has no such setting", "belongs to sac, td3, crossq, flowrl, sac-flow"],
         ),
-        (["train", "sac", "--world", "classic/pendulum", "--no-drift"], ["--no-drift: sac has no", "sac-flow"]),
+        (
+            ["train", "sac", "--world", "classic/pendulum", "--no-drift"],
+            ["drift: does nothing with policy", "noisy-flow"],
+        ),
         (["evaluate"], ["run folder"]),
         (["evaluate", "nope"], ["nope holds no run"]),
         (["evaluate", "nope", "--checkpoint", "first"], ["--checkpoint", "best", "last"]),

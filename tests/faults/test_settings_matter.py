@@ -14,7 +14,7 @@ from penstock.worlds import make_world
 
 OTHER = {
     "activation": "tanh",
-    "policy": ("flow", "gaussian"),
+    "policy": ("gaussian", "deterministic"),
     "stepper": "heun",
     "velocity": ("gated", "mlp"),
     "deterministic_action": "typical",
@@ -23,19 +23,10 @@ OTHER = {
     "weighting": "code",
     "squash_target": "atanh",
     "value_activation": "gelu",
-    "density": "noise-only",
-    "squash_log_det": "epsilon",
-    "noise_enters": "latent",
-    "noise_depends_on": "path",
-    "decoder": "post-norm",
-    "networks": ("released", "paper"),
     "entropy": "action",
     "precision": "bfloat16",  # refused where nothing is large enough for it
 }
 """Other values of settings that are names; the first that differs is taken."""
-
-VARIANTS = {"sac-flow, released": ("sac-flow", {"networks": "released"})}
-"""Further starting points: an algorithm with other settings."""
 
 TINY_OFF_POLICY = {
     "batch_size": 8,
@@ -73,9 +64,8 @@ def changed(name, value):
 @functools.cache
 def fingerprint(algorithm, name=None):
     """The program of an algorithm with one setting changed, as text; or the refusal."""
-    base, extra = VARIANTS.get(algorithm, (algorithm, {}))
-    entry = ALGORITHMS[base]
-    config = entry.config.preset(TINY if entry.family == "pathwise" else TINY_OFF_POLICY, **extra)
+    entry = ALGORITHMS[algorithm]
+    config = entry.config.preset(TINY if entry.family == "pathwise" else TINY_OFF_POLICY)
     if name is not None:
         value = changed(name, config.flat()[name])
         try:
@@ -119,8 +109,6 @@ def off_policy_cases():
         for name in names:
             quick = name not in inherited and algorithm == "sac"
             yield pytest.param(algorithm, name, marks=[] if quick else pytest.mark.slow)
-            if algorithm == "sac-flow" and (name not in inherited or name == "renorm_warmup"):
-                yield pytest.param("sac-flow, released", name, marks=pytest.mark.slow)
         inherited |= set(names)
 
 

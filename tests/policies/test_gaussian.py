@@ -127,7 +127,8 @@ def test_mode_is_the_squashed_mean_and_what_it_offers_is_stated():
 
 def renormed(calls):
     """CrossQ's actor with a warm-up of 10 calls, every weight, scale, offset and running statistic in use."""
-    policy = SquashedGaussian(jax.random.key(0), 3, 2, Trunk((5, 4), "relu", False), output_gain=1.0, renorm_warmup=10)
+    trunk = Trunk((5, 4), "relu", False, renorm_warmup=10)
+    policy = SquashedGaussian(jax.random.key(0), 3, 2, trunk, output_gain=1.0)
     rng = np.random.default_rng(0)
 
     def in_use(path, leaf):

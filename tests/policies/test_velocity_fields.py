@@ -134,35 +134,6 @@ def test_folded_decoder_equals_attention_and_queries_and_keys_have_no_gradient()
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(gradient))
 
 
-def post_norm_oracle(field, projections, x, tau, heads=4):
-    """The released code's decoder: self-attention, cross-attention, feed-forward; a norm after each sum."""
-
-    def norm(layer, h):
-        return (h - h.mean()) / jnp.sqrt(h.var() + 1e-5) * layer.weight + layer.bias
-
-    token, y = embeddings(field, x, tau)
-    for block, (sq, sk, cq, ck) in zip(field.blocks, projections, strict=True):
-        own = attention((sq @ y)[None], (sk @ y)[None], dense(block.self_value, y)[None], heads)[0]
-        y = norm(block.norms[0], y + dense(block.self_out, own))
-        state = attention((cq @ y)[None], (ck @ token)[None], dense(block.value, token)[None], heads)[0]
-        y = norm(block.norms[1], y + dense(block.out, state))
-        y = norm(block.norms[2], y + dense(block.narrow, jax.nn.gelu(dense(block.widen, y))))
-    return dense(field.output, y)
-
-
-def test_folded_post_norm_decoder_equals_attention():
-    field = DecodedVelocity(jax.random.key(3), 3, 2, width=16, output_gain=1.0, heads=2, form="post-norm")
-    field = shaken(field)
-    projections = [tuple(jax.random.normal(jax.random.key(10 * i + j), (16, 16)) for j in range(4)) for i in range(2)]
-    x, tau = jnp.array([0.7, -0.4]), jnp.asarray(0.25)
-    folded = jax.jit(lambda field: field(field.condition(FEATURES), x, tau))(field)
-    assert folded.shape == (4,)
-    oracle = jax.jit(lambda p: post_norm_oracle(field, p, x, tau))
-    np.testing.assert_allclose(folded, oracle(projections), rtol=2e-5, atol=2e-6)
-    gradient = jax.jit(jax.grad(lambda p: jnp.sum(jnp.square(post_norm_oracle(field, p, x, tau)))))(projections)
-    assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradient)) == 0.0
-
-
 @pytest.mark.parametrize("make", [GatedVelocity, pytest.param(DecodedVelocity, marks=pytest.mark.slow)])
 def test_fields_depend_on_state_latent_and_time(make):
     args = (TRUNK,) if make is GatedVelocity else (16,)
@@ -214,11 +185,6 @@ def test_bias_of_the_gain_alone_sets_every_standard_deviation():
     agent = Agent(Actor(VectorEncoder(3), policy), normalizer)
     std = agent.latent_std(Observation(jnp.stack([FEATURES, -FEATURES])), jax.random.key(0), draws=4000)
     np.testing.assert_allclose(std, [0.0, 0.0625, 1.25**4], rtol=0.03)
-
-
-def test_affine_with_a_second_head_gives_further_numbers():
-    field = AffineVelocity(jax.random.key(4), 3, 2, TRUNK, heads=2)
-    assert field(field.condition(FEATURES), jnp.ones(2), jnp.asarray(0.5)).shape == (4,)
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ class Countdown(Task):
 
 def agent(chunk=1):
     settings, trunk = GaussianSettings(initial_log_std=0.0), Trunk((4,), "silu", True, 1.0)
-    actor = make_actor(jax.random.key(1), settings, ObservationSpec(1), chunk, trunk)
+    actor = make_actor(*jax.random.split(jax.random.key(1)), settings, ObservationSpec(1), chunk, trunk)
     return Agent(actor, Normalizer.create(1, False), chunk_length=chunk)
 
 
