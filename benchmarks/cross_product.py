@@ -13,7 +13,9 @@ import jax
 import numpy as np
 
 from penstock._errors import PenstockError
+from penstock.algorithms.learner import results
 from penstock.algorithms.registry import ALGORITHMS
+from penstock.training.drivers.functional import begin, iterate
 from penstock.worlds import make_world
 
 POLICIES: dict[str, dict[str, object]] = {
@@ -55,11 +57,11 @@ def built(algorithm: str, policy: str):
 
 def trained(learner) -> dict[str, float]:
     """Metrics of the second of two iterations."""
-    step = jax.jit(learner.step)
-    state, _ = step(jax.jit(learner.init)(jax.random.key(0)))
+    step = jax.jit(lambda state: iterate(learner, state)[:2])
+    state, _ = step(jax.jit(lambda key: begin(learner, key))(jax.random.key(0)))
     state, metrics = step(state)
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(learner.agent(state).actor))
-    return {name: float(value) for name, value in metrics.items()}
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(learner.agent(state.learned).actor))
+    return {name: float(value) for name, value in results(metrics).items()}
 
 
 def pairs() -> dict[tuple[str, str], object]:

@@ -38,7 +38,7 @@ RULES = {
 
 def best_by_the_critic(learner, state, world, key, candidates: int):
     """Returns of episodes in which every action is the best of a few by ``r + gamma V`` of one step. No chunks."""
-    agent, world_state = learner.agent(state), world.reset(jax.random.split(key)[0])
+    agent, world_state = learner.agent(state.learned), world.reset(jax.random.split(key)[0])
     noises = jnp.asarray(fixed_noises(candidates, agent.actor.policy.flat_size))
     noises = jnp.concatenate([jnp.zeros((1, noises.shape[1])), noises])
 
@@ -49,7 +49,7 @@ def best_by_the_critic(learner, state, world, key, candidates: int):
 
         def worth(action):
             _, seen = world.step(now, action)
-            value = state.critic.values(seen.final_observation, state.normalizer).mean(axis=0)
+            value = state.learned.critic.values(seen.final_observation, state.learned.normalizer).mean(axis=0)
             return seen.reward + learner.config.discount * jnp.where(seen.terminated, 0.0, value)
 
         best = jnp.argmax(jax.lax.map(worth, carried), axis=0)
@@ -67,19 +67,19 @@ def measure(folder: Path, episodes: int, checkpoint: str) -> list[dict]:
     learner, world, key = run.learner, run.learner.world.with_num_envs(episodes), jax.random.key(9)
 
     def returns(state):
-        agent = learner.agent(state)
+        agent = learner.agent(state.learned)
         found = {"latent std": agent.latent_std(state.world.observation, key)}
         for name, rule in RULES.items():
             found[name] = run_episodes(agent.acting_by(rule), world, key, deterministic=True)[0].episode_return
         found["fresh noise"] = run_episodes(agent, world, key, deterministic=False)[0].episode_return
-        if agent.chunk_length == 1 and state.critic is not None:
+        if agent.chunk_length == 1 and state.learned.critic is not None:
             found["best of 9 by the critic"] = best_by_the_critic(learner, state, world, key, 8)
         return jax.tree.map(jnp.mean, found)
 
     rows, compiled = [], jax.jit(returns)
     for index in range(run.plan.seeds):
-        found = compiled(jax.tree.map(lambda leaf, i=index: leaf[i], run.state))
-        row = {"run": folder.name, "world": run.plan.world, "velocity": run.plan.settings.velocity}
+        found = compiled(run.state.seed(index))
+        row = {"run": folder.name, "world": run.plan.world, "velocity": run.plan.settings.flat()["velocity"]}
         row |= {"seed": run.plan.seed + index, "env_steps": run.manifest.step}
         rows.append(
             row | {name: round(float(value), 3 if name == "latent std" else 1) for name, value in found.items()}

@@ -89,10 +89,9 @@ def step_gradients(learner, learned, batch, key):
 def train_arm(velocity, flow_steps, arguments):
     import jax
 
-    from penstock.algorithms.off_policy import OffPolicyState
+    from penstock.training.drivers.functional import seed_keys
     from penstock.training.plan import make_plan
-    from penstock.training.program import seed_keys
-    from penstock.training.programs import make_program
+    from penstock.training.running import make_driver
     from penstock.worlds import make_world
 
     suite = arguments.world.split("/")[0]
@@ -114,16 +113,16 @@ def train_arm(velocity, flow_steps, arguments):
 
     results = []
     for seed in range(arguments.seeds):
-        program = make_program(learner, make_world(arguments.world, 1))
+        program = make_driver(learner, make_world(arguments.world, 1))
         keys = seed_keys(seed, 1)
         begin, state, done = time.process_time(), program.init(keys), 0
         program.compile(state, np.int32(1), keys)
         rows = []
         for mark in marks:
             state, metrics = program.train(state, np.int32(mark - done))
-            here: OffPolicyState = jax.tree.map(lambda leaf: leaf[0], state)
+            here = state.seed(0)
             uniform = np.random.default_rng(mark).random(BATCH, dtype=np.float32)
-            batch = here.replay.gather(uniform, config.discount)
+            batch = here.memory.gather(uniform, config.discount)
             gradient = np.asarray(measure(here.learned, batch, jax.random.key(100 + seed)), float)
             rows.append(
                 {

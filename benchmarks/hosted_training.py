@@ -29,12 +29,12 @@ def measure(algorithm: str, world: str, preset: str, stretch: int) -> dict:
     import jax
 
     from penstock.training.plan import make_plan
-    from penstock.training.programs import make_program
+    from penstock.training.running import make_driver
     from penstock.worlds import make_world
 
     plan = make_plan(algorithm, world, preset=preset, settings={"warmup_steps": 500}, steps=100_000, seeds=1)
     learner = plan.make_learner(plan.make_world())
-    program = make_program(learner, make_world(world, 1))
+    program = make_driver(learner, make_world(world, 1))
     keys = jax.random.split(jax.random.key(0), 1)
     states = program.init(keys)
     program.compile(states, np.int32(1), keys)
@@ -50,10 +50,10 @@ def measure(algorithm: str, world: str, preset: str, stretch: int) -> dict:
         return time.perf_counter() - begin, time.process_time() - cpu
 
     stretches = [play() for _ in range(REPEATS)]
-    program.clock.apart = True
-    before = {part: getattr(program.clock, part) for part in PARTS}
+    program.stopwatch.apart = True
+    before = {part: getattr(program.stopwatch, part) for part in PARTS}
     apart = sum(play()[0] for _ in range(REPEATS))
-    spent = {part: getattr(program.clock, part) - before[part] for part in PARTS}
+    spent = {part: getattr(program.stopwatch, part) - before[part] for part in PARTS}
     program.close()
     steps = iterations * per_iteration
     return {

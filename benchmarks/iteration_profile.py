@@ -24,8 +24,10 @@ set_up_jax()
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 
+from penstock.algorithms.pathwise import Now  # noqa: E402
 from penstock.networks.optimization import guarded_step  # noqa: E402
 from penstock.reports.tables import markdown_table  # noqa: E402
+from penstock.training.drivers.functional import begin, iterate  # noqa: E402
 from penstock.training.plan import make_plan  # noqa: E402
 
 OUTPUT = Path(__file__).parent / "results" / "iteration_profile.json"
@@ -66,24 +68,24 @@ def programs(algorithm: str, world_name: str) -> tuple[dict, int]:
     plan = make_plan(algorithm, world_name, **{"steps": 1_000_000, **SETTINGS[world_name]})
     world = plan.make_world()
     learner = plan.make_learner(world)
-    state = jax.jit(learner.init)(jax.random.key(0))
+    state = jax.jit(lambda key: begin(learner, key))(jax.random.key(0))
     shape = (plan.settings.window, world.num_envs, world.action_size)
     actions = 0.5 * jax.random.uniform(jax.random.key(1), shape, minval=-1.0)
     physics = physics_program(world, plan.settings.window)
 
     def window_gradient(state):
-        return learner.return_gradient(state)
+        return learner.return_gradient(state.learned, state.world, state.key, state.clock)
 
     def regularizers(state, window):
-        metrics = {}
-        return learner.regularizer_gradients(state, window, metrics), metrics
+        now = Now(state.learned, window, state.key, state.clock, {}, {})
+        return learner.regularizer_gradients(now), now.metrics
 
     def critic(state, window):
-        metrics = {}
-        return learner._fit_critic(state, window, metrics), metrics
+        now = Now(state.learned, window, state.key, state.clock, {}, {})
+        return learner._fit_critic(now), now.metrics
 
     def optimizer(state, gradient):
-        return guarded_step(learner.actor_optimizer, gradient, state.actor_optimizer, state.actor)
+        return guarded_step(learner.actor_optimizer, gradient, state.learned.actor_optimizer, state.learned.actor)
 
     def compiled(function, *arguments):
         return jax.jit(function).lower(*arguments).compile(), arguments
@@ -95,7 +97,7 @@ def programs(algorithm: str, world_name: str) -> tuple[dict, int]:
         "both": compiled(jax.grad(physics, argnums=(0, 1), has_aux=True), state.world.body, actions),
         "critic": compiled(critic, state, window),
         "optimizer": compiled(optimizer, state, gradient),
-        "iteration": compiled(learner.step, state),
+        "iteration": compiled(lambda state: iterate(learner, state)[:2], state),
     }
     if algorithm == "rfo":
         parts["regularizers"] = compiled(regularizers, state, window)

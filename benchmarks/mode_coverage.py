@@ -73,7 +73,7 @@ def roll_out(learner, state, world, key, *, noisy):
     import jax
     import jax.numpy as jnp
 
-    agent, task = learner.agent(state), world.task.single
+    agent, task = learner.agent(state.learned), world.task.single
 
     def step(carry, key):
         now, total, goal, alive = carry
@@ -104,24 +104,25 @@ def train_arm(name, steps, seeds, num_envs):
     import jax
 
     from penstock.algorithms.registry import ALGORITHMS
+    from penstock.training.drivers.functional import begin, iterate
     from penstock.worlds import make_world
 
     algorithm, settings = ARMS[name]
     entry = ALGORITHMS[algorithm]
-    config = entry.config(**{**SHARED, **settings})
+    config = entry.config.of(**{**SHARED, **settings})
     updates = math.ceil(steps / (num_envs * config.collect_steps))
     learner = entry.learner(config, make_world("classic/multi-goal", num_envs), updates)
     judge = make_world("classic/multi-goal", EPISODES)
-    train = jax.jit(lambda key: jax.lax.fori_loop(0, updates, lambda _, s: learner.step(s)[0], learner.init(key)))
+    train = jax.jit(lambda key: jax.lax.fori_loop(0, updates, lambda _, s: iterate(learner, s)[0], begin(learner, key)))
     show = {noisy: jax.jit(lambda s, k, n=noisy: roll_out(learner, s, judge, k, noisy=n)) for noisy in (True, False)}
     result = {"env_steps": updates * learner.steps_per_update, "seeds": []}
-    begin = time.process_time()
+    started = time.process_time()
     train = train.lower(jax.random.key(0)).compile()
-    result["compile_cpu_seconds"] = round(time.process_time() - begin, 1)
+    result["compile_cpu_seconds"] = round(time.process_time() - started, 1)
     for seed in range(seeds):
-        begin = time.process_time()
+        started = time.process_time()
         state = jax.block_until_ready(train(jax.random.key(seed)))
-        seconds = time.process_time() - begin
+        seconds = time.process_time() - started
         total, goal, path = show[True](state, jax.random.key(1000 + seed))
         mode_total, mode_goal, _ = show[False](state, jax.random.key(2000 + seed))
         count = judge.task.single.goals

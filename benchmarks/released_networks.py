@@ -66,7 +66,7 @@ def official_noise(key) -> jax.Array:
 def ours(velocity: str) -> ReleasedFlow:
     """The preset's policy."""
     world = ShapesWorld(ObservationSpec(vector=FEATURES), ACTIONS)
-    return sac_flow.Learner(reference_code(velocity), world, 10**8).init_learned(jax.random.key(0)).actor.policy
+    return sac_flow.Learner(reference_code(velocity), world, 10**8).init(jax.random.key(0)).actor.policy
 
 
 def linear(layer, parameters):

@@ -81,6 +81,7 @@ def compile_arm(algorithm, settings, world, numbers):
     import optax
 
     from penstock.algorithms.registry import algorithm_entry
+    from penstock.training.drivers.functional import begin, iterate
     from penstock.training.evaluation import run_episodes
     from penstock.worlds import make_world
 
@@ -112,8 +113,8 @@ def compile_arm(algorithm, settings, world, numbers):
             optax.clip_by_global_norm(numbers.get("gradient_clip", config.optimizer.gradient_clip)),
             optax.adamw(schedule, *config.optimizer.adam_betas, weight_decay=config.optimizer.weight_decay),
         )
-        state = jax.lax.fori_loop(0, updates, lambda _, s: learner.step(s)[0], learner.init(key))
-        agent = learner.agent(state)
+        state = jax.lax.fori_loop(0, updates, lambda _, s: iterate(learner, s)[0], begin(learner, key))
+        agent = learner.agent(state.learned)
         result = {}
         for name, deterministic in (("stochastic", False), ("deterministic", True)):
             episodes, _ = run_episodes(agent, judge, jax.random.fold_in(key, 1), deterministic=deterministic)

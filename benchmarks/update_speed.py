@@ -43,6 +43,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 from released_sac_flow import ACTORS, reference_code
 
 from penstock.algorithms import crossq, flowrl, sac, sac_flow
+from penstock.algorithms.learner import Clock
 from penstock.data import Experience, Replay
 from penstock.networks.precision import Precision
 from penstock.observation import Observation, ObservationSpec
@@ -83,7 +84,7 @@ class Ours:
             observations(keys[0]), action, jax.random.normal(keys[2], (n, 1)), never, never, observations(keys[3])
         )
         replay = Replay(ring, jnp.asarray(0, jnp.int32), jnp.asarray(n, jnp.int32))
-        self.learned = jax.jit(learner.init_learned)(keys[4])
+        self.learned = jax.jit(learner.init)(keys[4])
         self.count = jnp.asarray(0, jnp.int32)
         names = ("critic", "behaviour_critic", "behaviour_value")
         critics = [getattr(self.learned, name, None) for name in names]
@@ -92,9 +93,10 @@ class Ours:
         def one(carry, _):
             learned, count = carry
             key_batch, key_step = jax.random.split(jax.random.fold_in(keys[5], count))
-            batch = replay.sample(key_batch, config.batch_size, config.discount, **learner.sampling())
-            learned, metrics = learner.learn(learned, batch, key_step, count)
-            return (learned, count + 1), metrics
+            batch = replay.sample(key_batch, config.batch_size, **learner.data.sampling)
+            clock = Clock(count, count, count)
+            updated = learner.update(learned, batch, key_step, clock)
+            return (updated.learned, count + 1), updated.metrics
 
         def block(learned, count):
             (learned, count), metrics = jax.lax.scan(one, (learned, count), None, length=BLOCK)

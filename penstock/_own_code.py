@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import pathlib
 import sys
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -56,7 +57,8 @@ def _load_module(place: str) -> Any:
         path = pathlib.Path(place)
         if not path.is_file():
             raise ConfigurationError(f"There is no file '{place}' (looked in {pathlib.Path.cwd()}).")
-        found = importlib.util.spec_from_file_location(f"penstock_own_{path.stem}", path)
+        name = f"penstock_own_{path.stem}_{zlib.crc32(str(path.resolve()).encode()):08x}"
+        found = importlib.util.spec_from_file_location(name, path)
         if found is None or found.loader is None:
             raise ConfigurationError(f"Python cannot import '{place}'.")
         module, loader = importlib.util.module_from_spec(found), found.loader
@@ -66,6 +68,7 @@ def _load_module(place: str) -> Any:
         if module is None or loader is None:
             with _importable_from(pathlib.Path.cwd()):
                 return importlib.import_module(place)
+        sys.modules[module.__name__] = module  # where dataclasses and `inspect` look for it
         with _importable_from(pathlib.Path(place).resolve().parent):
             loader.exec_module(module)
         return module

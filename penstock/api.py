@@ -18,8 +18,8 @@ from penstock.storage.run_folder import METRICS_NAME
 from penstock.training.loop import Observer, Result, Silent
 from penstock.training.loop import train as train_plan
 from penstock.training.plan import RunPlan, default_run_dir, make_plan
-from penstock.training.programs import evaluate_seeds
 from penstock.training.restore import RestoredRun, read_plan, restore_run
+from penstock.training.running import evaluate_seeds
 from penstock.worlds import World
 from penstock.worlds.hosted.hosted_world import HostedWorld
 from penstock.worlds.loading import load_world
@@ -138,7 +138,7 @@ class Run:
         self._restored: dict[str, RestoredRun] = {}
 
     def __repr__(self) -> str:
-        return f"<run of {self.plan.algorithm} on {self.plan.world} in {self.path}>"
+        return f"<run of {self.plan.title} on {self.plan.world} in {self.path}>"
 
     @property
     def seeds(self) -> Sequence[int]:
@@ -165,8 +165,8 @@ class Run:
         seed = self.plan.seed if seed is None else seed
         require(seed in self.seeds, "seed", seed, f"this run has the seeds {list(self.seeds)}")
         restored = self._open(checkpoint)
-        state = jax.tree.map(lambda leaf: leaf[seed - self.plan.seed], restored.state)
-        return TrainedAgent(restored.learner.agent(state), restored.learner.world)
+        learned = restored.state.seed(seed - self.plan.seed).learned
+        return TrainedAgent(restored.learner.agent(learned), restored.learner.world)
 
     def evaluate(
         self, episodes: int = 64, *, seed: int = 12345, checkpoint: Literal["last", "best"] = "last"

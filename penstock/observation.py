@@ -1,4 +1,4 @@
-"""What a policy sees: a vector and, where the world offers them, a point cloud or pictures."""
+"""What a policy sees: a vector and, where there are any, a point cloud or pictures; and what critics see beside."""
 
 import dataclasses
 
@@ -17,11 +17,17 @@ class ObservationSpec:
         vector: length of the vector part: at least 1, or 0 where there is nothing but pixels.
         points: number of points in the cloud; 0 where the world has none.
         pixels: height, width and channels of the picture, or None. Stacked frames are channels.
+        privileged: length of the part that critics alone see; 0 for none.
     """
 
     vector: int
     points: int = 0
     pixels: tuple[int, int, int] | None = None
+    privileged: int = 0
+
+    def for_critics(self) -> "ObservationSpec":
+        """Sizes of `Observation.for_critics`."""
+        return dataclasses.replace(self, vector=self.vector + self.privileged, privileged=0)
 
 
 class Observation(eqx.Module):
@@ -33,11 +39,20 @@ class Observation(eqx.Module):
         points: ``(..., P, 3)`` positions, or None. Never normalised.
         pixels: ``(..., H, W, C)`` bytes, or None. Never normalised, and kept as bytes until an encoder reads them; no
             gradient passes through them.
+        privileged: ``(..., m)`` what a simulator knows and a robot does not, or None. Policies never see it; it is
+            never normalised.
     """
 
     vector: Float[AnyArray, "*batch n"]
     points: Float[AnyArray, "*batch P 3"] | None = None
     pixels: UInt8[AnyArray, "*batch H W C"] | None = None
+    privileged: Float[AnyArray, "*batch m"] | None = None
+
+    def for_critics(self) -> "Observation":
+        """The observation with its privileged part as the end of the vector."""
+        if self.privileged is None:
+            return self
+        return Observation(jnp.concatenate([self.vector, self.privileged], axis=-1), self.points, self.pixels)
 
 
 def blank(spec: ObservationSpec, num_envs: int) -> Observation:
@@ -46,4 +61,5 @@ def blank(spec: ObservationSpec, num_envs: int) -> Observation:
         vector=jnp.zeros((num_envs, spec.vector)),
         points=jnp.zeros((num_envs, spec.points, 3)) if spec.points else None,
         pixels=None if spec.pixels is None else jnp.zeros((num_envs, *spec.pixels), jnp.uint8),
+        privileged=jnp.zeros((num_envs, spec.privileged)) if spec.privileged else None,
     )

@@ -48,6 +48,7 @@ for world in ("classic/pendulum", "gym/Pendulum-v1"):
 import jax, numpy as np
 import two_modes as benchmark
 from penstock.algorithms import rfo, sapo
+from penstock.training.drivers.functional import begin, iterate
 from penstock.training.evaluation import run_episodes
 from penstock.worlds import make_world
 world = "classic/deceptive-basins"
@@ -63,9 +64,9 @@ for module, numbers in (
     other = {name: 0.5 * number for name, number in numbers.items()}  # what is compiled must not matter
     result, _ = benchmark.compile_arm(module.Learner.name, {}, world, other)(numbers, jax.random.key(4))
     learner = module.Learner(module.Config.of(window=8, **small, **numbers), make_world(world, 4), 3)
-    state = jax.lax.fori_loop(0, 3, lambda _, s: learner.step(s)[0], learner.init(jax.random.key(4)))
+    state = jax.lax.fori_loop(0, 3, lambda _, s: iterate(learner, s)[0], begin(learner, jax.random.key(4)))
     key = jax.random.fold_in(jax.random.key(4), 1)
-    plain, _ = run_episodes(learner.agent(state), make_world(world, 8), key, deterministic=False)
+    plain, _ = run_episodes(learner.agent(state.learned), make_world(world, 8), key, deterministic=False)
     np.testing.assert_allclose(plain.episode_return.mean(), result["return_stochastic"], rtol=1e-4)
 """,
 }

@@ -25,7 +25,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from penstock._errors import ConfigurationError, require
-from penstock._types import Key, Scalar
+from penstock._types import Key
+from penstock.algorithms.learner import Metrics, counts, means
 from penstock.algorithms.off_policy import OffPolicyLearner, polyak, where_due
 from penstock.algorithms.off_policy_config import FollowedCritic, OffPolicyConfig, refuse_idle
 from penstock.critics.action_value import ActionCritic, NormedHead
@@ -170,8 +171,8 @@ class Learner(OffPolicyLearner[Config]):
         self.critic_optimizer = make_constant_optimizer(critic.critic_learning_rate, optimizer.adam_betas)
         super().__init__(config, world, planned_updates)
 
-    def init_learned(self, key: Key) -> Learned:
-        """See `OffPolicyLearner.init_learned`."""
+    def init(self, key: Key) -> Learned:
+        """See `Learner.init`."""
         config, spec, d = self.config, self.world.observation_spec, self.world.action_size
         keys = jax.random.split(key, 5)
         trunk = config.actor_trunk()
@@ -188,7 +189,7 @@ class Learner(OffPolicyLearner[Config]):
 
         def values(key, action_size, size):
             key_encoder, key_networks = jax.random.split(key)
-            encoder = make_encoder(key_encoder, spec, trunk)
+            encoder = make_encoder(key_encoder, spec.for_critics(), trunk)
             inputs = encoder.size + action_size
 
             def head(k):
@@ -231,9 +232,7 @@ class Learner(OffPolicyLearner[Config]):
             "newest": config.newest,
         }
 
-    def gradient_step(
-        self, learned: Learned, batch: Batch, key: Key, count: Int[Array, ""]
-    ) -> tuple[Learned, dict[str, Scalar]]:
+    def gradient_step(self, learned: Learned, batch: Batch, key: Key, count: Int[Array, ""]) -> tuple[Learned, Metrics]:
         """See `OffPolicyLearner.gradient_step`."""
         config = self.config
         key_next, key_actor = jax.random.split(key)
@@ -243,12 +242,8 @@ class Learner(OffPolicyLearner[Config]):
             learned.critic, learned.critic_optimizer, batch, y
         )
         learned = dataclasses.replace(learned, critic=critic, critic_optimizer=critic_optimizer)
-        metrics = {
-            "critic/loss": critic_loss,
-            "critic/target_mean": y.mean(),
-            "critic/gradient_norm": health.norm,
-            "critic/skipped": health.skipped.astype(jnp.float32),
-        }
+        measured = {"critic/loss": critic_loss, "critic/target_mean": y.mean(), "critic/gradient_norm": health.norm}
+        metrics = means(measured) | counts({"critic/skipped": health.skipped})
         if config.behaviour_values:
             learned, stored, behaviour_metrics = self._behaviour_step(learned, batch)
             metrics |= behaviour_metrics
@@ -263,7 +258,7 @@ class Learner(OffPolicyLearner[Config]):
             if config.behaviour_values:
                 tracked = polyak(learned.behaviour_target, learned.behaviour_critic, config.critic.target_rate)
                 learned = dataclasses.replace(learned, behaviour_target=tracked)
-            return learned, actor_metrics | {"actor/steps": jnp.ones(()), "policy/steps": jnp.ones(())}
+            return learned, actor_metrics
 
         learned, delayed = where_due(count % config.policy_delay == 0, actor_and_targets, learned)
         return learned, metrics | delayed
@@ -291,12 +286,12 @@ class Learner(OffPolicyLearner[Config]):
             behaviour_value=value,
             behaviour_value_optimizer=value_optimizer,
         )
-        metrics = {
+        measured = {
             "critic/behaviour_loss": behaviour_loss,
             "critic/behaviour_value_loss": loss_v,
             "critic/behaviour_value_mean": best.mean(),
         }
-        return learned, stored.min(axis=0), metrics
+        return learned, stored.min(axis=0), means(measured)
 
     def _regress(self, critic, optimizer_state, batch, target):
         """One step of both heads toward ``target``; also the values of before the step."""
@@ -335,16 +330,16 @@ class Learner(OffPolicyLearner[Config]):
         (total, (value, error, weight, action)), gradient = eqx.filter_value_and_grad(loss, has_aux=True)(learned.actor)
         actor, optimizer, health = guarded_step(self.actor_optimizer, gradient, learned.actor_optimizer, learned.actor)
         learned = dataclasses.replace(learned, actor=actor, actor_optimizer=optimizer)
-        return learned, {
+        measured = {
             "actor/loss": total,
             "actor/value_mean": value.mean(),
             "actor/flow_matching_loss": error.mean(),
             "actor/weight_mean": weight.mean(),
             "actor/better_stored": (stored > value).mean(),
             "actor/gradient_norm": health.norm,
-            "actor/skipped": health.skipped.astype(jnp.float32),
             "policy/saturation": (jnp.abs(action) > 0.99).mean(),
         }
+        return learned, means(measured) | counts({"actor/steps": 1, "actor/skipped": health.skipped})
 
 
 def flow_matching_weight(config: Config, difference: Float[Array, "B"]) -> Float[Array, "B"]:

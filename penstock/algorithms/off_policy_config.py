@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from penstock._errors import ConfigurationError, require, suggest
-from penstock._settings import Choice, Part, Settings
+from penstock._settings import Choice, Part
+from penstock.algorithms.learner import AlgorithmSettings
 from penstock.networks import Trunk
 from penstock.networks.precision import SHORTEST_SIDE, Precision
 from penstock.policies import DeterministicAction, GaussianSettings, PolicySettings
@@ -141,7 +142,7 @@ class CrossQCritic(CriticBase):
 
 
 @dataclasses.dataclass(frozen=True)
-class OffPolicyConfig(Settings):
+class OffPolicyConfig(AlgorithmSettings):
     """Settings that every off-policy algorithm has. Each adds its parts ``policy`` and ``critic``."""
 
     discount: float = 0.99
@@ -171,9 +172,9 @@ class OffPolicyConfig(Settings):
     policy: PolicySettings = GaussianSettings(initial_log_std=0.0)
     """The policy; its class first."""
     critic: CriticSettings = CriticSettings()
-    """The critics."""
+    """The critics, and how they are fitted."""
     optimizer: AdamSettings = AdamSettings()
-    """The optimiser."""
+    """The optimiser of all networks."""
 
     def __post_init__(self):
         for field in ("batch_size", "replay_capacity", "n_step", "collect_steps", "updates_per_step", "policy_delay"):

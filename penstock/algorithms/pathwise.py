@@ -1,7 +1,7 @@
 """What all pathwise algorithms share: one actor step through a differentiable window, then a critic.
 
 APG, SHAC, SHAC2, SAPO and RFO each state in their own file what they add: which critic, which bonus in the return,
-which regularizers beside it. The iteration itself is `PathwiseLearner.step`:
+which regularizers beside it. The iteration itself is `PathwiseLearner.update`:
 
     1. roll out H steps of N environments under the agent, from the detached end of the last window
     2. gradient of  -mean(window return) / H  through policy, physics and bootstrap value; plus regularizers
@@ -10,30 +10,31 @@ which regularizers beside it. The iteration itself is `PathwiseLearner.step`:
     5. merge the window into the observation statistics
 """
 
-import abc
 import dataclasses
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import PyTree
 
 from penstock._errors import CapabilityError, ConfigurationError, require
 from penstock._types import Key, PerEnv, Scalar
 from penstock.algorithms.keys import purpose_key
+from penstock.algorithms.learner import Clock, DifferentiableWindow, Evidence, Learner, RunKeys, Updated, counts, means
 from penstock.algorithms.pathwise_config import PathwiseConfig
 from penstock.algorithms.window import Window, phase_of, rollout_window
 from penstock.critics import Critic, fit_values, segment_return, td_lambda_targets
 from penstock.networks import Normalizer
 from penstock.networks.optimization import guarded_step, make_optimizer
-from penstock.policies import Actor, Agent, Need, make_actor, require_of_policy
+from penstock.policies import Actor, Agent, make_actor
 from penstock.worlds import FunctionalWorld, Observation, World
+from penstock.worlds.world import WorldState
 
 
-class PathwiseState(eqx.Module):
-    """Everything that evolves in a pathwise run: one pytree of arrays.
+class Learned(eqx.Module):
+    """What a pathwise algorithm learns.
 
     Attributes:
         actor: encoder and policy.
@@ -42,11 +43,7 @@ class PathwiseState(eqx.Module):
         target_critic: slowly following copy, or None.
         critic_optimizer: optimiser state.
         normalizer: observation statistics.
-        world: state of the N environments.
         memory: what one algorithm alone remembers (SAPO's temperature, RFO's previous window).
-        key: base random key; never consumed, only folded with purpose and update.
-        update: number of finished iterations.
-        env_steps: environment steps so far, all environments together.
     """
 
     actor: Actor
@@ -55,34 +52,47 @@ class PathwiseState(eqx.Module):
     target_critic: Critic | None
     critic_optimizer: PyTree
     normalizer: Normalizer
-    world: Any
     memory: Any
+
+
+class Now(NamedTuple):
+    """An update under way, as hooks see it.
+
+    Attributes:
+        learned: before the update.
+        window: what was rolled out.
+        key: base key.
+        clock: how far the run is.
+        metrics: means of this update; hooks may add to them.
+        events: counts of this update, likewise.
+    """
+
+    learned: Learned
+    window: Window
     key: Key
-    update: Int[Array, ""]
-    env_steps: Int[Array, ""]
+    clock: Clock
+    metrics: dict[str, Scalar]
+    events: dict[str, Scalar]
+
+    def key_for(self, purpose: str) -> Key:
+        """A fresh key."""
+        return purpose_key(self.key, self.clock.update, purpose)
 
 
 ConfigT = TypeVar("ConfigT", bound=PathwiseConfig)
 
 
-class PathwiseLearner(abc.ABC, Generic[ConfigT]):
-    """One pathwise algorithm, bound to a world and a plan. `init` and `step` are pure.
+class PathwiseLearner(Learner[ConfigT]):
+    """One pathwise algorithm, bound to a world and a plan.
 
     Subclasses fill the class constants and override the hooks `bonus`, `regularizer_gradients`, `initial_memory` and
-    `remember`; none overrides `step`.
-
-    Attributes:
-        config: settings.
-        world: N environments.
-        planned_updates: iterations over which learning rates decay.
+    `remember`; none overrides `update`.
     """
 
-    name: ClassVar[str]
-    needs: ClassVar[tuple[Need, ...]] = ()
-    """What the policy must offer beside draws."""
     num_critics: ClassVar[int]
     """Size of the value ensemble; 0 for none."""
-    policy_hint: ClassVar[str] = "Choose another policy with --policy."
+    has_bonus: ClassVar[bool] = False
+    """Whether there is a `bonus`."""
 
     def __init__(self, config: ConfigT, world: World, planned_updates: int):
         if not (isinstance(world, FunctionalWorld) and world.differentiable):
@@ -111,7 +121,7 @@ class PathwiseLearner(abc.ABC, Generic[ConfigT]):
             fits = planned_updates * critic.critic_passes * critic.critic_minibatches
             self.critic_optimizer = self._optimizer(critic.critic_learning_rate, fits)
         abstract = jax.eval_shape(self._make_actor, jax.random.key(0))
-        require_of_policy(abstract.policy, self.needs, self.name, self.policy_hint)
+        self.require_policy(abstract.policy)
 
     # ------------------------------------------------------------------ what an algorithm adds
 
@@ -120,34 +130,34 @@ class PathwiseLearner(abc.ABC, Generic[ConfigT]):
         """Weight of the old target critic in its update; None for no target network."""
         return None
 
-    def bonus(self, memory: Any, agent: Agent, observation: Observation, key: Key) -> tuple[PerEnv, PerEnv] | None:
-        """Bonus added to the reward, and a number to record, per environment; None for none."""
-        del memory, agent, observation, key
-        return None
+    def bonus(self, memory: Any, agent: Agent, observation: Observation, key: Key) -> tuple[PerEnv, PerEnv]:
+        """Bonus added to the reward, and a number to record, per environment; where `has_bonus`."""
+        raise NotImplementedError
 
-    def regularizer_gradients(
-        self, state: PathwiseState, window: Window, metrics: dict[str, Scalar]
-    ) -> dict[str, Actor]:
-        """Gradients of further losses on the actor, by name. May add to ``metrics``."""
-        del state, window, metrics
+    def regularizer_gradients(self, now: Now) -> dict[str, Actor]:
+        """Gradients of further losses on the actor, by name."""
+        del now
         return {}
 
-    def initial_memory(self, state: PathwiseState) -> Any:
+    def initial_memory(self) -> Any:
         """What the algorithm remembers before the first window."""
-        del state
         return None
 
-    def remember(self, state: PathwiseState, window: Window, metrics: dict[str, Scalar]) -> Any:
-        """What the algorithm remembers after a window. May add to ``metrics``."""
-        del window, metrics
-        return state.memory
+    def remember(self, now: Now) -> Any:
+        """What the algorithm remembers after a window."""
+        return now.learned.memory
 
     # ------------------------------------------------------------------ the iteration
 
     @property
-    def steps_per_update(self) -> int:
-        """Environment steps of one iteration: N * H."""
-        return self.world.num_envs * self.config.window
+    def data(self) -> DifferentiableWindow:
+        """See `Learner.data`."""
+        return DifferentiableWindow(self.config.window, self.config.stagger_episodes)
+
+    def run_keys(self, key: Key) -> RunKeys:
+        """See `Learner.run_keys`; one key for the actor, one for the critic."""
+        keys = jax.random.split(key, 4)
+        return RunKeys(keys[:2], keys[2], keys[3])
 
     def _optimizer(self, learning_rate: float, steps: int) -> optax.GradientTransformation:
         settings = self.config.optimizer
@@ -166,9 +176,6 @@ class PathwiseLearner(abc.ABC, Generic[ConfigT]):
         key_encoder, key_policy = jax.random.split(key)
         return make_actor(key_encoder, key_policy, config.policy, spec, flat_size, config.trunk(config.actor_hidden))
 
-    def require_memory(self, seeds: int) -> None:
-        """Nothing to refuse: no replay memory."""
-
     def opening_notices(self) -> list[str]:
         """What a user should know before the first step, in sentences."""
         policy = jax.eval_shape(self._make_actor, jax.random.key(0)).policy
@@ -182,78 +189,71 @@ class PathwiseLearner(abc.ABC, Generic[ConfigT]):
             "or a wider --actor-hidden."
         ]
 
-    def measure(self, state: PathwiseState) -> dict[str, Scalar]:
-        """Metrics of a state, measured once per log row: the policy's noise where the environments are now."""
-        key = purpose_key(state.key, state.update, "measure")
-        std = self.agent(state).latent_std(state.world.observation, key)
+    def measure(self, learned: Learned, observation: Observation, key: Key) -> dict[str, Scalar]:
+        """See `Learner.measure`: the policy's noise where the environments are now."""
+        std = self.agent(learned).latent_std(observation, key)
         return {
             "policy/latent_std": std.mean(),
             "policy/latent_std_min": std.min(),
             "policy/latent_std_max": std.max(),
-            "policy/noise_rank": jnp.asarray(float(state.actor.policy.noise_rank)),
+            "policy/noise_rank": jnp.asarray(float(learned.actor.policy.noise_rank)),
         }
 
-    def init(self, key: Key) -> PathwiseState:
-        """Draws the state before the first iteration."""
-        key_actor, key_critic, key_world, key_base = jax.random.split(key, 4)
+    def init(self, key: Any) -> Learned:
+        """See `Learner.init`."""
+        key_actor, key_critic = key
         actor = self._make_actor(key_actor)
         critic = None
         if self.config.critic is not None:
             trunk = self.config.trunk(self.config.critic.critic_hidden)
             phases = self.config.chunk_length
             critic = Critic(key_critic, self.world.observation_spec, trunk, self.num_critics, phases)
-        state = PathwiseState(
+        return Learned(
             actor=actor,
             actor_optimizer=self.actor_optimizer.init(eqx.filter(actor, eqx.is_array)),
             critic=critic,
             target_critic=None if self.target_mixing is None else critic,
             critic_optimizer=None if critic is None else self.critic_optimizer.init(eqx.filter(critic, eqx.is_array)),
             normalizer=Normalizer.create(self.world.observation_spec.vector, self.config.normalize_observations),
-            world=self.world.reset(key_world, stagger=self.config.stagger_episodes),
-            memory=None,
-            key=key_base,
-            update=jnp.asarray(0, jnp.int32),
-            env_steps=jnp.asarray(0, jnp.int32),
+            memory=self.initial_memory(),
         )
-        return dataclasses.replace(state, memory=self.initial_memory(state))
 
-    def agent(self, state: PathwiseState) -> Agent:
-        """The acting part of a state, for evaluation and export."""
-        return self._agent(state.actor, state.normalizer)
+    def agent(self, learned: Learned) -> Agent:
+        """See `Learner.agent`."""
+        return self._agent(learned.actor, learned.normalizer)
 
     def _agent(self, actor: Actor, normalizer: Normalizer) -> Agent:
         return Agent(actor, normalizer, self.config.deterministic(), self.config.chunk_length)
 
-    def return_gradient(self, state: PathwiseState) -> tuple[Actor, Window, Any, dict[str, Scalar]]:
+    def return_gradient(
+        self, learned: Learned, world: WorldState, key: Key, clock: Clock
+    ) -> tuple[Actor, Window, WorldState, dict[str, Scalar]]:
         """Rolls out a window and differentiates ``-mean(window return) / H`` with respect to the actor.
 
         Returns:
-            Gradient, window, the world's state after it, and metrics.
+            Gradient, window, the world's state after it, and means.
         """
-        config = self.config
-        bootstrap = state.critic if state.target_critic is None else state.target_critic
+        config, arena = self.config, self.world
+        assert isinstance(arena, FunctionalWorld)  # see __init__
+        bootstrap = learned.critic if learned.target_critic is None else learned.target_critic
 
         def value(observation, phase):
             assert bootstrap is not None
-            return bootstrap.values(observation, state.normalizer, phase).mean(axis=0)
+            return bootstrap.values(observation, learned.normalizer, phase).mean(axis=0)
 
         def bonus(agent, observation, key):
-            given = self.bonus(state.memory, agent, observation, key)
-            assert given is not None
-            return given
-
-        has_bonus = type(self).bonus is not PathwiseLearner.bonus
+            return self.bonus(learned.memory, agent, observation, key)
 
         def loss(actor, probe):
             window, world_state = rollout_window(
-                self._agent(actor, state.normalizer),
-                self.world,
-                state.world,
+                self._agent(actor, learned.normalizer),
+                arena,
+                world,
                 config.window,
-                purpose_key(state.key, state.update, "policy noise"),
+                purpose_key(key, clock.update, "policy noise"),
                 value=None if bootstrap is None else value,
-                bonus=bonus if has_bonus else None,
-                key_bonus=purpose_key(state.key, state.update, "bonus") if has_bonus else None,
+                bonus=bonus if self.has_bonus else None,
+                key_bonus=purpose_key(key, clock.update, "bonus") if self.has_bonus else None,
                 probe=probe,
             )
             returns = jax.vmap(segment_return, in_axes=(1, 1, 1, 1, None))(
@@ -263,63 +263,61 @@ class PathwiseLearner(abc.ABC, Generic[ConfigT]):
 
         probe = jnp.zeros((config.window, 2, self.world.num_envs))
         (gradient, events), (window, world_state, returns) = jax.grad(loss, argnums=(0, 1), has_aux=True)(
-            state.actor, probe
+            learned.actor, probe
         )
         window = dataclasses.replace(jax.lax.stop_gradient(window), gradient_events=events)
-        cut, lost = events.sum(axis=(0, 2))
-        metrics = {
-            "train/window_return": returns.mean(),
-            "train/reward": window.reward.mean(),
-            "world/diverged": window.diverged.sum().astype(jnp.float32),
-            "world/gradients_cut": cut,
-            "world/gradients_lost": lost,
-            "policy/saturation": window.saturation.mean(),
-            **{f"train/{name}": value.mean() for name, value in window.diagnostics.items()},
-        }
-        return gradient, window, world_state, metrics
+        return (
+            gradient,
+            window,
+            world_state,
+            {
+                "train/window_return": returns.mean(),
+                "train/reward": window.reward.mean(),
+                "policy/saturation": window.saturation.mean(),
+                **{f"train/{name}": value.mean() for name, value in window.diagnostics.items()},
+            },
+        )
 
-    def step(self, state: PathwiseState) -> tuple[PathwiseState, dict[str, Scalar]]:
+    def update(self, learned: Learned, data: WorldState, key: Key, clock: Clock) -> Updated:
         """One iteration: N * H environment steps, one actor step, one critic fit."""
-        gradient, window, world_state, metrics = self.return_gradient(state)
+        gradient, window, world, metrics = self.return_gradient(learned, data, key, clock)
+        cut, lost = window.gradient_events.sum(axis=(0, 2))
+        events = {"world/diverged": window.diverged.sum(), "world/gradients_cut": cut, "world/gradients_lost": lost}
+        now = Now(learned, window, key, clock, metrics, events)
+        evidence = Evidence(window.diagnostics, gradient, window.gradient_events)
         metrics["actor/return_gradient_norm"] = optax.tree.norm(gradient)
         if self.config.return_gradient_clip is not None:
             scale = jnp.minimum(1.0, self.config.return_gradient_clip / metrics["actor/return_gradient_norm"])
             gradient = jax.tree.map(lambda leaf: leaf * scale, gradient)
-        for name, part in self.regularizer_gradients(state, window, metrics).items():
+        for name, part in self.regularizer_gradients(now).items():
             metrics[f"actor/{name}_gradient_norm"] = optax.tree.norm(part)
             gradient = jax.tree.map(jnp.add, gradient, part)
         actor, actor_optimizer, health = guarded_step(
-            self.actor_optimizer, gradient, state.actor_optimizer, state.actor
+            self.actor_optimizer, gradient, learned.actor_optimizer, learned.actor
         )
         metrics["actor/gradient_norm"] = health.norm
-        metrics["actor/skipped"] = health.skipped.astype(jnp.float32)
-
-        critic, target_critic, critic_optimizer = self._fit_critic(state, window, metrics)
-        state = dataclasses.replace(
-            state,
+        events["actor/skipped"] = health.skipped
+        critic, target_critic, critic_optimizer = self._fit_critic(now)
+        after = Learned(
             actor=actor,
             actor_optimizer=actor_optimizer,
             critic=critic,
             target_critic=target_critic,
             critic_optimizer=critic_optimizer,
-            memory=self.remember(state, window, metrics),
-            normalizer=state.normalizer.merge(window.observation),
-            world=world_state,
-            update=state.update + 1,
-            env_steps=state.env_steps + self.steps_per_update,
+            memory=self.remember(now),
+            normalizer=learned.normalizer.merge(window.observation),
         )
-        return state, metrics
+        return Updated(after, means(metrics) | counts(events), world, evidence)
 
-    def _fit_critic(
-        self, state: PathwiseState, window: Window, metrics: dict[str, Scalar]
-    ) -> tuple[Critic | None, Critic | None, PyTree]:
-        config, fit = self.config, self.config.critic
-        if state.critic is None or fit is None:
+    def _fit_critic(self, now: Now) -> tuple[Critic | None, Critic | None, PyTree]:
+        """Critic, target and optimiser after the fit."""
+        config, fit, learned, window = self.config, self.config.critic, now.learned, now.window
+        if learned.critic is None or fit is None:
             return None, None, None
-        judge = state.critic if state.target_critic is None else state.target_critic
+        judge = learned.critic if learned.target_critic is None else learned.target_critic
 
         def value(observation, phase):
-            return judge.values(observation, state.normalizer, phase).min(axis=0)
+            return judge.values(observation, learned.normalizer, phase).min(axis=0)
 
         def flat(leaf):
             return jax.lax.collapse(leaf, 0, 2)
@@ -339,23 +337,24 @@ class PathwiseLearner(abc.ABC, Generic[ConfigT]):
         )
 
         critic, critic_optimizer, fit_metrics = fit_values(
-            state.critic,
+            learned.critic,
             self.critic_optimizer,
-            state.critic_optimizer,
-            state.normalizer,
+            learned.critic_optimizer,
+            learned.normalizer,
             jax.tree.map(flat, window.observation),
             phase[: -self.world.num_envs],
             flat(targets),
             passes=fit.critic_passes,
             minibatches=fit.critic_minibatches,
         )
-        metrics.update(fit_metrics)
-        metrics["critic/target_mean"] = targets.mean()
+        now.events["critic/skipped"] = fit_metrics.pop("critic/skipped")
+        now.metrics.update(fit_metrics)
+        now.metrics["critic/target_mean"] = targets.mean()
         target_critic = None
-        if state.target_critic is not None:
+        if learned.target_critic is not None:
             mixing = self.target_mixing
             assert mixing is not None
             target_critic = jax.tree.map(
-                lambda old, new: mixing * old + (1.0 - mixing) * new, state.target_critic, critic
+                lambda old, new: mixing * old + (1.0 - mixing) * new, learned.target_critic, critic
             )
         return critic, target_critic, critic_optimizer

@@ -4,7 +4,8 @@ import dataclasses
 import math
 
 from penstock._errors import require
-from penstock._settings import Part, Settings
+from penstock._settings import Part
+from penstock.algorithms.learner import AlgorithmSettings
 from penstock.networks import Trunk
 from penstock.policies import DeterministicAction, GaussianSettings, PolicySettings
 
@@ -77,7 +78,7 @@ GLOBAL_STD = GaussianSettings(state_dependent_std=False)
 
 
 @dataclasses.dataclass(frozen=True)
-class PathwiseConfig(Settings):
+class PathwiseConfig(AlgorithmSettings):
     """Settings that every pathwise algorithm has. Defaults are SAPO's published ones unless a field says otherwise."""
 
     window: int = 32

@@ -1,10 +1,13 @@
 """Algorithms by name."""
 
 import dataclasses
-from typing import Any, Literal
+import functools
+import inspect
 
 from penstock._errors import ConfigurationError, suggest
+from penstock._own_code import load_own, resolved_spec
 from penstock.algorithms import apg, crossq, flowrl, rfo, sac, sac_flow, sapo, shac, shac2, td3
+from penstock.algorithms.learner import AlgorithmSettings, Learner
 
 
 @dataclasses.dataclass(frozen=True)
@@ -12,20 +15,26 @@ class AlgorithmEntry:
     """One registered algorithm.
 
     Attributes:
-        name: the name on the command line.
+        name: the name on the command line; of an algorithm in a file, ``path/to/file.py:Name``.
         summary: one line for ``penstock algorithms``.
         config: its configuration class.
         learner: its learner class.
-        family: pathwise (differentiates through the world) or off-policy (learns from a replay memory).
+        family: pathwise (differentiates through the world) or off-policy (learns from a replay memory); others may
+            come.
         policy: default policy class, in words.
     """
 
     name: str
     summary: str
-    config: type[Any]
-    learner: type[Any]
-    family: Literal["pathwise", "off-policy"] = "pathwise"
+    config: type[AlgorithmSettings]
+    learner: type[Learner]
+    family: str = "pathwise"
     policy: str = "gaussian"
+
+    @property
+    def title(self) -> str:
+        """How people call it."""
+        return self.name.rpartition(":")[2]
 
 
 ALGORITHMS = {
@@ -61,9 +70,14 @@ ALGORITHMS = {
 def algorithm_entry(name: str) -> AlgorithmEntry:
     """Finds an algorithm.
 
+    Args:
+        name: of a registered algorithm, or of somebody's own, ``path/to/file.py:Name`` or ``package.module:Name``.
+
     Raises:
-        ConfigurationError: unknown name.
+        ConfigurationError: unknown name, or what it stands for is no algorithm.
     """
+    if ":" in name:
+        return _own_algorithm(resolved_spec(name))
     if name not in ALGORITHMS:
         raise ConfigurationError(f"Unknown algorithm '{name}'.{suggest(name, ALGORITHMS)} See `penstock algorithms`.")
     return ALGORITHMS[name]
@@ -72,3 +86,25 @@ def algorithm_entry(name: str) -> AlgorithmEntry:
 def family(name: str) -> dict[str, AlgorithmEntry]:
     """The algorithms of one family."""
     return {entry.name: entry for entry in ALGORITHMS.values() if entry.family == name}
+
+
+@functools.cache
+def _own_algorithm(spec: str) -> AlgorithmEntry:
+    """Loaded once, so that two plans of one algorithm are equal."""
+
+    def fits(value):
+        return inspect.isclass(value) and issubclass(value, Learner) and not inspect.isabstract(value)
+
+    found = load_own(spec, "algorithm", fits)
+    if not fits(found):
+        missing = ", ".join(sorted(getattr(found, "__abstractmethods__", ())))
+        what = f"lacks {missing}" if missing else "is no subclass of Learner"
+        raise ConfigurationError(f"algorithm = {spec!r}: {found!r} {what} (docs/add_an_algorithm.md).")
+    config = getattr(found, "settings", None)
+    if not (inspect.isclass(config) and issubclass(config, AlgorithmSettings) and dataclasses.is_dataclass(config)):
+        raise ConfigurationError(
+            f"algorithm = {spec!r}: its `settings` must be a frozen dataclass that derives from AlgorithmSettings, and "
+            f"is {config!r} (docs/add_an_algorithm.md)."
+        )
+    summary = (inspect.getdoc(found) or "").partition("\n")[0]
+    return AlgorithmEntry(spec, summary, config, found, "own", str(config().flat().get("policy", "")))

@@ -24,11 +24,11 @@ from jaxtyping import Array, Bool, Float
 from penstock._errors import require
 from penstock._types import Key, Scalar
 from penstock.algorithms.flow_matching import flow_matching_loss
-from penstock.algorithms.keys import purpose_key
-from penstock.algorithms.pathwise import PathwiseLearner, PathwiseState
+from penstock.algorithms.pathwise import Now, PathwiseLearner
 from penstock.algorithms.pathwise_config import PathwiseConfig
 from penstock.algorithms.window import Window
 from penstock.networks import Normalizer
+from penstock.observation import blank
 from penstock.policies import Actor, Agent, FlowSettings, Need, PolicySettings
 from penstock.policies.squash import uniform_action_latents
 from penstock.worlds import Observation
@@ -70,6 +70,11 @@ class PlayedWindow(eqx.Module):
     valid: Bool[Array, "H N"]
 
 
+def played_window(window: Window) -> PlayedWindow:
+    """What RFO remembers of a window."""
+    return PlayedWindow(window.observation, window.latent, window.decision)
+
+
 class Learner(PathwiseLearner[Config]):
     """Reparameterization flow policy optimization: see the module's equations."""
 
@@ -78,33 +83,29 @@ class Learner(PathwiseLearner[Config]):
     num_critics: ClassVar[int] = 2
     policy_hint: ClassVar[str] = "Use --policy flow, or shac2, the same algorithm for a Gaussian."
 
-    def initial_memory(self, state: PathwiseState) -> PlayedWindow:
+    def initial_memory(self) -> PlayedWindow:
         """See `PathwiseLearner.initial_memory`."""
         shape = (self.config.window, self.world.num_envs)
         observation = jax.tree.map(
-            lambda leaf: jnp.zeros((self.config.window, *leaf.shape), leaf.dtype), state.world.observation
+            lambda leaf: jnp.zeros((self.config.window, *leaf.shape), leaf.dtype),
+            blank(self.world.observation_spec, self.world.num_envs),
         )
         flat = self.config.chunk_length * self.world.action_size
         return PlayedWindow(observation, jnp.zeros((*shape, flat)), jnp.zeros(shape, bool))
 
-    def remember(self, state: PathwiseState, window: Window, metrics: dict[str, Scalar]) -> PlayedWindow:
+    def remember(self, now: Now) -> PlayedWindow:
         """Keeps this window for the next iteration's `L_past`."""
-        del state, metrics
-        return PlayedWindow(window.observation, window.latent, window.decision)
+        return played_window(now.window)
 
-    def regularizer_gradients(
-        self, state: PathwiseState, window: Window, metrics: dict[str, Scalar]
-    ) -> dict[str, Actor]:
+    def regularizer_gradients(self, now: Now) -> dict[str, Actor]:
         """Gradients of ``c_past L_past`` and ``c_uniform L_uniform`` with respect to the actor."""
         config = self.config
-        current = PlayedWindow(window.observation, window.latent, window.decision)
-        previous: PlayedWindow = state.memory
+        current = played_window(now.window)
+        previous: PlayedWindow = now.learned.memory
         played = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), current, previous)
         uniform = dataclasses.replace(
             current,
-            latent=uniform_action_latents(
-                purpose_key(state.key, state.update, "uniform targets"), current.latent.shape
-            ),
+            latent=uniform_action_latents(now.key_for("uniform targets"), current.latent.shape),
         )
         gradients = {}
         for name, coefficient, data in (
@@ -113,12 +114,12 @@ class Learner(PathwiseLearner[Config]):
         ):
             if coefficient == 0.0:
                 continue
-            key_noise = purpose_key(state.key, state.update, f"{name} noise")
-            key_time = purpose_key(state.key, state.update, f"{name} time")
+            key_noise = now.key_for(f"{name} noise")
+            key_time = now.key_for(f"{name} time")
             loss, gradient = jax.value_and_grad(mean_flow_matching_loss)(
-                state.actor, state.normalizer, data, key_noise, key_time, config.flow_matching_reduction
+                now.learned.actor, now.learned.normalizer, data, key_noise, key_time, config.flow_matching_reduction
             )
-            metrics[f"actor/{name}_loss"] = loss
+            now.metrics[f"actor/{name}_loss"] = loss
             gradients[name] = jax.tree.map(lambda leaf, c=coefficient: c * leaf, gradient)
         return gradients
 

@@ -21,6 +21,7 @@ from jaxtyping import Array, Int, PyTree
 
 from penstock._errors import ConfigurationError, require
 from penstock._types import Key, Scalar
+from penstock.algorithms.learner import Metrics, counts, means
 from penstock.algorithms.off_policy import OffPolicyLearner, polyak, where_due
 from penstock.algorithms.off_policy_config import CriticBase, CrossQCritic, OffPolicyConfig, TargetCritic, refuse_idle
 from penstock.critics.action_value import ActionCritic, RenormCritic, make_action_critic
@@ -111,8 +112,8 @@ class Learner(OffPolicyLearner[Config]):
         target = self.config.target_entropy
         return self.config.policy.entropy_target(self.world.action_size) if target is None else target
 
-    def init_learned(self, key: Key) -> Learned:
-        """See `OffPolicyLearner.init_learned`."""
+    def init(self, key: Key) -> Learned:
+        """See `Learner.init`."""
         config, spec, d = self.config, self.world.observation_spec, self.world.action_size
         key_encoder, key_policy, key_critic = jax.random.split(key, 3)
         actor = make_actor(key_encoder, key_policy, config.policy, spec, d, config.actor_trunk())
@@ -139,9 +140,7 @@ class Learner(OffPolicyLearner[Config]):
         """See `OffPolicyLearner.actor`."""
         return learned.actor
 
-    def gradient_step(
-        self, learned: Learned, batch: Batch, key: Key, count: Int[Array, ""]
-    ) -> tuple[Learned, dict[str, Scalar]]:
+    def gradient_step(self, learned: Learned, batch: Batch, key: Key, count: Int[Array, ""]) -> tuple[Learned, Metrics]:
         """See `OffPolicyLearner.gradient_step`."""
         key_critic, key_actor = jax.random.split(key)
         learned, metrics = self._critic_step(learned, batch, key_critic)
@@ -149,15 +148,14 @@ class Learner(OffPolicyLearner[Config]):
         def actor_and_temperature(learned):
             learned, log_prob, actor_metrics = self._actor_step(learned, batch, key_actor)
             learned, alpha_metrics = self._temperature_step(learned, -log_prob.mean())
-            steps = {"actor/steps": jnp.ones(()), "policy/steps": jnp.ones(()), "temperature/steps": jnp.ones(())}
-            return learned, actor_metrics | alpha_metrics | steps
+            return learned, actor_metrics | alpha_metrics
 
         learned, delayed = where_due(count % self.config.policy_delay == 0, actor_and_temperature, learned)
         return learned, metrics | delayed
 
     def _critic_step(self, learned, batch, key):
         alpha = jnp.exp(learned.log_alpha)
-        agent = self.agent_of(learned)
+        agent = self.agent(learned)
         next_draw, next_log_prob = agent.sample_with_log_prob(batch.next_observation, key)
         next_action = next_draw.action
 
@@ -191,13 +189,13 @@ class Learner(OffPolicyLearner[Config]):
             assert isinstance(self.config.critic, TargetCritic)
             tracked = polyak(tracked, critic, self.config.critic.target_rate)
         learned = dataclasses.replace(learned, critic=critic, target=tracked, critic_optimizer=optimizer)
-        return learned, {
+        measured = {
             "critic/loss": value,
             "critic/value_mean": values.mean(),
             "critic/target_mean": y.mean(),
             "critic/gradient_norm": health.norm,
-            "critic/skipped": health.skipped.astype(jnp.float32),
         }
+        return learned, means(measured) | counts({"critic/skipped": health.skipped})
 
     def _actor_step(self, learned, batch, key):
         alpha = jnp.exp(learned.log_alpha)
@@ -214,17 +212,13 @@ class Learner(OffPolicyLearner[Config]):
         policy = with_statistics(actor.policy, seen, unless=health.skipped)
         actor = dataclasses.replace(actor, policy=policy)
         learned = dataclasses.replace(learned, actor=actor, actor_optimizer=optimizer)
-        return (
-            learned,
-            log_prob,
-            {
-                "actor/loss": value,
-                "actor/gradient_norm": health.norm,
-                "actor/skipped": health.skipped.astype(jnp.float32),
-                "policy/entropy": -log_prob.mean(),
-                "policy/saturation": (jnp.abs(action) > 0.99).mean(),
-            },
-        )
+        measured = {
+            "actor/loss": value,
+            "actor/gradient_norm": health.norm,
+            "policy/entropy": -log_prob.mean(),
+            "policy/saturation": (jnp.abs(action) > 0.99).mean(),
+        }
+        return learned, log_prob, means(measured) | counts({"actor/steps": 1, "actor/skipped": health.skipped})
 
     def _temperature_step(self, learned, entropy):
         gap = jax.lax.stop_gradient(entropy - self.entropy_target)
@@ -235,7 +229,7 @@ class Learner(OffPolicyLearner[Config]):
                 self.alpha_optimizer, gradient, learned.alpha_optimizer, learned.log_alpha
             )
             learned = dataclasses.replace(learned, log_alpha=log_alpha, alpha_optimizer=optimizer)
-            skipped = health.skipped.astype(jnp.float32)
+            skipped = health.skipped
         else:
-            skipped = jnp.zeros(())
-        return learned, {"policy/temperature": alpha, "temperature/skipped": skipped}
+            skipped = False
+        return learned, means({"policy/temperature": alpha}) | counts({"temperature/skipped": skipped})

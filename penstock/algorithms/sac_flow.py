@@ -41,7 +41,7 @@ class Config(sac.Config):
     critic: CriticBase = CRITIC
     """The critics; their base first."""
     optimizer: AdamSettings = AdamSettings(adam_betas=(0.5, 0.999))
-    """The optimiser."""
+    """The optimiser of all networks."""
 
 
 class Learner(sac.Learner):

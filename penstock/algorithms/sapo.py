@@ -21,9 +21,8 @@ from jaxtyping import PyTree
 
 from penstock._errors import require
 from penstock._types import Key, PerEnv, Scalar
-from penstock.algorithms.pathwise import PathwiseLearner, PathwiseState
+from penstock.algorithms.pathwise import Now, PathwiseLearner
 from penstock.algorithms.pathwise_config import PathwiseConfig
-from penstock.algorithms.window import Window
 from penstock.networks.optimization import guarded_step, make_optimizer
 from penstock.policies import Agent, Need
 from penstock.worlds import Observation
@@ -71,6 +70,7 @@ class Learner(PathwiseLearner[Config]):
     name: ClassVar[str] = "sapo"
     needs: ClassVar[tuple[Need, ...]] = (Need.ACTION_DENSITY,)
     num_critics: ClassVar[int] = 2
+    has_bonus: ClassVar[bool] = True
     policy_hint: ClassVar[str] = "Choose --policy gaussian, or noisy-flow with --entropy action."
 
     @property
@@ -91,9 +91,8 @@ class Learner(PathwiseLearner[Config]):
             weight_decay=settings.weight_decay,
         )
 
-    def initial_memory(self, state: PathwiseState) -> Temperature:
+    def initial_memory(self) -> Temperature:
         """See `PathwiseLearner.initial_memory`."""
-        del state
         # An alpha of 0 keeps a finite logarithm, whose exponential is exactly 0: checkpoints refuse infinities.
         log_alpha = jnp.maximum(jnp.log(jnp.asarray(self.config.initial_temperature)), -1e9)
         return Temperature(log_alpha, self.temperature_optimizer.init(log_alpha))
@@ -104,19 +103,19 @@ class Learner(PathwiseLearner[Config]):
         scale = abs(self.target_entropy)
         return jnp.exp(memory.log_alpha) * normalised_entropy(-log_prob, scale), -log_prob
 
-    def remember(self, state: PathwiseState, window: Window, metrics: dict[str, Scalar]) -> Temperature:
+    def remember(self, now: Now) -> Temperature:
         """One step on the temperature."""
-        entropy = window.bonus_record.sum() / jnp.maximum(window.decision.sum(), 1)
-        memory = state.memory
-        metrics["policy/entropy"] = entropy
-        metrics["policy/temperature"] = jnp.exp(memory.log_alpha)
+        memory: Temperature = now.learned.memory
+        entropy = now.window.bonus_record.sum() / jnp.maximum(now.window.decision.sum(), 1)
+        now.metrics["policy/entropy"] = entropy
+        now.metrics["policy/temperature"] = jnp.exp(memory.log_alpha)
         if not self.config.learn_temperature:
             return memory
         gradient = jax.grad(temperature_loss)(memory.log_alpha, entropy, self.target_entropy)
         log_alpha, optimizer, health = guarded_step(
             self.temperature_optimizer, gradient, memory.optimizer, memory.log_alpha
         )
-        metrics["temperature/skipped"] = health.skipped.astype(jnp.float32)
+        now.events["temperature/skipped"] = health.skipped
         return Temperature(log_alpha, optimizer)
 
 

@@ -17,14 +17,15 @@ import jax.numpy as jnp
 from jaxtyping import Int, PyTree
 
 from penstock._errors import require
-from penstock._types import Actions, Key, Scalar
+from penstock._types import Key
+from penstock.algorithms.learner import Metrics, counts, means
 from penstock.algorithms.off_policy import OffPolicyLearner, polyak, where_due
 from penstock.algorithms.off_policy_config import FollowedCritic, OffPolicyConfig, refuse_idle
 from penstock.critics.action_value import ActionCritic, make_action_critic
 from penstock.data import Batch
 from penstock.networks import Trunk
 from penstock.networks.optimization import guarded_step, make_constant_optimizer
-from penstock.policies import Actor, Agent, DeterministicSettings, PolicySettings, make_actor
+from penstock.policies import Actor, Agent, DeterministicSettings, Draw, PolicySettings, make_actor
 from penstock.worlds import Observation, World
 
 
@@ -45,7 +46,7 @@ class Config(OffPolicyConfig):
     policy: PolicySettings = DeterministicSettings()
     """The policy; its class first."""
     critic: FollowedCritic = FollowedCritic()
-    """The critics."""
+    """The critics, and how they are fitted."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -77,8 +78,8 @@ class Learner(OffPolicyLearner[Config]):
         self.critic_optimizer = make_constant_optimizer(critic.critic_learning_rate, optimizer.adam_betas)
         super().__init__(config, world, planned_updates)
 
-    def init_learned(self, key: Key) -> Learned:
-        """See `OffPolicyLearner.init_learned`."""
+    def init(self, key: Key) -> Learned:
+        """See `Learner.init`."""
         config, spec, d = self.config, self.world.observation_spec, self.world.action_size
         key_encoder, key_policy, key_critic = jax.random.split(key, 3)
         actor = make_actor(key_encoder, key_policy, config.policy, spec, d, config.actor_trunk())
@@ -97,15 +98,16 @@ class Learner(OffPolicyLearner[Config]):
         """See `OffPolicyLearner.actor`."""
         return learned.actor
 
-    def explore(self, learned: Learned, observation: Observation, key: Key) -> Actions:
+    def explore(self, learned: Learned, observation: Observation, key: Key) -> Draw:
         """The policy's action plus Gaussian noise, clipped to the box."""
         key_policy, key_noise = jax.random.split(key)
-        action = super().explore(learned, observation, key_policy)
-        return jnp.clip(action + self.config.exploration_noise * jax.random.normal(key_noise, action.shape), -1.0, 1.0)
+        drawn = super().explore(learned, observation, key_policy)
+        noise = self.config.exploration_noise * jax.random.normal(key_noise, drawn.action.shape)
+        return drawn._replace(action=jnp.clip(drawn.action + noise, -1.0, 1.0))
 
     def gradient_step(
         self, learned: Learned, batch: Batch, key: Key, count: Int[jax.Array, ""]
-    ) -> tuple[Learned, dict[str, Scalar]]:
+    ) -> tuple[Learned, Metrics]:
         """See `OffPolicyLearner.gradient_step`."""
         config = self.config
         key_next, key_noise, key_actor = jax.random.split(key, 3)
@@ -125,13 +127,13 @@ class Learner(OffPolicyLearner[Config]):
             self.critic_optimizer, gradient, learned.critic_optimizer, learned.critic
         )
         learned = dataclasses.replace(learned, critic=critic, critic_optimizer=critic_optimizer)
-        metrics = {
+        measured = {
             "critic/loss": loss,
             "critic/value_mean": values.mean(),
             "critic/target_mean": y.mean(),
             "critic/gradient_norm": health.norm,
-            "critic/skipped": health.skipped.astype(jnp.float32),
         }
+        metrics = means(measured) | counts({"critic/skipped": health.skipped})
 
         def actor_and_targets(learned):
             def actor_loss(actor):
@@ -149,14 +151,12 @@ class Learner(OffPolicyLearner[Config]):
                 target_actor=polyak(learned.target_actor, actor, config.critic.target_rate),
                 target=polyak(learned.target, learned.critic, config.critic.target_rate),
             )
-            return learned, {
+            measured = {
                 "actor/loss": loss,
                 "actor/gradient_norm": health.norm,
-                "actor/skipped": health.skipped.astype(jnp.float32),
                 "policy/saturation": (jnp.abs(action) > 0.99).mean(),
-                "actor/steps": jnp.ones(()),
-                "policy/steps": jnp.ones(()),
             }
+            return learned, means(measured) | counts({"actor/steps": 1, "actor/skipped": health.skipped})
 
         learned, delayed = where_due(count % config.policy_delay == 0, actor_and_targets, learned)
         return learned, metrics | delayed

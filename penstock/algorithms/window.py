@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from penstock._seeds import anywhere
 from penstock._types import Key, PerEnv
 from penstock.policies import Agent
-from penstock.worlds import Observation, World
+from penstock.worlds import FunctionalWorld, Observation
 
 Bonus = Callable[[Agent, Observation, Key], tuple[PerEnv, PerEnv]]
 """Maps agent, raw observations and a key to (bonus added to the reward, number to record), each ``(N,)``."""
@@ -72,7 +73,7 @@ class Window(eqx.Module):
 
 def rollout_window(
     agent: Agent,
-    world: World,
+    world: FunctionalWorld,
     world_state: Any,
     steps: int,
     key_policy: Key,
@@ -97,7 +98,7 @@ def rollout_window(
         value: state value for the bootstrap, differentiable; None for no bootstrap (APG).
         bonus: added to the reward at decisions; None for none.
         key_bonus: key for ``bonus``.
-        probe: one per step; see `World.step`. None where nobody counts.
+        probe: one per step; see `FunctionalWorld.step`. None where nobody counts.
 
     Returns:
         The window and the world's state after it, with gradient stopped.
@@ -148,13 +149,12 @@ def rollout_window(
 def _value_where(wanted, value, observation, phase):
     """Evaluates the critic only at steps where at least one environment needs it.
 
-    Checkpointed, or every step would keep a copy of the critic's weights for the backward pass, wanted or not. (Where
-    seeds run side by side, on accelerators, the condition becomes a selection, and every step computes the value.)
+    Checkpointed, or every step would keep a copy of the critic's weights for the backward pass, wanted or not.
     """
 
     def where_wanted(wanted, observation, phase):
         return jax.lax.cond(
-            wanted.any(),
+            anywhere(wanted),
             lambda o: jnp.where(wanted, value(o, phase), 0.0),
             lambda o: jnp.zeros(wanted.shape, jax.eval_shape(value, o, phase).dtype),
             observation,

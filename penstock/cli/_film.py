@@ -2,32 +2,34 @@
 
 import warnings
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 
 from penstock._errors import PenstockError
 from penstock._types import Key
+from penstock.algorithms.learner import Learner
 from penstock.render.video import write_episode
 from penstock.scene.items import Scene
+from penstock.training.drivers.state import RunState
 from penstock.training.evaluation import run_episodes
 from penstock.training.hosted_evaluation import HostedEvaluator
+from penstock.worlds import FunctionalWorld
 from penstock.worlds.hosted.hosted_world import HostedWorld
 
 FILM_KEY = 0xF11A
 
 
 def film(
-    learner: Any,
-    state: Any,
+    learner: Learner,
+    state: RunState,
     path: Path,
     *,
     seed: int = 0,
     deterministic: bool = True,
     size: tuple[int, int] = (960, 540),
 ) -> Path:
-    """Films one episode of the first seed in ``state`` (leaves ``(K, ...)``), in real time.
+    """Films one episode of the first seed in ``state``, in real time.
 
     Raises:
         PenstockError: the world cannot be drawn, or an extra is missing.
@@ -39,32 +41,36 @@ def film(
         return write_episode(scenes, path, learner.world.control_timestep, size=size)
 
 
-def episode_scenes(learner: Any, state: Any, *, seed: int = 0, deterministic: bool = True) -> list[Scene]:
+def episode_scenes(learner: Learner, state: RunState, *, seed: int = 0, deterministic: bool = True) -> list[Scene]:
     """One scene per control step of one episode of the first seed in ``state``.
 
     Raises:
         PenstockError: the world cannot be drawn.
     """
     world = learner.world.with_num_envs(1)
-    first = jax.tree.map(lambda leaf: leaf[0], state)
+    first = state.seed(0)
     key = jax.random.fold_in(jax.random.key(seed), FILM_KEY)
     if isinstance(world, HostedWorld):
         return _hosted_scenes(learner, world, first, key, deterministic)
 
+    if not isinstance(world, FunctionalWorld):
+        raise PenstockError(f"'{world.name}' is a {type(world).__name__}, which cannot be filmed.")
+
     @jax.jit
-    def episode(state, key):
-        evaluation, bodies = run_episodes(learner.agent(state), world, key, deterministic=deterministic)
+    def episode(learned, key):
+        evaluation, bodies = run_episodes(learner.agent(learned), world, key, deterministic=deterministic)
         return evaluation.episode_length, bodies
 
-    length, bodies = jax.device_get(episode(first, key))
+    length, bodies = jax.device_get(episode(first.learned, key))
     steps = range(int(np.asarray(length)[0]))
-    scenes = [world.task.scene(jax.tree.map(lambda leaf, t=t: leaf[t], bodies), 0) for t in steps]
-    if not scenes or any(scene is None for scene in scenes):
+    drawn = [world.task.scene(jax.tree.map(lambda leaf, t=t: leaf[t], bodies), 0) for t in steps]
+    scenes = [scene for scene in drawn if scene is not None]
+    if not scenes or len(scenes) < len(drawn):
         raise PenstockError(f"'{world.name}' has no pictures: its task does not implement `scene`.")
     return scenes
 
 
-def _hosted_scenes(learner: Any, world: HostedWorld, state: Any, key: Key, deterministic: bool) -> list[Scene]:
+def _hosted_scenes(learner: Learner, world: HostedWorld, state: RunState, key: Key, deterministic: bool) -> list[Scene]:
     if world.vectorization != "serial":
         raise PenstockError(
             f"'{world.name}' is filmed in this process only; it has vectorization={world.vectorization}."

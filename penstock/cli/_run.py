@@ -63,7 +63,7 @@ def report(result: Result, video: bool) -> None:
         path = folder / "videos" / "final.mp4"
         try:
             if result.worked or not path.is_file():
-                path = film(result.program.learner, result.state, path)
+                path = film(result.driver.learner, result.state, path)
             print(f"video       {path}")
         except PenstockError as error:
             print(f"no video: {error}")

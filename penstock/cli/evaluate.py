@@ -42,8 +42,8 @@ def run(arguments: list[str]) -> int:
 
     from penstock.policies import DeterministicAction
     from penstock.reports.tables import text_table
-    from penstock.training.programs import evaluate_seeds
     from penstock.training.restore import restore_run
+    from penstock.training.running import evaluate_seeds
 
     restored = restore_run(options.run_dir, options.checkpoint)
     if options.replan_every_step and getattr(restored.plan.settings, "chunk_length", 1) == 1:
@@ -65,7 +65,7 @@ def run(arguments: list[str]) -> int:
         print(json.dumps({"env_steps": restored.manifest.step, "seeds": seeds, "metrics": results}))
         return 0
     print(
-        f"{restored.plan.algorithm} on {restored.plan.world}, {options.checkpoint} checkpoint at "
+        f"{restored.plan.title} on {restored.plan.world}, {options.checkpoint} checkpoint at "
         f"{restored.manifest.step:,} environment steps, {options.episodes} episodes each"
     )
     rows = [

@@ -69,6 +69,7 @@ def run(arguments: list[str]) -> int:
             "Example: penstock train rfo --world soft/jumper-mini --run-dir runs/first",
             "`penstock worlds` lists the worlds.",
             "`penstock train ALGORITHM --world WORLD --help` lists all options with their values for that world.",
+            "Your own algorithm: penstock train path/to/file.py:Name (docs/add_an_algorithm.md).",
         ]
         print("\n".join(lines), file=sys.stdout if arguments else sys.stderr)
         return 0 if arguments else 2

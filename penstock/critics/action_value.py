@@ -37,7 +37,7 @@ class ActionCritic(eqx.Module):
 
     def values(self, observation: Observation, action: Float[Array, "B d"] | None = None) -> Float[Array, "E B"]:
         """Value estimates of B pairs by each member; of B states where no action is given."""
-        inputs = jax.vmap(self.encoder)(observation)
+        inputs = jax.vmap(self.encoder)(observation.for_critics())
         if action is not None:
             inputs = jnp.concatenate([inputs, action], axis=-1)
 
@@ -52,7 +52,7 @@ class ActionCritic(eqx.Module):
 def make_action_critic(key: Key, spec: ObservationSpec, action_size: int, trunk: Trunk, size: int) -> ActionCritic:
     """An ensemble of MLPs on features and action. ``action_size`` 0 gives state values."""
     key_encoder, key_networks = jax.random.split(key)
-    encoder = make_encoder(key_encoder, spec, trunk)
+    encoder = make_encoder(key_encoder, spec.for_critics(), trunk)
     return ActionCritic(key_networks, encoder, lambda k: MLP(k, encoder.size + action_size, 1, trunk), size)
 
 
@@ -124,7 +124,7 @@ class RenormCritic(eqx.Module):
         self, key: Key, spec: ObservationSpec, action_size: int, trunk: Trunk, size: int, *, warmup: int = 100_000
     ):
         key_encoder, key_networks = jax.random.split(key)
-        self.encoder = make_encoder(key_encoder, spec, trunk)
+        self.encoder = make_encoder(key_encoder, spec.for_critics(), trunk)
         inputs = self.encoder.size + action_size
 
         def member(key):
@@ -136,7 +136,7 @@ class RenormCritic(eqx.Module):
         self.size = size
 
     def _inputs(self, observation, action):
-        return jnp.concatenate([jax.vmap(self.encoder)(observation), action], axis=-1)
+        return jnp.concatenate([jax.vmap(self.encoder)(observation.for_critics()), action], axis=-1)
 
     @property
     def _members(self) -> RenormMLP:

@@ -32,7 +32,7 @@ class Critic(eqx.Module):
 
     def __init__(self, key: Key, spec: ObservationSpec, trunk: Trunk, size: int, phases: int = 1):
         key_encoder, key_networks = jax.random.split(key)
-        self.encoder = make_encoder(key_encoder, spec, trunk)
+        self.encoder = make_encoder(key_encoder, spec.for_critics(), trunk)
         inputs = self.encoder.size + (phases if phases > 1 else 0)
         self.networks = eqx.filter_vmap(lambda k: MLP(k, inputs, 1, trunk))(jax.random.split(key_networks, size))
         self.size = size
@@ -48,7 +48,7 @@ class Critic(eqx.Module):
             normalizer: frozen observation statistics.
             phase: steps since the current stretch of C began, in [0, C); one for all or ``(N,)``.
         """
-        features = jax.vmap(self.encoder)(normalizer(observation))
+        features = jax.vmap(self.encoder)(normalizer(observation).for_critics())
         if self.phases > 1:
             one_hot = jax.nn.one_hot(phase, self.phases, dtype=features.dtype)
             one_hot = jnp.broadcast_to(one_hot, (features.shape[0], self.phases))

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from penstock._seeds import anywhere
 from penstock._types import PerEnvFlag
 from penstock.policies.policy import Draw
 
@@ -68,7 +69,7 @@ def next_action(
         old = (plan.action, plan.latent)
         return jax.tree.map(lambda new, old: jnp.where(decision[:, None], new, old), (drawn.action, drawn.latent), old)
 
-    action, latent = jax.lax.cond(decision.any(), replan, lambda: (plan.action, plan.latent))
+    action, latent = jax.lax.cond(anywhere(decision), replan, lambda: (plan.action, plan.latent))
     cursor = jnp.where(decision, 0, plan.cursor + 1)
     chunks = action.reshape(action.shape[0], chunk_length, -1)
     now = jnp.take_along_axis(chunks, cursor[:, None, None], axis=1)[:, 0]

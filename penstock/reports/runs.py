@@ -35,7 +35,8 @@ class Run:
     @property
     def arm(self) -> str:
         """What the run is compared as: its ``label``, else its algorithm."""
-        return str(self.config.get("label") or self.config.get("algorithm") or self.folder.name)
+        algorithm = str(self.config.get("algorithm") or "").rpartition(":")[2]  # of one in a file, its name
+        return str(self.config.get("label") or algorithm or self.folder.name)
 
     @property
     def world(self) -> str:

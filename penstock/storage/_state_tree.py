@@ -145,13 +145,25 @@ def _same(expected: LeafRecord, found: LeafRecord) -> bool:
     return dataclasses.replace(expected, weak=False) == dataclasses.replace(found, weak=False)
 
 
+_MOST_NAMES = 64
+"""How many names are tried for one array; each change of a part makes a few."""
+
+
 def current_names(saved: list[LeafRecord], template: PyTree, old_names: Sequence[tuple[str, str]]) -> dict[str, str]:
     """From the names of saved leaves to those in a template, where parts of names have changed since."""
     known = {record.path for record in leaf_records(template)}
 
     def current(name):
-        candidates = (name.replace(old, new) for old, new in old_names if old in name)
-        return name if name in known else next((other for other in candidates if other in known), name)
+        # Several parts of one name may have changed.
+        tried, candidates = set(), [name]
+        while candidates and len(tried) < _MOST_NAMES:
+            candidate = candidates.pop(0)
+            if candidate in known:
+                return candidate
+            tried.add(candidate)
+            changed = [candidate.replace(old, new, 1) for old, new in old_names if old in candidate]
+            candidates += [other for other in changed if other not in tried]
+        return name
 
     return {record.path: current(record.path) for record in saved}
 

@@ -1,12 +1,12 @@
 """Evaluation on a hosted world: whole episodes with a frozen agent, in environments of their own."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import numpy as np
 
 from penstock._types import Key
+from penstock.algorithms.learner import Learner
 from penstock.policies import DeterministicAction
 from penstock.training.evaluation import Evaluation
 from penstock.worlds import Observation
@@ -20,24 +20,24 @@ class HostedEvaluator:
     """Runs episodes of a learner's agent on a hosted world.
 
     Args:
-        learner: an off-policy learner.
+        learner: the algorithm.
         world: one environment per episode.
         deterministic: the rule of the deterministic action, in place of the learner's own.
     """
 
-    def __init__(self, learner: Any, world: HostedWorld, deterministic: DeterministicAction | None = None):
+    def __init__(self, learner: Learner, world: HostedWorld, deterministic: DeterministicAction | None = None):
         self.learner = learner
         self.episodes = world.num_envs
         at_once = min(self.episodes, PROCESSES_AT_ONCE) if world.vectorization == "processes" else self.episodes
         self.world = world.with_num_envs(at_once)
-        structure = jax.tree.structure(jax.eval_shape(learner.init_learned, jax.random.key(0)))
+        structure = jax.tree.structure(learner.shapes())
         self.traces = 0
 
         rule = deterministic
 
         def act(leaves, observation, key, t, deterministic):
             self.traces += 1
-            agent = learner.agent_of(jax.tree.unflatten(structure, leaves)).acting_by(rule)
+            agent = learner.agent(jax.tree.unflatten(structure, leaves)).acting_by(rule)
             sample = agent.mode(observation) if deterministic else agent.sample(observation, jax.random.fold_in(key, t))
             return sample.action
 

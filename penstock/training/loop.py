@@ -14,7 +14,6 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
 
 from penstock._errors import PenstockError, require
 from penstock.storage.lock import RunLock
@@ -36,12 +35,13 @@ from penstock.storage.store import (
     save_checkpoint,
     save_crash_dump,
 )
+from penstock.training.drivers.functional import seed_keys
+from penstock.training.drivers.state import RunState
 from penstock.training.migrations import completed
 from penstock.training.plan import KEPT_FOR_LIFE, SAFE_TO_CHANGE, RunPlan, sources_of
 from penstock.training.post_mortem import FAULTS, Fault
-from penstock.training.program import seed_keys
-from penstock.training.programs import RunProgram, make_program
 from penstock.training.restore import load_state
+from penstock.training.running import Driver, make_driver
 from penstock.training.signals import EXIT_INTERRUPTED, GracefulStop
 
 EVALUATION_KEY = 0x5EED
@@ -130,7 +130,7 @@ class Result:
     Attributes:
         folder: the run folder.
         state: training state, leaves ``(K, ...)``.
-        program: the compiled programs.
+        driver: who trained it.
         finished: whether the whole budget is used and its result saved.
         worked: whether this call trained at all; False if the run was complete before.
         exit_code: 0, or `EXIT_INTERRUPTED` where the same command will continue the run: it was asked to stop, or the
@@ -139,8 +139,8 @@ class Result:
     """
 
     folder: RunFolder
-    state: PyTree
-    program: RunProgram
+    state: RunState
+    driver: Driver
     finished: bool
     worked: bool
     exit_code: int
@@ -178,7 +178,8 @@ def train(
     observer = observer or Silent()
     world = plan.make_world()
     learner = plan.make_learner(world)  # refuses bad settings before anything is written
-    learner.require_memory(plan.seeds)
+    driver = make_driver(learner, world.with_num_envs(plan.evaluation_episodes))
+    driver.require_memory(plan.seeds)
     folder = RunFolder(Path(run_dir))
     config = {**plan.to_config(), **sources_of(plan), "world_constants": world.describe()}
     with RunLock(folder.lock_path), GracefulStop(observer.message) as stop:
@@ -193,13 +194,12 @@ def train(
         else:
             folder.write_config(config)
         folder.clean_leftovers()
-        program = make_program(learner, world.with_num_envs(plan.evaluation_episodes))
-        run = _Run(plan, folder, program, config_hash(config, ignore=SAFE_TO_CHANGE), observer, mirrors(folder))
+        run = _Run(plan, folder, driver, config_hash(config, ignore=SAFE_TO_CHANGE), observer, mirrors(folder))
         try:
             # What cannot be continued with these settings must not replace the settings that it can be continued with.
             return run.to_the_end(stop, lambda: folder.write_config(config), on_metrics or (lambda rows: None))
         finally:
-            program.close()
+            driver.close()
             run.log.close()
             observer.close()
 
@@ -211,14 +211,14 @@ class _Run:
         self,
         plan: RunPlan,
         folder: RunFolder,
-        program: RunProgram,
+        driver: Driver,
         settings_hash: str,
         observer: Observer,
         mirrors: list[Mirror],
     ):
         self.plan = plan
         self.folder = folder
-        self.program = program
+        self.driver = driver
         self.hash = settings_hash
         self.observer = observer
         self.log = MetricsLog(folder.metrics_path, mirrors, observer.message)
@@ -246,12 +246,12 @@ class _Run:
             saved_update = 0 if self._checkpoint(state, 0) else -1
         while update < plan.updates and not stop.requested:
             iterations = min(plan.log_every - update % plan.log_every, plan.updates - update)
-            before, block_start = state, time.monotonic()
-            state, metrics = self.program.train(state, jnp.asarray(iterations, jnp.int32))
+            block_start = time.monotonic()
+            state, metrics = self.driver.train(state, jnp.asarray(iterations, jnp.int32))
             metrics = jax.device_get(metrics)
             seconds = time.monotonic() - block_start
             update += iterations
-            self._look_for_faults(before, metrics, iterations)
+            self._look_for_faults(update - iterations, metrics, iterations)
             evaluation = self._evaluate(state, update) if self._evaluation_due(update, iterations) else {}
             rows = self._write_rows(update, metrics, evaluation)
             if on_metrics(rows):
@@ -271,11 +271,11 @@ class _Run:
                 "the same command continues the run"
             )
         exit_code = 0 if finished else EXIT_INTERRUPTED
-        return Result(self.folder, state, self.program, finished, update > begun, exit_code, self.last_rows)
+        return Result(self.folder, state, self.driver, finished, update > begun, exit_code, self.last_rows)
 
     # ------------------------------------------------------------------ begin
 
-    def _begin(self, accepted: Callable[[], None]) -> tuple[PyTree, int]:
+    def _begin(self, accepted: Callable[[], None]) -> tuple[RunState, int]:
         """The state to continue from and its update: the newest sound checkpoint, or a fresh start. Compiles."""
         plan = self.plan
         keys = seed_keys(plan.seed, plan.seeds)
@@ -293,14 +293,14 @@ class _Run:
                 )
             self.log.truncate(0)
         else:
-            state, manifest = load_state(found, self.program, keys)
+            state, manifest = load_state(found, self.driver, keys)
             # The kill may have come after the checkpoint was saved and before it was compared with the best.
             keep_best(found, report=self.observer.message)
             extra = manifest.extra
             self.log.truncate(extra["metrics_offset"])
             self.wall_before, self.cpu_before = extra["wall_seconds"], extra["cpu_seconds"]
             self.last_rows = extra["last_rows"]
-            update = int(np.asarray(state.update)[0])
+            update = int(state.clock.update)
             require(
                 update <= plan.updates,
                 "steps",
@@ -309,16 +309,16 @@ class _Run:
             )
         accepted()
         seeds = f"seed {plan.seed}" if plan.seeds == 1 else f"seeds {self.seeds[0]} to {self.seeds[-1]}"
-        title = f"{plan.algorithm.upper()} · {plan.world} · {seeds}"
+        title = f"{plan.title.upper()} · {plan.world} · {seeds}"
         self.observer.start(plan.updates * self.steps_per_update, title, update * self.steps_per_update)
         if update >= plan.updates and state is not None:
             return state, update
-        for notice in self.program.learner.opening_notices():
+        for notice in self.driver.notices():
             self.observer.message(notice)
         begin = time.monotonic()
         self.observer.compiling("the training program")
-        state = self.program.init(keys) if state is None else self.program.resume(state)
-        self.program.compile(state, jnp.asarray(1, jnp.int32), self._evaluation_keys(0))
+        state = self.driver.init(keys) if state is None else self.driver.resume(state)
+        self.driver.compile(state, jnp.asarray(1, jnp.int32), self._evaluation_keys(0))
         self.observer.compiled(time.monotonic() - begin)
         return state, update
 
@@ -334,8 +334,8 @@ class _Run:
         every = self.plan.evaluate_every
         return now // every > before // every or update >= self.plan.updates
 
-    def _evaluate(self, state: PyTree, update: int) -> dict[str, np.ndarray]:
-        return jax.device_get(self.program.evaluate(state, self._evaluation_keys(update)))
+    def _evaluate(self, state: RunState, update: int) -> dict[str, np.ndarray]:
+        return jax.device_get(self.driver.evaluate(state, self._evaluation_keys(update)))
 
     def _show(
         self, update: int, rate: float, metrics: dict[str, np.ndarray], evaluation: dict[str, np.ndarray]
@@ -379,7 +379,7 @@ class _Run:
 
     # ------------------------------------------------------------------ checkpoints and faults
 
-    def _checkpoint(self, state: PyTree, update: int) -> bool:
+    def _checkpoint(self, state: RunState, update: int) -> bool:
         """Saves the state with the position in the metrics file. A full disk is reported, and training goes on."""
         if not self.log.sync():
             return False
@@ -415,7 +415,14 @@ class _Run:
         self.saving = time.monotonic() - begin
         return True
 
-    def _look_for_faults(self, before: PyTree, metrics: dict[str, np.ndarray], iterations: int) -> None:
+    def _newest_state(self) -> RunState | None:
+        """What the newest checkpoint holds, for a replay."""
+        found = latest_checkpoint(self.folder.checkpoints, self.observer.message)
+        if found is None:
+            return None
+        return load_state(found, self.driver, seed_keys(self.plan.seed, self.plan.seeds))[0]
+
+    def _look_for_faults(self, begin: int, metrics: dict[str, np.ndarray], iterations: int) -> None:
         """Reports skipped updates and diverged environments; explains the first of a run, with a dump that replays."""
         for index, seed in enumerate(self.seeds):
             counts = {
@@ -426,9 +433,17 @@ class _Run:
             self.faults_explained += 1
             try:
                 fault = Fault(
-                    before, iterations, index, counts, seed, self.steps_per_update, self.folder.crash, self.hash
+                    restore=self._newest_state,
+                    begin=begin,
+                    iterations=iterations,
+                    index=index,
+                    counts=counts,
+                    seed=seed,
+                    steps_per_update=self.steps_per_update,
+                    crash=self.folder.crash,
+                    config_hash=self.hash,
                 )
-                sentence = self.program.explain(fault)
+                sentence = self.driver.explain(fault)
             except CheckpointNotWrittenError as error:
                 sentence = f"{counts} in seed {seed} (handled; training goes on). {error}"
             if self.faults_explained == EXPLAINED_FAULTS:

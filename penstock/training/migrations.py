@@ -1,16 +1,52 @@
 """What runs of earlier versions called things, so that they can be continued, evaluated and filmed."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
 from penstock._errors import ConfigurationError
+from penstock.algorithms.learner import Clock
 from penstock.algorithms.registry import ALGORITHMS
+from penstock.training.drivers.state import RunState
 
 STATE_NAMES = (
     (".policy.inner.", ".policy."),  # chunks were a policy around a policy
     (".policy.", ".policy.flow."),  # sac-flow with entropy = action was a noisy flow alone
+    (".replay.", ".memory."),
+    *((f".{part}", f".learned.{part}") for part in ("actor", "critic", "target_critic", "normalizer", "memory.")),
 )
 """Parts of the names of a state's arrays: as they were, and as they are. See `load_checkpoint`."""
+
+FORMER_RING = ".replay.ring.reward"
+"""The name of a replay memory's rewards in states of the former form."""
+
+
+class FormerState(eqx.Module):
+    """A run's state when each seed had counters of its own, under the names of today."""
+
+    learned: Any
+    world: Any
+    memory: Any
+    key: Any
+    update: Any
+    env_steps: Any
+    gradient_steps: Any
+
+    @classmethod
+    def like(cls, template: RunState, names: Container[str]) -> "FormerState":
+        """The template of a former state, for a run whose template today is this one."""
+        counter = jax.ShapeDtypeStruct((template.seeds,), jnp.int32)
+        return cls(*template.parts, counter, counter, counter if ".gradient_steps" in names else None)
+
+    def today(self) -> RunState:
+        """The state as it is held today; the counters of all seeds were equal."""
+        gradient_steps = jnp.zeros((1,), jnp.int32) if self.gradient_steps is None else self.gradient_steps
+        clock = Clock(*(counter[0] for counter in (self.update, self.env_steps, gradient_steps)))
+        return RunState(self.learned, self.world, self.memory, self.key, clock)
+
 
 ADDED_LATER: dict[str, Any] = {
     "deterministic_action": "zero",

@@ -11,6 +11,7 @@ import penstock
 from penstock._errors import ConfigurationError, require, suggest
 from penstock._field_types import convert, convert_fields
 from penstock._own_code import resolved_spec
+from penstock.algorithms.learner import Learner
 from penstock.algorithms.registry import algorithm_entry
 from penstock.training.presets import preset as preset_of
 from penstock.worlds import FunctionalWorld, World
@@ -26,7 +27,7 @@ SAFE_TO_CHANGE = frozenset(
 KEPT_FOR_LIFE = frozenset({"num_envs", "seeds", "settings.collect_steps", "settings.window"})
 """Fields that a run keeps whatever is allowed: they give its state a shape, or its steps a count."""
 
-NOT_OF_THE_PLAN = ("penstock", "world_constants", "world_source", "policy_source")
+NOT_OF_THE_PLAN = ("penstock", "world_constants", "world_source", "algorithm_source", "policy_source")
 """What ``config.json`` records beside the plan."""
 
 
@@ -105,9 +106,14 @@ class RunPlan:
         for name, value in self.world_options.items():
             convert(value, types.get(name, Any), f"world_options.{name}")
 
-    def make_learner(self, world: World) -> Any:
+    def make_learner(self, world: World) -> Learner:
         """Builds the learner, bound to the world and to this plan's number of iterations."""
         return algorithm_entry(self.algorithm).learner(self.settings, world, self.updates)
+
+    @property
+    def title(self) -> str:
+        """How people call the algorithm."""
+        return algorithm_entry(self.algorithm).title
 
     @property
     def updates(self) -> int:
@@ -138,9 +144,14 @@ def from_config(config: Mapping[str, Any]) -> RunPlan:
 
 
 def sources_of(plan: RunPlan) -> dict[str, str]:
-    """Hashes of files that a run's world and policy come from: it must not go on with others under the same name."""
+    """Hashes of files that a run comes from: it must not go on with others under the same name."""
     sources = {}
-    for field, name in (("world_source", plan.world), ("policy_source", plan.settings.flat().get("policy", ""))):
+    named = {
+        "world_source": plan.world,
+        "algorithm_source": plan.algorithm,
+        "policy_source": plan.settings.flat().get("policy", ""),
+    }
+    for field, name in named.items():
         place = name.rpartition(":")[0]
         if place.endswith(".py") and Path(place).is_file():
             sources[field] = hashlib.sha256(Path(place).read_bytes()).hexdigest()
@@ -168,7 +179,7 @@ def make_plan(
     run_fields, preset_settings = preset_of(algorithm, world, preset, velocity)
     _refuse_unknown(fields, RunPlan, "run")
     return RunPlan(
-        algorithm=algorithm,
+        algorithm=resolved_spec(algorithm),
         world=resolved_spec(world),
         settings=config_class.preset(preset_settings, **(settings or {})),
         **convert_fields({**run_fields, **fields}, RunPlan),
@@ -179,7 +190,7 @@ def default_run_dir(plan: RunPlan) -> Path:
     """Where a run goes that nobody gave a folder: ``runs/ALGORITHM-WORLD-SEED``."""
     place, _, attribute = plan.world.rpartition(":")
     name = f"{Path(place).stem}-{attribute}" if place else plan.world.replace("/", "-")
-    return Path("runs") / f"{plan.algorithm}-{name}-{plan.seed}"
+    return Path("runs") / f"{plan.title}-{name}-{plan.seed}"
 
 
 def parse_world_options(texts: tuple[str, ...]) -> dict[str, Any]:

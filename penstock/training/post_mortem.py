@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from penstock._types import Actions, GradientProbe
+from penstock.algorithms.learner import Evidence, Learner
 from penstock.storage.store import find_non_finite, save_crash_dump
 from penstock.worlds import FunctionalWorld
 from penstock.worlds.world import MAGNITUDE_LIMIT, Transition, WorldState
@@ -29,6 +30,9 @@ FAULTS = (
 
 _EVIDENCE = "evidence: "
 
+Iterate = Callable[[Learner, Any], tuple[Any, Any, Evidence]]
+"""A driver's iteration of one seed."""
+
 
 class Witness(FunctionalWorld):
     """The same world; its diagnostics keep what the guards are about to clear away.
@@ -44,7 +48,7 @@ class Witness(FunctionalWorld):
         self, state: WorldState, action: Actions, probe: GradientProbe | None = None
     ) -> tuple[WorldState, Transition]:
         """See `World.step`."""
-        body, outcome = self.task.advance(state.body, jnp.clip(action, -1.0, 1.0))
+        body, outcome = self.advance(state.body, action, state.key)
         suspects = [
             ("action", action, 0, jnp.inf),
             *((f"state{path}", leaf, self.task.env_axis, jnp.inf) for path, leaf in _named(body)),
@@ -68,7 +72,8 @@ class Fault:
     """Something that a block of iterations had to guard against, in one seed.
 
     Attributes:
-        before: state of all seeds at the beginning of the block, leaves ``(K, ...)``.
+        restore: loads the newest state that was saved before the block; None where there is none.
+        begin: iteration at which the block began.
         iterations: length of the block.
         index: which of the seeds.
         counts: what was counted in the block for this seed, by name.
@@ -78,7 +83,8 @@ class Fault:
         config_hash: hash of the run's configuration.
     """
 
-    before: PyTree
+    restore: Callable[[], Any]
+    begin: int
     iterations: int
     index: int
     counts: dict[str, int]
@@ -93,12 +99,13 @@ class Fault:
         return f"{counted} (handled; training goes on)"
 
 
-def explain_fault(learner: Any, train: Callable[..., Any], fault: Fault) -> str:
-    """Replays a block from the state before it, saves the state before the first fault, and describes that fault.
+def explain_fault(learner: Learner, iterate: Iterate, train: Callable[..., Any], fault: Fault) -> str:
+    """Replays a run from its newest checkpoint, saves the state before the first fault, and describes that fault.
 
     Args:
         learner: the algorithm. See `find_cause`.
-        train: the run's own program for a block of iterations, so that the replay is exact.
+        iterate: see `find_cause`.
+        train: the run's own program for a block of iterations, so that the replay is exact. It may consume its states.
         fault: what happened.
 
     Returns:
@@ -108,41 +115,48 @@ def explain_fault(learner: Any, train: Callable[..., Any], fault: Fault) -> str:
         CheckpointNotWrittenError: the disk refused the dump.
     """
     index, counts, seed = fault.index, fault.counts, fault.seed
-    states = fault.before
+    states = fault.restore()
+    if states is None:
+        return f"{fault.happened()} in seed {seed}; no checkpoint is left from which it could be replayed."
+    skip = fault.begin - int(states.clock.update)
+    if skip > 0:
+        states, _ = train(states, jnp.asarray(skip, jnp.int32))
     for _ in range(fault.iterations):
-        after, metrics = train(states, jnp.asarray(1, jnp.int32))
+        before = jax.tree.map(jnp.copy, states.seed(index))
+        states, metrics = train(states, jnp.asarray(1, jnp.int32))
         if any(float(metrics[name][index]) > 0 for name in counts):
-            state = jax.tree.map(lambda leaf: leaf[index], states)
-            cause = find_cause(learner, state, {name: float(values[index]) for name, values in metrics.items()})
-            update = int(np.asarray(state.update))
+            cause = find_cause(
+                learner, iterate, before, {name: float(values[index]) for name, values in metrics.items()}
+            )
+            update = int(before.clock.update)
             extra = {"counts": counts, "cause": cause}
             path, _ = save_crash_dump(
                 fault.crash,
                 update * fault.steps_per_update,  # as all of a run's files are named
-                state,
+                before,
                 seed=seed,
                 config_hash=fault.config_hash,
                 extra=extra,
             )
             return (
                 f"{fault.happened()}. Seed {seed}, iteration {update}: {cause}. "
-                f"The state before it is kept in {path}; one `step` from there shows the fault again."
+                f"The state before it is kept in {path}; one iteration from there shows the fault again."
             )
-        states = after
     return f"{fault.happened()} in seed {seed}; the replay did not show it again."
 
 
-def find_cause(learner: Any, state: PyTree, metrics: dict[str, float]) -> str:
+def find_cause(learner: Learner, iterate: Iterate, state: Any, metrics: dict[str, float]) -> str:
     """Names the first bad number of the iteration that begins at ``state``.
 
     Args:
-        learner: the algorithm, with ``world`` and ``return_gradient``.
+        learner: the algorithm.
+        iterate: the driver's iteration of one seed: from learner and state to state, metrics and evidence.
         state: state of one seed.
         metrics: of that iteration, to name losses and norms that are not finite.
     """
-    gradient, window, _, _ = _watched_gradient(learner)(state)
+    shown = _watched(learner, iterate)(state)
     evidence = sorted(
-        (name, np.asarray(values)) for name, values in window.diagnostics.items() if name.startswith(_EVIDENCE)
+        (name, np.asarray(values)) for name, values in shown.diagnostics.items() if name.startswith(_EVIDENCE)
     )
     times = [int(np.argwhere(values)[0][0]) for _, values in evidence if (values != 0).any()]
     if times:
@@ -150,21 +164,22 @@ def find_cause(learner: Any, state: PyTree, metrics: dict[str, float]) -> str:
         name, values = next((name, values[t]) for name, values in evidence if (values[t] != 0).any())
         value = values[np.flatnonzero(values)[0]]
         return f"{name.removeprefix(_EVIDENCE)[4:]} is {value:g} {_where(t, values)}"
-    lost = np.asarray(window.gradient_events)[:, 1]
+    lost = np.zeros((1, 1)) if shown.gradient_events is None else np.asarray(shown.gradient_events)[:, 1]
     if lost.any():
         t = int(np.flatnonzero(lost.any(axis=1))[-1])  # the backward pass begins at the end
         return f"the gradient with respect to state and action is not finite {_where(t, lost[t])}"
-    parts = [f"gradient{leaf.sentence()}" for leaf in find_non_finite(gradient)[:1]]
+    parts = [f"gradient{leaf.sentence()}" for leaf in find_non_finite(shown.gradient)[:1]]
     parts += [f"{name} is {value:g}" for name, value in metrics.items() if not np.isfinite(value)]
     return "; ".join(parts[:4]) or "every number of window, gradient and losses is finite when it is computed again"
 
 
 @functools.lru_cache(maxsize=1)
-def _watched_gradient(learner: Any) -> Callable[..., Any]:
+def _watched(learner: Learner, iterate: Iterate) -> Callable[[Any], Evidence]:
     # Compiled once, however many faults there are to explain.
     watched = copy.copy(learner)
+    assert isinstance(learner.world, FunctionalWorld)
     watched.world = Witness(learner.world)
-    return jax.jit(watched.return_gradient)
+    return jax.jit(lambda state: iterate(watched, state)[2])
 
 
 def _where(t: int, flags: np.ndarray) -> str:

@@ -1,6 +1,6 @@
 """Opens a finished or stopped run: its plan, its learner, and a state from a checkpoint."""
 
-import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -8,10 +8,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Key, PyTree
+from jaxtyping import Array, Key
 
 from penstock._errors import PenstockError
-from penstock.algorithms.off_policy import OffPolicyState
+from penstock.algorithms.learner import Learner
+from penstock.data import Replay
 from penstock.storage.run_folder import CONFIG_NAME, read_config
 from penstock.storage.store import (
     Manifest,
@@ -20,10 +21,11 @@ from penstock.storage.store import (
     load_checkpoint,
     read_manifest,
 )
-from penstock.training.migrations import STATE_NAMES, completed
+from penstock.training.drivers.functional import seed_keys
+from penstock.training.drivers.state import RunState
+from penstock.training.migrations import FORMER_RING, STATE_NAMES, FormerState, completed
 from penstock.training.plan import RunPlan, from_config
-from penstock.training.program import seed_keys
-from penstock.training.programs import RunProgram, make_program
+from penstock.training.running import Driver, make_driver
 
 
 class RestoredRun(NamedTuple):
@@ -32,13 +34,13 @@ class RestoredRun(NamedTuple):
     Attributes:
         plan: what was run.
         learner: the algorithm, bound to the world.
-        state: training state, leaves ``(K, ...)``.
+        state: of all seeds.
         manifest: manifest of the checkpoint.
     """
 
     plan: RunPlan
-    learner: Any
-    state: PyTree
+    learner: Learner
+    state: RunState
     manifest: Manifest
 
 
@@ -72,25 +74,27 @@ def restore_run(run_dir: Path | str, which: Literal["best", "last"] = "last") ->
         raise PenstockError(f"{run_dir} has no {which} checkpoint that verifies. Let the run reach its first one.")
     world = plan.make_world()
     learner = plan.make_learner(world)
-    state, manifest = load_state(found, make_program(learner, world), seed_keys(plan.seed, plan.seeds))
+    state, manifest = load_state(found, make_driver(learner, world), seed_keys(plan.seed, plan.seeds))
     return RestoredRun(plan, learner, state, manifest)
 
 
-def load_state(checkpoint: Path, program: RunProgram, keys: Key[Array, "K"]) -> tuple[PyTree, Manifest]:
-    """Loads a checkpoint for a program, bit for bit; only a replay memory of another size is moved into the new size.
+def load_state(checkpoint: Path, driver: Driver, keys: Key[Array, "K"]) -> tuple[RunState, Manifest]:
+    """Loads a checkpoint for a driver, bit for bit; only a replay memory of another size is moved into the new size.
 
     A replay memory is no larger than its run's budget, which may change from one session to the next.
 
     Raises:
         CheckpointError: see `load_checkpoint`.
     """
-    template = program.template(keys)
-    if not isinstance(template, OffPolicyState):
-        return load_checkpoint(checkpoint, template, STATE_NAMES)
+    template = driver.template(keys)
     shapes = {record.path: record.shape for record in read_manifest(checkpoint).leaves}
-    saved, wanted = shapes.get(".replay.ring.reward", ()), template.replay.ring.reward.shape
+    ring = ".memory.ring.reward" if ".memory.ring.reward" in shapes else FORMER_RING
+    memory = template.memory
+    if not isinstance(memory, Replay) or ring not in shapes:
+        return _load(checkpoint, template, shapes)
+    saved, wanted = shapes[ring], memory.ring.reward.shape
     if len(saved) != len(wanted) or saved[1] == wanted[1]:
-        return load_checkpoint(checkpoint, template, STATE_NAMES)
+        return _load(checkpoint, template, shapes)
 
     def with_saved_slots(leaf):
         shape = (leaf.shape[0], saved[1], *leaf.shape[2:])
@@ -98,10 +102,17 @@ def load_state(checkpoint: Path, program: RunProgram, keys: Key[Array, "K"]) -> 
             return np.broadcast_to(np.zeros((), leaf.dtype), shape)
         return jax.ShapeDtypeStruct(shape, leaf.dtype)
 
-    ring = jax.tree.map(with_saved_slots, template.replay.ring)
-    template = eqx.tree_at(lambda state: state.replay.ring, template, ring)
-    state, manifest = load_checkpoint(checkpoint, template, STATE_NAMES)
-    seeds = [jax.tree.map(lambda leaf, i=i: leaf[i, ...], state.replay).resized(wanted[1]) for i in range(wanted[0])]
-    xp = np if isinstance(state.replay.ring.reward, np.ndarray) else jnp
-    replay = jax.tree.map(lambda *leaves: xp.stack(leaves), *seeds)
-    return dataclasses.replace(state, replay=replay), manifest
+    ring = jax.tree.map(with_saved_slots, memory.ring)
+    enlarged = eqx.tree_at(lambda memory: memory.ring, memory, ring)
+    state, manifest = _load(checkpoint, template.with_memory(enlarged), shapes)
+    seeds = [state.seed(index).memory.resized(wanted[1]) for index in range(wanted[0])]
+    xp = np if isinstance(state.memory.ring.reward, np.ndarray) else jnp
+    return state.with_memory(jax.tree.map(lambda *leaves: xp.stack(leaves), *seeds)), manifest
+
+
+def _load(checkpoint: Path, template: RunState, shapes: Mapping[str, Any]) -> tuple[RunState, Manifest]:
+    """Loads a state of today's form, or of the one in which each seed had counters of its own."""
+    if ".update" not in shapes:
+        return load_checkpoint(checkpoint, template, STATE_NAMES)
+    former, manifest = load_checkpoint(checkpoint, FormerState.like(template, shapes), STATE_NAMES)
+    return former.today(), manifest

@@ -59,7 +59,27 @@ class Task(eqx.Module):
 
     @abc.abstractmethod
     def advance(self, state: PyTree, action: Actions) -> tuple[PyTree, Outcome]:
-        """Moves every environment one control step on. Deterministic: randomness belongs to `initial`."""
+        """Moves every environment one control step on, without noise.
+
+        What differs from episode to episode (masses, friction: domain randomisation) belongs to the state, where
+        `initial` draws it.
+        """
+
+    def advance_noisily(self, state: PyTree, action: Actions, key: Key) -> tuple[PyTree, Outcome]:
+        """`advance` with the noise of one step (pushes, noisy sensors, late actions); where a task has any.
+
+        Args:
+            state: of N environments.
+            action: inside [-1, 1].
+            key: fresh at every step.
+        """
+        del key
+        return self.advance(state, action)
+
+    @property
+    def draws_noise(self) -> bool:
+        """Whether steps draw noise: whether `advance_noisily` is the task's own."""
+        return type(self).advance_noisily is not Task.advance_noisily
 
     @abc.abstractmethod
     def observe(self, state: PyTree) -> Observation:
@@ -94,7 +114,12 @@ class SingleTask(eqx.Module):
 
     @abc.abstractmethod
     def advance(self, state: PyTree, action: Float[Array, "d"]) -> tuple[PyTree, Outcome]:
-        """Moves one control step on."""
+        """Moves one control step on, without noise."""
+
+    def advance_noisily(self, state: PyTree, action: Float[Array, "d"], key: Key) -> tuple[PyTree, Outcome]:
+        """See `Task.advance_noisily`."""
+        del key
+        return self.advance(state, action)
 
     @abc.abstractmethod
     def observe(self, state: PyTree) -> Observation:
@@ -138,6 +163,15 @@ class Vmapped(Task):
     def advance(self, state: PyTree, action: Actions) -> tuple[PyTree, Outcome]:
         """See `Task.advance`."""
         return jax.vmap(self.single.advance)(state, action)
+
+    def advance_noisily(self, state: PyTree, action: Actions, key: Key) -> tuple[PyTree, Outcome]:
+        """See `Task.advance_noisily`; every environment has noise of its own."""
+        return jax.vmap(self.single.advance_noisily)(state, action, jax.random.split(key, action.shape[0]))
+
+    @property
+    def draws_noise(self) -> bool:
+        """See `Task.draws_noise`."""
+        return type(self.single).advance_noisily is not SingleTask.advance_noisily
 
     def observe(self, state: PyTree) -> Observation:
         """See `Task.observe`."""

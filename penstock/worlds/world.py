@@ -12,13 +12,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree
 
+from penstock._seeds import anywhere
 from penstock._types import Actions, AnyArray, GradientProbe, Key, PerEnv, PerEnvCount, PerEnvFlag
 from penstock.observation import Observation, ObservationSpec
 from penstock.worlds.firewall import gradient_firewall
-from penstock.worlds.task import Task, flag_shape
+from penstock.worlds.task import Outcome, Task, flag_shape
 
 MAGNITUDE_LIMIT = 1e6
 """An observation or reward that is not finite or beyond this magnitude counts as divergence of its environment."""
+
+NOISE = 1
+"""Folded into a world's key for the noise of a step, so that resets draw what they draw without it."""
 
 
 class Transition(eqx.Module):
@@ -69,17 +73,34 @@ class WorldState(eqx.Module):
     key: Key
 
 
-class World(eqx.Module):
-    """N environments that step together."""
+class World(abc.ABC):
+    """N environments that step together.
 
-    name: eqx.AbstractVar[str]
-    num_envs: eqx.AbstractVar[int]
-    action_size: eqx.AbstractVar[int]
-    observation_spec: eqx.AbstractVar[ObservationSpec]
-    episode_length: eqx.AbstractVar[int]
-    control_timestep: eqx.AbstractVar[float]
-    differentiable: eqx.AbstractVar[bool]
-    functional: eqx.AbstractVar[bool]
+    Attributes:
+        name: the name.
+        num_envs: N.
+        action_size: d. Actions are in [-1, 1]^d.
+        observation_spec: sizes of the observation.
+        episode_length: control steps until the time limit.
+        control_timestep: seconds of simulated time per control step.
+    """
+
+    name: str
+    num_envs: int
+    action_size: int
+    observation_spec: ObservationSpec
+    episode_length: int
+    control_timestep: float
+
+    @property
+    def functional(self) -> bool:
+        """Whether the world is pure and lives inside `jax.jit`."""
+        return False
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether gradients flow through a step."""
+        return False
 
     @abc.abstractmethod
     def with_num_envs(self, num_envs: int) -> "World":
@@ -90,27 +111,24 @@ class World(eqx.Module):
         """Constants worth recording in a run's ``config.json``."""
 
     @abc.abstractmethod
-    def reset(self, key: Key, *, stagger: bool = False) -> Any:
+    def reset(self, key: Key) -> Any:
         """Starts all environments.
 
         Args:
             key: random key for the first and all later resets.
-            stagger: start each environment at a random age in its episode, so that time limits do not coincide.
         """
 
     @abc.abstractmethod
-    def step(self, state: Any, action: Actions, probe: GradientProbe | None = None) -> tuple[Any, Transition]:
+    def step(self, state: Any, action: Actions) -> tuple[Any, Transition]:
         """Moves every environment one control step on and resets those whose episode ended.
 
         Args:
             state: as returned by `reset` or `step`.
             action: ``(N, d)``; clipped to [-1, 1].
-            probe: ``(2, N)`` zeros whose gradient, after differentiating through this step, counts the backward
-                passes that had to be cut and those that were lost (see `gradient_firewall`). None where nobody counts.
         """
 
 
-class FunctionalWorld(World):
+class FunctionalWorld(eqx.Module, World):
     """A pure `Task` as a world. Lives inside `jax.jit`.
 
     Gradients flow through a step from outcome and next state to state and action. They are cut at resets. Each
@@ -121,43 +139,31 @@ class FunctionalWorld(World):
     name: str
     task: Task
     num_envs: int
+    action_size: int
+    observation_spec: ObservationSpec
+    episode_length: int
+    control_timestep: float
     gradient_limit: float
 
     def __init__(self, name: str, task: Task, num_envs: int, gradient_limit: float = float("inf")):
         self.name = name
         self.task = task
         self.num_envs = num_envs
+        self.action_size = task.action_size
+        self.observation_spec = task.observation_spec
+        self.episode_length = task.episode_length
+        self.control_timestep = task.control_timestep
         self.gradient_limit = gradient_limit
 
     @property
-    def action_size(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Action dimension d."""
-        return self.task.action_size
-
-    @property
-    def observation_spec(self) -> ObservationSpec:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Sizes of the observation."""
-        return self.task.observation_spec
-
-    @property
-    def episode_length(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Control steps until the time limit."""
-        return self.task.episode_length
-
-    @property
-    def control_timestep(self) -> float:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Seconds of simulated time per control step."""
-        return self.task.control_timestep
-
-    @property
-    def differentiable(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Whether gradients flow through a step."""
-        return self.task.differentiable
-
-    @property
-    def functional(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """True: the world is pure and lives inside `jax.jit`."""
+    def functional(self) -> bool:
+        """True."""
         return True
+
+    @property
+    def differentiable(self) -> bool:
+        """See `Task.differentiable`."""
+        return self.task.differentiable
 
     def with_num_envs(self, num_envs: int) -> "FunctionalWorld":
         """The same world with another number of environments (for evaluation)."""
@@ -172,7 +178,12 @@ class FunctionalWorld(World):
         return FunctionalWorld(self.name, self.task, self.num_envs, gradient_limit)
 
     def reset(self, key: Key, *, stagger: bool = False) -> WorldState:
-        """See `World.reset`."""
+        """See `World.reset`.
+
+        Args:
+            key: random key for the first and all later resets.
+            stagger: start each environment at a random age in its episode, so that time limits do not coincide.
+        """
         key_body, key_age, key_next = jax.random.split(key, 3)
         body = _strong(self.task.initial(key_body, self.num_envs))
         if stagger:
@@ -184,12 +195,19 @@ class FunctionalWorld(World):
     def step(
         self, state: WorldState, action: Actions, probe: GradientProbe | None = None
     ) -> tuple[WorldState, Transition]:
-        """See `World.step`."""
+        """See `World.step`.
+
+        Args:
+            state: as returned by `reset` or `step`.
+            action: ``(N, d)``; clipped to [-1, 1].
+            probe: ``(2, N)`` zeros whose gradient, after differentiating through this step, counts the backward
+                passes that had to be cut and those that were lost (see `gradient_firewall`). None where nobody counts.
+        """
         axis = self.task.env_axis
         if probe is None:
             probe = jnp.zeros((2, self.num_envs), action.dtype)
         before, action = gradient_firewall(state.body, action, probe, axis, self.gradient_limit)
-        body, outcome = self.task.advance(before, jnp.clip(action, -1.0, 1.0))
+        body, outcome = self.advance(before, action, state.key)
         seen = self.task.observe(body)
 
         sane = _sane(outcome.reward) & _all_sane(seen) & _finite_environments(body, axis, self.num_envs)
@@ -213,6 +231,19 @@ class FunctionalWorld(World):
         )
         return WorldState(body, jnp.where(done, 0, age), observation, key_next), transition
 
+    def advance(self, body: PyTree, action: Actions, key: Key) -> tuple[PyTree, Outcome]:
+        """The task's own step, with its noise where it has any: without episodes, resets and guards.
+
+        Args:
+            body: the task's state.
+            action: ``(N, d)``; clipped to [-1, 1].
+            key: the world's, `WorldState.key`.
+        """
+        action = jnp.clip(action, -1.0, 1.0)
+        if not self.task.draws_noise:
+            return self.task.advance(body, action)
+        return self.task.advance_noisily(body, action, jax.random.fold_in(key, NOISE))
+
     def _reset_where(self, done, key, body, seen):
         """Bodies and observations, those of environments that are done replaced by fresh ones.
 
@@ -230,7 +261,7 @@ class FunctionalWorld(World):
                 lambda leaf, like: _as(like.dtype, leaf), (body, seen), jax.eval_shape(anew, body, seen)
             )
 
-        return jax.lax.cond(done.any(), anew, kept, body, seen)
+        return jax.lax.cond(anywhere(done), anew, kept, body, seen)
 
 
 def _sane(value: PerEnv) -> PerEnvFlag:

@@ -93,7 +93,7 @@ def test_ends_at_every_phase_against_brute_force(name, ends):
         after = 0.0
         for t in reversed(range(WINDOW)):
             next_phase = (t + 1) % CHUNK
-            both = values_by_hand(state.critic, final[t, env][None], next_phase)[:, 0]
+            both = values_by_hand(state.learned.critic, final[t, env][None], next_phase)[:, 0]
             asked = 0.0 if ends == "terminated" and flags[t, env] else both.mean()
             if flags[t, env] or t == WINDOW - 1:
                 np.testing.assert_allclose(window.next_value[t, env], asked, rtol=1e-4, atol=1e-5)
@@ -103,7 +103,7 @@ def test_ends_at_every_phase_against_brute_force(name, ends):
             else:
                 future = after  # the future is committed: no value in between
             after = reward[t, env] + 0.9 * future
-            told = values_by_hand(state.critic, observation[t, env][None], t % CHUNK)[:, 0]
+            told = values_by_hand(state.learned.critic, observation[t, env][None], t % CHUNK)[:, 0]
             loss += np.square(told - after) / (WINDOW * num_envs)
     np.testing.assert_allclose(metrics["critic/loss"], loss.sum(), rtol=1e-4)
 
@@ -149,14 +149,14 @@ def test_values_inside_a_chunk_are_those_of_what_follows():
         normalize_observations=False,
     )
     state = algorithm.init(jax.random.key(0))
-    where = lambda s: s.actor.policy.network.output.bias  # noqa: E731
+    where = lambda s: s.learned.actor.policy.network.output.bias  # noqa: E731
     bias = where(state).at[:CHUNK].set(jnp.arctanh(jnp.asarray(plan, jnp.float32)))
     state = eqx.tree_at(where, state, bias)
     state = jax.jit(lambda s: jax.lax.fori_loop(0, 400, lambda _, now: algorithm.step(now)[0], s))(state)
     cycle = [sum(discount**k * plan[(i + k) % CHUNK] for k in range(200)) for i in range(CHUNK)]
     for done in range(1, CHUNK + 1):
         last = Observation(jnp.asarray([[plan[done - 1]]], jnp.float32))
-        told = state.critic.values(last, Normalizer.create(1, False), done % CHUNK).min()
+        told = state.learned.critic.values(last, Normalizer.create(1, False), done % CHUNK).min()
         np.testing.assert_allclose(told, cycle[done % CHUNK], atol=0.05)
 
 
@@ -166,6 +166,6 @@ def test_phases_of_a_window():
 
 
 def test_without_chunks_the_critic_has_no_further_input():
-    one, four = (begin(learner("rfo", chunk_length=length)).critic for length in (1, 4))
+    one, four = (begin(learner("rfo", chunk_length=length)).learned.critic for length in (1, 4))
     assert four.networks.layers[0].linear.weight.shape[-1] == one.networks.layers[0].linear.weight.shape[-1] + 4
     assert (one.phases, four.phases) == (1, 4)

@@ -73,9 +73,9 @@ def test_regularizers_change_the_actor_but_not_the_rollout():
     one, metrics = run(full, begin, 1)
     other, _ = run(naive, begin, 1)
     same(one.world, other.world)
-    same(one.memory, other.memory)
-    same(one.critic, other.critic)
-    assert differ(one.actor, other.actor)
+    same(one.learned.memory, other.learned.memory)
+    same(one.learned.critic, other.learned.critic)
+    assert differ(one.learned.actor, other.learned.actor)
     for name in ("past", "uniform"):
         assert float(metrics[f"actor/{name}_loss"]) > 0 and float(metrics[f"actor/{name}_gradient_norm"]) > 0
 
@@ -101,20 +101,20 @@ def test_target_critic_keeps_the_old_one_by_the_mixing():
     frozen = compiled("shac", target_mixing=1.0)
     before = frozen.start
     after, _ = frozen.step(before)
-    same(after.target_critic, before.target_critic)
-    assert differ(after.critic, before.critic)
+    same(after.learned.target_critic, before.learned.target_critic)
+    assert differ(after.learned.critic, before.learned.critic)
 
     mixed = compiled("shac", target_mixing=0.3)
     after, _ = mixed.step(before)
-    expected = 0.3 * vector(before.target_critic) + 0.7 * vector(after.critic)
-    np.testing.assert_allclose(vector(after.target_critic), expected, atol=1e-6)
+    expected = 0.3 * vector(before.learned.target_critic) + 0.7 * vector(after.learned.critic)
+    np.testing.assert_allclose(vector(after.learned.target_critic), expected, atol=1e-6)
 
 
 def test_without_a_target_network_there_is_none():
     for name in ("shac2", "sapo", "rfo", "apg"):
         program = compiled(name)
         assert program.learner.target_mixing is None
-        assert jax.eval_shape(program.learner.init, jax.random.key(0)).target_critic is None
+        assert program.learner.shapes().target_critic is None
 
 
 def test_targets_use_the_least_critic_and_the_actor_their_mean():
@@ -122,7 +122,7 @@ def test_targets_use_the_least_critic_and_the_actor_their_mean():
     algorithm, state = program.learner, program.start
     _, metrics = program.step(state)
     _, window, _, _ = program.return_gradient(state)
-    judge = jax.jit(jax.vmap(lambda observation: state.critic.values(observation, state.normalizer)))
+    judge = jax.jit(jax.vmap(lambda observation: state.learned.critic.values(observation, state.learned.normalizer)))
     values = np.asarray(judge(window.final_observation))
     assert values.shape == (4, 2, 4) and np.abs(values[:, 0] - values[:, 1]).min() > 1e-3
     np.testing.assert_allclose(window.next_value[-1], values[-1].mean(0), rtol=1e-5)
@@ -144,11 +144,11 @@ def test_an_iteration_counts_and_merges_what_it_saw():
     algorithm, before = program.learner, program.start
     _, window, world_state, _ = program.return_gradient(before)
     after, _ = program.step(before)
-    assert int(after.update) == 1 and int(after.env_steps) == 16 == algorithm.steps_per_update
+    assert int(after.clock.update) == 1 and int(after.clock.env_steps) == 16 == algorithm.steps_per_update
     np.testing.assert_allclose(after.world.body, world_state.body, atol=1e-6)
     seen = np.asarray(window.observation.vector, np.float64).reshape(-1, 3)
-    np.testing.assert_allclose(after.normalizer.mean, seen.mean(0), atol=1e-4)
-    np.testing.assert_allclose(after.normalizer.variance, seen.var(0), atol=1e-3)
+    np.testing.assert_allclose(after.learned.normalizer.mean, seen.mean(0), atol=1e-4)
+    np.testing.assert_allclose(after.learned.normalizer.variance, seen.var(0), atol=1e-3)
     same(after.key, before.key)  # folded, never consumed
 
 
@@ -166,9 +166,9 @@ def test_key_of_each_purpose_and_update_is_its_own():
 def test_a_saturated_policy_is_flagged_and_stays_finite():
     program = compiled("shac2")
     state = program.start
-    bias = state.actor.policy.network.output.bias.at[:2].set(60.0)
-    state = eqx.tree_at(lambda s: s.actor.policy.network.output.bias, state, bias)
+    bias = state.learned.actor.policy.network.output.bias.at[:2].set(60.0)
+    state = eqx.tree_at(lambda s: s.learned.actor.policy.network.output.bias, state, bias)
     state, metrics = program.step(state)
     assert float(metrics["policy/saturation"]) > 0.95
     assert all(np.isfinite(value) for value in metrics.values())
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((state.actor, state.critic)))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((state.learned.actor, state.learned.critic)))

@@ -20,15 +20,15 @@ def floats_of(tree):
 def test_a_gradient_that_is_not_finite_skips_the_update(monkeypatch):
     """NaN in the second, infinity in the third of four iterations; with and without a limit on the return's part."""
     algorithm = learner("apg", return_gradient_clip=1e-3)
-    honest = algorithm.return_gradient
+    honest = algorithm.learner.return_gradient
 
-    def poisoned(state):
-        gradient, *rest = honest(state)
-        factor = jnp.array([1.0, jnp.nan, jnp.inf, 1.0])[state.update]
+    def poisoned(learned, world, key, clock):
+        gradient, *rest = honest(learned, world, key, clock)
+        factor = jnp.array([1.0, jnp.nan, jnp.inf, 1.0])[clock.update]
         layer = gradient.policy.network.output.weight
         return eqx.tree_at(lambda g: g.policy.network.output.weight, gradient, layer * factor), *rest
 
-    monkeypatch.setattr(algorithm, "return_gradient", poisoned)
+    monkeypatch.setattr(algorithm.learner, "return_gradient", poisoned)
     step = jax.jit(algorithm.step)
     states, rows = [begin(algorithm)], []
     for _ in range(4):
@@ -37,13 +37,13 @@ def test_a_gradient_that_is_not_finite_skips_the_update(monkeypatch):
         rows.append({name: float(value) for name, value in metrics.items()})
     assert [row["actor/skipped"] for row in rows] == [0.0, 1.0, 1.0, 0.0]
     for i, (before, after) in enumerate(itertools.pairwise(states)):
-        assert differ(after.world.body, before.world.body) and int(after.update) == i + 1  # the world goes on
+        assert differ(after.world.body, before.world.body) and int(after.clock.update) == i + 1  # the world goes on
         if i in (1, 2):
-            same(after.actor, before.actor)
-            same(after.actor_optimizer, before.actor_optimizer)
+            same(after.learned.actor, before.learned.actor)
+            same(after.learned.actor_optimizer, before.learned.actor_optimizer)
             assert not np.isfinite(rows[i]["actor/gradient_norm"])
         else:
-            assert differ(after.actor, before.actor)
+            assert differ(after.learned.actor, before.learned.actor)
             # Reported before it is clipped; with nothing beside the return, its limit is the norm of the whole.
             assert rows[i]["actor/return_gradient_norm"] > 0.01
             np.testing.assert_allclose(rows[i]["actor/gradient_norm"], 1e-3, rtol=1e-4)
@@ -132,13 +132,13 @@ def test_diverging_environments_extreme_rewards_and_constant_observations_leave_
         assert all(np.isfinite(value) for value in metrics.values())
         assert all(np.isfinite(leaf).all() for leaf in floats_of(state))
         assert float(metrics["actor/skipped"]) == 0.0 == float(metrics["critic/skipped"])
-        np.testing.assert_allclose(state.normalizer.variance, 0.0, atol=1e-4)
+        np.testing.assert_allclose(state.learned.normalizer.variance, 0.0, atol=1e-4)
         return float(metrics["world/diverged"]), state
 
     healthy, state = run(1.0, False)
     assert healthy == 0.0
     nothing, without_reward = run(0.0, False)
-    assert nothing == 0.0 and differ(state.actor, without_reward.actor)
+    assert nothing == 0.0 and differ(state.learned.actor, without_reward.learned.actor)
     exploded, _ = run(1.0, True)
     assert 0 < exploded < 16
     huge, _ = run(1e30, False)  # beyond what a world accepts: counts as divergence, and the reset restores the scale

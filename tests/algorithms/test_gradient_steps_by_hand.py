@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from driven import Driven
 from tiny_worlds import world
 
 from penstock.algorithms.registry import ALGORITHMS
@@ -42,7 +43,7 @@ def batch():
 def descending(name, **settings):
     """A learner with gradient descent at rate 1, and what it has learned: every network its own."""
     entry = ALGORITHMS[name]
-    algorithm = entry.learner(entry.config.of(**{**TINY, **settings}), world(), 10)
+    algorithm = Driven(entry.learner(entry.config.of(**{**TINY, **settings}), world(), 10))
     for optimizer in ("actor_optimizer", "critic_optimizer", "alpha_optimizer"):
         if hasattr(algorithm, optimizer):
             setattr(algorithm, optimizer, optax.sgd(1.0))

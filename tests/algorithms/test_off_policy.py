@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from driven import Driven
 from tiny_worlds import differ, same, world
 
 from penstock._errors import ConfigurationError
@@ -16,6 +17,8 @@ from penstock.algorithms import flowrl
 from penstock.algorithms.off_policy import polyak
 from penstock.algorithms.registry import ALGORITHMS, family
 from penstock.data import Batch
+from penstock.training.drivers.functional import iterate
+from penstock.training.drivers.memory import require_memory
 from penstock.training.post_mortem import find_cause
 from penstock.worlds import Observation
 
@@ -34,7 +37,7 @@ def initial(algorithm):
 
 def learner(name, planned=10, **settings):
     config = {**TINY, "critic_hidden": (8,), **SMALL_CRITIC.get(name, {}), **settings}
-    return ALGORITHMS[name].learner(ALGORITHMS[name].config.of(**config), world(), planned)
+    return Driven(ALGORITHMS[name].learner(ALGORITHMS[name].config.of(**config), world(), planned))
 
 
 def batch(size=8, bootstrap=0.9, seed=0):
@@ -70,8 +73,8 @@ def test_iterations_count_collect_and_learn(trained):
     algorithm, states, rows, step = trained
     num_envs = algorithm.world.num_envs
     for index, state in enumerate(states):
-        assert int(state.update) == index and int(state.env_steps) == 4 * num_envs * index
-        assert int(state.replay.filled) == min(4 * index, 64 // num_envs)
+        assert int(state.clock.update) == index and int(state.clock.env_steps) == 4 * num_envs * index
+        assert int(state.memory.filled) == min(4 * index, 64 // num_envs)
     assert rows[0]["train/gradient_steps"] == 3.0  # 4 environments: ready after the second control step
     assert rows[1]["train/gradient_steps"] == 4.0
     assert all(np.isfinite(list(row.values())).all() for row in rows)
@@ -92,7 +95,7 @@ def test_the_same_key_gives_the_same_run(trained):
 
 def test_stored_actions_are_inside_the_box_and_warm_up_is_uniform(trained):
     _, states, _, _ = trained
-    actions = np.asarray(states[-1].replay.ring.action)
+    actions = np.asarray(states[-1].memory.ring.action)
     assert np.abs(actions).max() <= 1.0
     algorithm = learner("sac", warmup_steps=100_000 - 1, planned=100_000)
     state = algorithm.init(jax.random.key(0))
@@ -101,7 +104,7 @@ def test_stored_actions_are_inside_the_box_and_warm_up_is_uniform(trained):
         state, metrics = step(state)
     assert float(metrics["train/gradient_steps"]) == 0.0
     same(state.learned, algorithm.init(jax.random.key(0)).learned)
-    filled = np.asarray(state.replay.ring.action).ravel()
+    filled = np.asarray(state.memory.ring.action).ravel()
     assert filled.min() < -0.8 and filled.max() > 0.8 and abs(filled.mean()) < 0.2
 
 
@@ -213,7 +216,7 @@ def test_crossq_actor_has_running_statistics_that_its_own_steps_move_alone():
     broken = dataclasses.replace(data, observation=Observation(data.observation.vector.at[0, 0].set(jnp.inf)))
     same(step(broken, jnp.asarray(0)).actor, learned.actor)
 
-    agent, one = algorithm.agent_of(after), jax.tree.map(lambda leaf: leaf[:1], data.observation)
+    agent, one = algorithm.agent(after), jax.tree.map(lambda leaf: leaf[:1], data.observation)
     np.testing.assert_allclose(agent.mode(data.observation).action[:1], agent.mode(one).action, rtol=1e-5)
 
 
@@ -285,7 +288,7 @@ def test_released_policy_has_the_published_size_and_clips_its_noise():
 
 def test_recent_share_is_52_of_256():
     algorithm = learner("flowrl", batch_size=256, replay_capacity=4096, planned=300)
-    replay = algorithm.init(jax.random.key(0)).replay
+    replay = algorithm.init(jax.random.key(0)).memory
     slots = replay.slots  # full; the reward counts control steps
     reward = jnp.broadcast_to(jnp.arange(slots, dtype=jnp.float32)[:, None], replay.ring.reward.shape)
     replay = dataclasses.replace(
@@ -327,7 +330,7 @@ def test_refusals():
         with pytest.raises(ConfigurationError, match="discount"):
             learner(name, discount=1.5)
     with pytest.raises(ConfigurationError, match=r"replay_capacity = 1000000000000: .* GiB"):
-        learner("sac", replay_capacity=10**12, planned=10**8).require_memory(1)
+        require_memory(learner("sac", replay_capacity=10**12, planned=10**8).learner, 1)
 
 
 def test_a_temperature_of_zero_is_zero_and_can_be_stored():
@@ -339,7 +342,7 @@ def test_a_memory_holds_whole_control_steps_and_a_batch():
     """World of four environments: 62 transitions are 15 steps, unless a batch needs more."""
     assert learner("sac", replay_capacity=62).capacity == 60
     algorithm = learner("sac", replay_capacity=62, batch_size=62)
-    assert algorithm.capacity == 64 == algorithm.init(jax.random.key(0)).replay.ring.reward.size
+    assert algorithm.capacity == 64 == algorithm.init(jax.random.key(0)).memory.ring.reward.size
 
 
 @pytest.mark.slow
@@ -352,7 +355,7 @@ def test_a_fault_of_the_critic_is_explained():
     state = dataclasses.replace(state, learned=dataclasses.replace(state.learned, critic=critic))
     metrics = {name: float(value) for name, value in algorithm.step(state)[1].items()}
     assert metrics["critic/skipped"] > 0 and metrics["world/diverged"] == 0
-    assert "critic/loss is nan" in find_cause(algorithm, state, metrics)
+    assert "critic/loss is nan" in find_cause(algorithm.learner, iterate, state, metrics)
 
 
 @pytest.mark.parametrize(

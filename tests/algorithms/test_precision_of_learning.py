@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from driven import Driven
 from tiny_worlds import world
 
 from penstock.algorithms.registry import ALGORITHMS, family
@@ -25,7 +26,7 @@ def learner(arm, precision, **fields):
     settings = {**sizes, "warmup_steps": 64, "collect_steps": 8, "precision": precision, **fields}
     if velocity:
         settings["velocity"] = velocity
-    return ALGORITHMS[name].learner(ALGORITHMS[name].config.of(**settings), world(), 100)
+    return Driven(ALGORITHMS[name].learner(ALGORITHMS[name].config.of(**settings), world(), 100))
 
 
 def batch(size=64):

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from driven import Driven
 from tiny_worlds import Pendulum, world
 
 from benchmarks.released_sac_flow import ACTORS, PostNormBlock, reference_code
@@ -248,7 +249,7 @@ def test_the_preset_differs_in_exactly_the_listed_ways(velocity):
 def test_the_preset_reaches_the_policy(velocity):
     """Where its network says 0 the noise is exp(-1.5), through the velocity a quarter; H is 0."""
     learner = sac_flow.Learner(reference_code(velocity, **SMALL), world(), 10_000)
-    flow = jax.jit(learner.init_learned)(jax.random.key(0)).actor.policy
+    flow = jax.jit(learner.init)(jax.random.key(0)).actor.policy
     last = {"mlp": lambda f: f.field.network, "decoded": lambda f: f.field, "gated": lambda f: f.noise_network}
     silent = eqx.tree_at(lambda f: last[velocity](f).output.weight, flow, replace_fn=jnp.zeros_like)
     condition = silent.field.condition(jnp.ones(3))
@@ -269,7 +270,7 @@ def test_released_actors_have_the_measured_sizes(velocity, size):
 
     task = Pendulum(action_size=6, observation_spec=ObservationSpec(17))  # its shapes are all that is used
     learner = sac_flow.Learner(reference_code(velocity), FunctionalWorld("shapes", Vmapped(task), 1), 10**6)
-    policy = jax.eval_shape(learner.init_learned, jax.random.key(0)).actor.policy
+    policy = jax.eval_shape(learner.init, jax.random.key(0)).actor.policy
     norms = [n for n in jax.tree.leaves(policy, is_leaf=is_norm) if is_norm(n)]
     kept = sum(leaf.size for n in norms for leaf in (n.mean, n.variance, n.calls))
     assert sum(leaf.size for leaf in jax.tree.leaves(policy)) - kept == size
@@ -277,7 +278,7 @@ def test_released_actors_have_the_measured_sizes(velocity, size):
 
 def released_step(gradient_steps=1, reward=0.0, **settings):
     """A learner with released networks, what it begins with, and what gradient steps make of that."""
-    learner = sac_flow.Learner(reference_code("gated", **{**SMALL, **settings}), world(), 10_000)
+    learner = Driven(sac_flow.Learner(reference_code("gated", **{**SMALL, **settings}), world(), 10_000))
     begin = jax.jit(learner.init_learned)(jax.random.key(0))
     keys = jax.random.split(jax.random.key(1), 4)
     vector = lambda key: Observation(2.0 + jax.random.normal(key, (8, 3)))  # noqa: E731
@@ -315,5 +316,5 @@ def test_a_refused_step_leaves_no_statistics(critic):
 @pytest.mark.slow
 def test_in_play_one_state_is_looked_at_alone():
     learner, _, after, batch = released_step(critic="target", policy_delay=1)
-    agent, one = learner.agent_of(after), jax.tree.map(lambda x: x[:1], batch.observation)
+    agent, one = learner.agent(after), jax.tree.map(lambda x: x[:1], batch.observation)
     np.testing.assert_allclose(agent.mode(batch.observation).action[:1], agent.mode(one).action, rtol=1e-5)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_worlds import Cloud, begin, compiled, differ, empty_window, learner, same, vector, world
+from tiny_worlds import Cloud, begin, compiled, differ, empty_window, learner, learning, same, vector, world
 
 from penstock.algorithms.rfo import PlayedWindow, mean_flow_matching_loss
 from penstock.policies import DeterministicAction
@@ -43,7 +43,8 @@ def regularizers():
     @jax.jit
     def run(memory, window, update=ZERO):
         metrics = {}
-        state = dataclasses.replace(program.start, memory=memory, update=update)
+        state = learning(program.start, memory=memory)
+        state = dataclasses.replace(state, clock=dataclasses.replace(state.clock, update=update))
         gradients = program.learner.regularizer_gradients(state, window, metrics)
         return metrics["actor/past_loss"], metrics["actor/uniform_loss"], gradients
 
@@ -51,7 +52,12 @@ def regularizers():
 
 
 def test_past_term_sees_this_window_and_the_one_before_and_the_uniform_term_only_this():
-    losses, nothing, window, before = regularizers(), compiled("rfo").start.memory, random_window(), random_window(1)
+    losses, nothing, window, before = (
+        regularizers(),
+        compiled("rfo").start.learned.memory,
+        random_window(),
+        random_window(1),
+    )
     assert not nothing.valid.any()
     alone = losses(nothing, window)
     same(losses(memory_of(before, valid=False), window), alone)  # before the first window there is no past
@@ -70,7 +76,7 @@ def test_past_term_sees_this_window_and_the_one_before_and_the_uniform_term_only
 
 
 def test_noise_times_and_uniform_targets_are_fresh_in_every_iteration():
-    losses, nothing, window = regularizers(), compiled("rfo").start.memory, random_window()
+    losses, nothing, window = regularizers(), compiled("rfo").start.learned.memory, random_window()
     first, again, second = (losses(nothing, window, jnp.asarray(i))[:2] for i in (0, 0, 1))
     assert first == again
     assert first[0] != second[0] and first[1] != second[1]
@@ -79,7 +85,7 @@ def test_noise_times_and_uniform_targets_are_fresh_in_every_iteration():
 def test_coefficient_and_reduction_scale_the_gradient():
     """Three times the coefficient and the mean over d = 2 entries: one and a half times the gradient."""
     window, state = random_window(), compiled("rfo").start
-    _, _, reference = regularizers()(state.memory, window)
+    _, _, reference = regularizers()(state.learned.memory, window)
     scaled = learner("rfo", uniform_coefficient=0.0, past_coefficient=0.6, flow_matching_reduction="mean")
     gradients = jax.jit(lambda window: scaled.regularizer_gradients(state, window, {}))(window)
     assert set(gradients) == {"past"} and set(reference) == {"past", "uniform"}
@@ -90,15 +96,15 @@ def test_memory_is_the_window_just_played():
     program = compiled("rfo")
     before = program.start
     after, _ = program.step(before)
-    assert after.memory.valid.all()
+    assert after.learned.memory.valid.all()
     # Raw observations of the states that were left, and the latents whose actions lead from each to the next.
-    np.testing.assert_array_equal(after.memory.observation.vector[0], before.world.observation.vector)
+    np.testing.assert_array_equal(after.learned.memory.observation.vector[0], before.world.observation.vector)
     step, place = jax.jit(program.learner.world.step), before.world
     for t in range(4):
-        np.testing.assert_allclose(after.memory.observation.vector[t], place.observation.vector, atol=1e-5)
-        place, _ = step(place, jnp.tanh(after.memory.latent[t]))
+        np.testing.assert_allclose(after.learned.memory.observation.vector[t], place.observation.vector, atol=1e-5)
+        place, _ = step(place, jnp.tanh(after.learned.memory.latent[t]))
     later, _ = program.step(after)
-    assert differ(later.memory, after.memory)
+    assert differ(later.learned.memory, after.learned.memory)
 
 
 def test_chunks_run_with_resets_and_flow_matching_sees_decisions_only():
@@ -108,14 +114,14 @@ def test_chunks_run_with_resets_and_flow_matching_sees_decisions_only():
     after, metrics = program.step(state)
     # Episodes last 6 steps: environment 2 begins anew at step 1, environment 3 at step 2, when a plan is due anyway.
     expected = np.array([[1, 1, 1, 1], [0, 0, 1, 0], [1, 1, 1, 1], [0, 0, 0, 0]], bool)
-    np.testing.assert_array_equal(after.memory.valid, expected)
-    held = np.asarray(after.memory.latent)
-    assert held.shape == state.memory.latent.shape == (4, 4, 4)  # C d = 2 * 2
+    np.testing.assert_array_equal(after.learned.memory.valid, expected)
+    held = np.asarray(after.learned.memory.latent)
+    assert held.shape == state.learned.memory.latent.shape == (4, 4, 4)  # C d = 2 * 2
     for t in range(1, 4):
         for env in range(4):
             assert (held[t, env] == held[t - 1, env]).all() == (not expected[t, env])
     assert all(np.isfinite(value) for value in metrics.values())
-    assert differ(after.actor, state.actor) and differ(after.critic, state.critic)
+    assert differ(after.learned.actor, state.learned.actor) and differ(after.learned.critic, state.learned.critic)
 
 
 @pytest.mark.slow
@@ -127,13 +133,15 @@ def test_visual_observations():
     assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), after) == jax.tree.map(
         lambda leaf: (leaf.shape, leaf.dtype), state
     )
-    assert state.memory.observation.points.shape == (4, 4, 3, 3)
-    assert state.normalizer.mean.shape == (1,)
+    assert state.learned.memory.observation.points.shape == (4, 4, 3, 3)
+    assert state.learned.normalizer.mean.shape == (1,)
     points = jax.random.normal(jax.random.key(1), (4, 4, 3, 3))
     data = PlayedWindow(Observation(jnp.ones((4, 4, 1)), points), jnp.ones((4, 4, 2)), jnp.ones((4, 4), bool))
-    actor = eqx.tree_at(lambda a: a.policy.field.network.output.weight, state.actor, jnp.ones((4, 4)))
+    actor = eqx.tree_at(lambda a: a.policy.field.network.output.weight, state.learned.actor, jnp.ones((4, 4)))
     keys = jax.random.split(jax.random.key(2))
-    gradient = jax.jit(jax.grad(mean_flow_matching_loss), static_argnums=5)(actor, state.normalizer, data, *keys, "sum")
+    gradient = jax.jit(jax.grad(mean_flow_matching_loss), static_argnums=5)(
+        actor, state.learned.normalizer, data, *keys, "sum"
+    )
     for leaf in jax.tree.leaves(gradient.encoder):
         assert np.isfinite(leaf).all() and np.abs(leaf).max() > 0
 
@@ -150,7 +158,7 @@ def test_visual_observations():
 def test_gated_and_decoded_velocities_learn_through_the_world(name, velocity):
     program = compiled(name, velocity=velocity, **({"policy": "flow"} if name == "shac2" else {}))
     after, metrics = program.step(program.start)
-    assert differ(after.actor.policy.field, program.start.actor.policy.field)
+    assert differ(after.learned.actor.policy.field, program.start.learned.actor.policy.field)
     assert float(metrics["actor/gradient_norm"]) > 0 and float(metrics["actor/skipped"]) == 0.0
 
 
@@ -177,7 +185,7 @@ def test_the_agent_acts_without_noise_as_the_settings_say():
 def test_the_spread_is_measured_where_the_environments_are():
     """Of a field without shift, two steps of gain -2 leave nothing of the noise, and of gain 0 all of it."""
     program = compiled("rfo")
-    last = lambda state: state.actor.policy.field.network.output  # noqa: E731
+    last = lambda state: state.learned.actor.policy.field.network.output  # noqa: E731
     where = lambda state: (last(state).weight, last(state).bias)  # noqa: E731
     bias = jnp.array([0.0, 0.0, -2.0, 0.0])
     state = eqx.tree_at(where, program.start, (jnp.zeros_like(last(program.start).weight), bias))

@@ -18,7 +18,7 @@ SMALL = {"actor_hidden": (8,), "critic_hidden": (8,), "batch_size": 8, "warmup_s
 
 def flow_of(**settings):
     learner = sac_flow.Learner(sac_flow.Config.of(**{**SMALL, **settings}), world(), 10_000)
-    return learner, jax.jit(learner.init_learned)(jax.random.key(0)).actor.policy
+    return learner, jax.jit(learner.init)(jax.random.key(0)).actor.policy
 
 
 def test_presets_take_changes():
@@ -68,7 +68,7 @@ def test_t19_flow_steps_are_a_loop():
 def test_the_regulated_entropy_is_the_chosen_one(entropy):
     """log p of the losses comes from the policy's own formula for it, and H is that of the same kind."""
     algorithm = sac_flow.Learner(sac_flow.Config.of(**SMALL, entropy=entropy), world(), 10)
-    actor = jax.jit(algorithm.init_learned)(jax.random.key(0)).actor
+    actor = jax.jit(algorithm.init)(jax.random.key(0)).actor
     observation, key = Observation(jax.random.normal(jax.random.key(1), (8, 3))), jax.random.key(2)
     policy = actor.policy
 

@@ -43,7 +43,7 @@ def test_temperature_falls_above_the_target_entropy_and_rises_below(entropy, dir
     state = program.learner.init(jax.random.key(0))
     metrics = {}
     memory = program.learner.remember(state, recorded(entropy, decisions), metrics)
-    change = float(memory.log_alpha - state.memory.log_alpha)
+    change = float(memory.log_alpha - state.learned.memory.log_alpha)
     assert np.sign(change) == direction
     np.testing.assert_allclose(abs(change), 5e-3, rtol=0.02)  # Adam's first step; log alpha is 0, so nothing decays
     np.testing.assert_allclose(metrics["policy/entropy"], entropy, rtol=1e-6)
@@ -64,7 +64,7 @@ def test_temperature_stays_when_it_is_not_learned_or_not_finite():
 def test_bonus_is_alpha_times_the_normalised_entropy_of_a_fresh_sample():
     program = compiled("sapo")
     algorithm, state = program.learner, program.start
-    memory = eqx.tree_at(lambda m: m.log_alpha, state.memory, jnp.log(2.0))
+    memory = eqx.tree_at(lambda m: m.log_alpha, state.learned.memory, jnp.log(2.0))
     agent, observation, key = algorithm.agent(state), state.world.observation, jax.random.key(7)
     bonus, entropy = algorithm.bonus(memory, agent, observation, key)
     features, keys = agent.features(observation), jax.random.split(key, 4)
@@ -84,10 +84,10 @@ def test_raising_the_entropy_raises_the_return():
     algorithm, state = program.learner, program.learner.init(jax.random.key(0))
 
     def total(shift):
-        policy = state.actor.policy
+        policy = state.learned.actor.policy
         bias = policy.network.output.bias.at[2:].add(shift)
         agent = eqx.tree_at(lambda a: a.actor.policy.network.output.bias, algorithm.agent(state), bias)
-        return algorithm.bonus(state.memory, agent, state.world.observation, jax.random.key(1))[0].sum()
+        return algorithm.bonus(state.learned.memory, agent, state.world.observation, jax.random.key(1))[0].sum()
 
     gradient, step = jax.grad(total)(jnp.asarray(0.0)), 1e-2
     np.testing.assert_allclose(gradient, (total(step) - total(-step)) / (2 * step), rtol=1e-2)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from driven import Driven
 
 from penstock.algorithms.registry import ALGORITHMS
 from penstock.data import Experience, Replay
@@ -86,7 +87,7 @@ def program(name):
     entry = ALGORITHMS[name]
     tiny = {"batch_size": 1, "warmup_steps": 1, "actor_hidden": (4,), "critic_hidden": (4,), "discount": DISCOUNT}
     config = entry.config.of(**{**tiny, **SETTINGS[name]})
-    algorithm = entry.learner(config, FunctionalWorld("tiny/ends", Vmapped(OneStep()), 1), 10)
+    algorithm = Driven(entry.learner(config, FunctionalWorld("tiny/ends", Vmapped(OneStep()), 1), 10))
     learned = jax.jit(algorithm.init_learned)(jax.random.key(0))
     if getattr(learned, "target", None) is None:
         learned = dataclasses.replace(learned, critic=constant(learned.critic, NEXT))

@@ -1,14 +1,12 @@
 """The gradient of a whole window, against finite differences and against closed forms, in double precision."""
 
-import dataclasses
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
-from tiny_worlds import Pendulum, as_float64, begin, compiled, learner, vector, world
+from tiny_worlds import Pendulum, as_float64, begin, compiled, learner, learning, vector, world
 
 from penstock.algorithms.keys import purpose_key
 from penstock.algorithms.window import rollout_window
@@ -54,16 +52,18 @@ def test_return_gradient_equals_finite_differences(case):
     with jax.enable_x64(True):
         state = as_float64(start)
         ages = jnp.array([0, 3, 5], jnp.int32)  # time limits at no, the third and the first step
-        state = eqx.tree_at(lambda s: (s.world.age, s.normalizer.variance), state, (ages, jnp.array([0.3, 2.0, 1.5])))
+        state = eqx.tree_at(
+            lambda s: (s.world.age, s.learned.normalizer.variance), state, (ages, jnp.array([0.3, 2.0, 1.5]))
+        )
 
-        program = jax.jit(lambda actor: algorithm.return_gradient(dataclasses.replace(state, actor=actor)))
-        gradient, window, _, metrics = program(state.actor)
+        program = jax.jit(lambda actor: algorithm.return_gradient(learning(state, actor=actor)))
+        gradient, window, _, metrics = program(state.learned.actor)
         assert window.truncated.sum() == 2 and not window.truncated[-1].any()
         assert window.next_value.any() == (name != "apg")
         assert window.bonus.any() == (name == "sapo")
         assert float(metrics["world/gradients_cut"]) == 0.0
 
-        flat, unflatten = ravel_pytree(state.actor)
+        flat, unflatten = ravel_pytree(state.learned.actor)
 
         def loss(flat):
             _, window, _, _ = program(unflatten(jnp.asarray(flat)))
@@ -83,8 +83,8 @@ def test_values_and_bonus_reach_the_actor():
     """Bootstrap values and bonus carry gradient: without either, the gradient is another one."""
     program, state = compiled("sapo").return_gradient, compiled("sapo").start
     full = vector(program(state)[0])
-    without_value = dataclasses.replace(state, critic=jax.tree.map(jnp.zeros_like, state.critic))
-    without_bonus = eqx.tree_at(lambda s: s.memory.log_alpha, state, jnp.asarray(-1e9))
+    without_value = learning(state, critic=jax.tree.map(jnp.zeros_like, state.learned.critic))
+    without_bonus = eqx.tree_at(lambda s: s.learned.memory.log_alpha, state, jnp.asarray(-1e9))
     assert np.abs(full - vector(program(without_value)[0])).max() > 1e-3
     assert np.abs(full - vector(program(without_bonus)[0])).max() > 1e-3
 
@@ -102,11 +102,11 @@ def test_rollout_starts_from_a_constant():
     np.testing.assert_array_equal(jax.jit(jax.grad(total))(state.world.body), 0.0)
 
     def end(actor):
-        agent = Agent(actor, state.normalizer)
+        agent = Agent(actor, state.learned.normalizer)
         _, after = rollout_window(agent, algorithm.world, state.world, 2, jax.random.key(0))
         return after.body.sum()
 
-    assert not vector(jax.jit(jax.grad(end))(state.actor)).any()
+    assert not vector(jax.jit(jax.grad(end))(state.learned.actor)).any()
 
 
 def test_noise_is_fresh_for_every_step_and_environment():
@@ -206,7 +206,9 @@ def test_window_records_what_happened():
     )
     _, window, after, _ = jax.jit(algorithm.return_gradient)(state)
     step, place = jax.jit(algorithm.world.step), state.world
-    mean_value = jax.jit(lambda observation: state.critic.values(observation, state.normalizer).mean(axis=0))
+    mean_value = jax.jit(
+        lambda observation: state.learned.critic.values(observation, state.learned.normalizer).mean(axis=0)
+    )
     for t in range(4):
         np.testing.assert_allclose(window.observation.vector[t], place.observation.vector, atol=1e-5)
         place, transition = step(place, jnp.tanh(window.latent[t]))

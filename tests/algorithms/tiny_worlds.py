@@ -8,6 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from driven import Driven
 from jax.flatten_util import ravel_pytree
 
 from penstock.algorithms import apg, rfo, sapo, shac, shac2
@@ -66,7 +67,8 @@ def world(task=None, num_envs=4):
 
 
 def learner(name, on=None, planned_updates=10, **settings):
-    return ALGORITHMS[name].learner(ALGORITHMS[name].config.preset(TINY, **settings), on or world(), planned_updates)
+    config = ALGORITHMS[name].config.preset(TINY, **settings)
+    return Driven(ALGORITHMS[name].learner(config, on or world(), planned_updates))
 
 
 class Program(NamedTuple):
@@ -92,9 +94,14 @@ def begin(algorithm):
     def shake(leaf):
         return leaf + jnp.asarray(0.5 * generator.normal(size=leaf.shape), leaf.dtype)
 
-    actor, critic = jax.tree.map(shake, (state.actor, state.critic))
-    target = None if state.target_critic is None else jax.tree.map(shake, state.target_critic)
-    return dataclasses.replace(state, actor=actor, critic=critic, target_critic=target)
+    actor, critic = jax.tree.map(shake, (state.learned.actor, state.learned.critic))
+    target = None if state.learned.target_critic is None else jax.tree.map(shake, state.learned.target_critic)
+    return learning(state, actor=actor, critic=critic, target_critic=target)
+
+
+def learning(state, **changes):
+    """The state with parts of what is learned replaced."""
+    return dataclasses.replace(state, learned=dataclasses.replace(state.learned, **changes))
 
 
 @functools.cache

@@ -6,14 +6,19 @@ import signal
 import struct
 import time
 
+import jax
+import jax.numpy as jnp
 import pytest
 from tiny_runs import OPTIONS, UPDATES, listing, rows
 
+from penstock.algorithms.learner import Clock
 from penstock.cli._arguments import gathered
 from penstock.cli._run import closing_lines
 from penstock.storage.run_folder import RunFolder
+from penstock.training.drivers.functional import FunctionalDriver
+from penstock.training.drivers.state import RunState
 from penstock.training.loop import Result
-from penstock.training.program import Program
+from penstock.training.plan import make_plan
 
 LOCKED = """
 import sys
@@ -267,10 +272,11 @@ def test_missing_extras_cost_only_the_pictures(trained, monkeypatch, capsys):
     monkeypatch.setattr(_run, "plot_single", missing)
     monkeypatch.setattr(_run, "film", missing)
 
-    program = object.__new__(Program)
-    program.learner = None
+    plan = make_plan("apg", "classic/double-integrator")
+    driver = FunctionalDriver(plan.make_learner(plan.make_world()), plan.make_world())
     rows = [{"seed": 0, "eval/return_deterministic": 1.0}]
-    result = Result(RunFolder(trained[0]), None, program, True, True, 0, rows)
+    state = RunState(None, None, None, jax.vmap(jax.random.key)(jnp.arange(1)), Clock.start())
+    result = Result(RunFolder(trained[0]), state, driver, True, True, 0, rows)
     _run.report(result, video=True)
     lines = capsys.readouterr().out.splitlines()
     assert "no curve: matplotlib is not installed" in lines[1] and "no video: " in lines[2]

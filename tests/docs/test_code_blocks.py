@@ -11,6 +11,7 @@ from penstock._errors import ConfigurationError
 from penstock.algorithms import shac2
 from penstock.physics import voxel_mesh
 from penstock.policies import settings
+from penstock.training.drivers.functional import begin, iterate
 from penstock.training.loop import train
 from penstock.training.plan import make_plan
 from penstock.worlds import make_world
@@ -34,8 +35,8 @@ def test_policy_page(capsys, monkeypatch):
     assert capsys.readouterr().out.strip()
     config = shac2.Config.of(policy="uniform-noise", widths=(4,), window=2, critic_passes=1, critic_minibatches=1)
     learner = shac2.Learner(config, make_world("classic/double-integrator", 2), 3)
-    shapes = jax.eval_shape(lambda key: learner.step(learner.init(key))[0], jax.random.key(0))
-    assert shapes.actor.policy.network.layers[0].linear.weight.shape == (4, 2)
+    shapes = jax.eval_shape(lambda key: iterate(learner, begin(learner, key))[0], jax.random.key(0))
+    assert shapes.learned.actor.policy.network.layers[0].linear.weight.shape == (4, 2)
     with pytest.raises(ConfigurationError, match=r"widths: does nothing with .* it belongs to uniform-noise"):
         shac2.Config.of(widths=(4,))
 

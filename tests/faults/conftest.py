@@ -18,5 +18,5 @@ def commands(tmp_path_factory) -> Commands:
 @pytest.fixture
 def in_process(monkeypatch):
     """Lets runs in this process share what they compiled."""
-    monkeypatch.setattr("penstock.training.programs.Program", SharedProgram)
+    monkeypatch.setattr("penstock.training.running.FunctionalDriver", SharedProgram)
     jax.config.update("jax_cpu_enable_async_dispatch", False)

@@ -40,14 +40,14 @@ def watch(owner, method, name, before):
 
 _durable._phase = met
 
-from penstock.training import loop, programs  # noqa: E402
+from penstock.training import loop, running  # noqa: E402
 
 watch(loop._Run, "_look_for_faults", "train", before=True)
 watch(loop._Run, "_evaluate", "evaluate", before=True)
 watch(loop.MetricsLog, "write", "row", before=False)
 
 if phase == "random":
-    compiled = programs.Program.compile
+    compiled = running.FunctionalDriver.compile
 
     def compile_then_wait(self, *arguments):
         compiled(self, *arguments)
@@ -55,6 +55,6 @@ if phase == "random":
         timer.daemon = True
         timer.start()
 
-    programs.Program.compile = compile_then_wait
+    running.FunctionalDriver.compile = compile_then_wait
 
 main(command)

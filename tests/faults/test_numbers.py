@@ -11,10 +11,11 @@ from jaxtyping import Array, Float, Int
 from tiny_runs import STEPS_PER_UPDATE, SharedProgram, rows, tiny_plan
 
 from penstock.storage.store import list_checkpoints, load_checkpoint, non_finite_leaves
-from penstock.training import loop, programs
+from penstock.training import loop, running
+from penstock.training.drivers import functional
+from penstock.training.drivers.functional import FunctionalDriver, seed_keys
 from penstock.training.loop import TrainingFailedError, train
 from penstock.training.post_mortem import find_cause
-from penstock.training.program import seed_keys
 from penstock.worlds import Observation, ObservationSpec, Outcome, SingleTask, Vmapped
 from penstock.worlds.registry import _entries, register_world
 
@@ -104,12 +105,17 @@ def run_with(in_process, monkeypatch, tmp_path):
 
                 self.init = init
 
-        monkeypatch.setattr(programs, "Program", Edited)
+        monkeypatch.setattr(running, "FunctionalDriver", Edited)
         messages = []
         result = train(plan(), tmp_path / name, observer=loop.Silent(messages.append))
         return result, messages, tmp_path / name
 
     return go
+
+
+def state_shapes(learner):
+    """A template of one seed's state."""
+    return jax.eval_shape(lambda key: functional.begin(learner, key), jax.random.key(0))
 
 
 def column(run_dir, name):
@@ -138,10 +144,10 @@ def test_a_bad_number_is_caught_named_and_replayed(run_with, fault, what):
     dump = list_checkpoints(run_dir / "crash")[0][1]
     assert str(dump) in told[0]
     # The dump alone, in the hands of somebody else, shows the same fault.
-    learner = result.program.learner
-    state, manifest = load_checkpoint(dump, jax.eval_shape(learner.init, jax.random.key(0)))
-    assert int(state.update) == UPDATE and manifest.step == UPDATE * STEPS_PER_UPDATE
-    assert find_cause(learner, state, {}) in told[0]
+    learner = result.driver.learner
+    state, manifest = load_checkpoint(dump, state_shapes(learner))
+    assert int(state.clock.update) == UPDATE and manifest.step == UPDATE * STEPS_PER_UPDATE
+    assert find_cause(learner, functional.iterate, state, {}) in told[0]
     assert manifest.extra["cause"] in told[0] and manifest.extra["counts"] == {"world/diverged": 1}
 
 
@@ -153,10 +159,10 @@ def test_a_bad_gradient_is_cut_counted_named_and_replayed(run_with):
         f"the gradient with respect to state and action is not finite at step {STEP} of the window in environment {ENV}"
     )
     assert f"Seed 0, iteration {UPDATE}: {cause}." in told[0]
-    learner = result.program.learner
+    learner = result.driver.learner
     dump = list_checkpoints(run_dir / "crash")[0][1]
-    state, _ = load_checkpoint(dump, jax.eval_shape(learner.init, jax.random.key(0)))
-    assert find_cause(learner, state, {}) == cause
+    state, _ = load_checkpoint(dump, state_shapes(learner))
+    assert find_cause(learner, functional.iterate, state, {}) == cause
     cut = column(run_dir, "world/gradients_cut")
     assert cut == column(run_dir, "world/gradients_lost")
     assert cut[UPDATE] >= 1 and sum(cut) == cut[UPDATE]
@@ -180,7 +186,7 @@ def iterate(in_process):
     def go(fault, env=ENV, edit=lambda state: state, iterations=1):
         state = edit(with_fault(program.init(keys), fault, STEP, env))
         after, metrics = program.train(state, jnp.asarray(iterations, jnp.int32))
-        return jax.tree.map(lambda leaf: leaf[0], after), {name: float(value[0]) for name, value in metrics.items()}
+        return after.seed(0), {name: float(value[0]) for name, value in metrics.items()}
 
     return go
 
@@ -230,16 +236,18 @@ def spoil(part):
 
 def test_a_bad_actor_skips_its_update(iterate):
     before, _ = iterate(SOUND, iterations=0)
-    after, metrics = iterate(SOUND, edit=spoil(".actor."))
+    after, metrics = iterate(SOUND, edit=spoil(".learned.actor."))
     assert metrics["actor/skipped"] == 1 and metrics["world/diverged"] > 0
-    moments = jax.tree.leaves(after.actor_optimizer)
-    assert all(np.array_equal(a, b) for a, b in zip(moments, jax.tree.leaves(before.actor_optimizer), strict=True))
+    moments = jax.tree.leaves(after.learned.actor_optimizer)
+    assert all(
+        np.array_equal(a, b) for a, b in zip(moments, jax.tree.leaves(before.learned.actor_optimizer), strict=True)
+    )
 
 
 def test_a_bad_critic_skips_its_update(iterate):
-    after, metrics = iterate(SOUND, edit=spoil(".critic."))
+    after, metrics = iterate(SOUND, edit=spoil(".learned.critic."))
     assert metrics["critic/skipped"] >= 1 and not np.isfinite(metrics["critic/loss"])
-    assert not non_finite_leaves(after.critic_optimizer) and not non_finite_leaves(after.world)
+    assert not non_finite_leaves(after.learned.critic_optimizer) and not non_finite_leaves(after.world)
 
 
 # ------------------------------------------------------------------------------------------------- the state is lost
@@ -247,7 +255,7 @@ def test_a_bad_critic_skips_its_update(iterate):
 
 @pytest.mark.parametrize(
     ("part", "cause"),
-    [(".actor.", "action is nan at step 0"), (".critic.", "is nan")],
+    [(".learned.actor.", "action is nan at step 0"), (".learned.critic.", "is nan")],
 )
 def test_a_state_with_nan_is_never_saved_and_ends_the_run_with_a_sentence(run_with, tmp_path, part, cause):
     with pytest.raises(TrainingFailedError) as caught:
@@ -257,8 +265,7 @@ def test_a_state_with_nan_is_never_saved_and_ends_the_run_with_a_sentence(run_wi
     assert list_checkpoints(tmp_path / "run" / "checkpoints") == []
     (_, dump), *_ = list_checkpoints(tmp_path / "run" / "crash")
     learner = next(value for key, value in SharedProgram.compiled.items() if key[0] == "shac" and key[-1] == "learner")
-    template = jax.eval_shape(jax.vmap(learner.init), seed_keys(0, 1))
+    template = FunctionalDriver(learner, learner.world).template(seed_keys(0, 1))
     state, manifest = load_checkpoint(dump, template)
     assert part in manifest.extra["crash"]["sentence"]
-    state = jax.tree.map(lambda leaf: leaf[0], state)
-    assert cause in find_cause(learner, state, {"critic/loss": float("nan")})
+    assert cause in find_cause(learner, functional.iterate, state.seed(0), {"critic/loss": float("nan")})

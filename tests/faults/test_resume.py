@@ -75,7 +75,7 @@ def whole(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         from tiny_runs import SharedProgram
 
-        patch.setattr("penstock.training.programs.Program", SharedProgram)
+        patch.setattr("penstock.training.running.FunctionalDriver", SharedProgram)
         run_dir = tmp_path_factory.mktemp("whole") / "run"
         result = train(tiny_plan(), run_dir)
     assert result.finished and result.worked and result.exit_code == 0
@@ -101,7 +101,7 @@ def test_a_finished_run_run_again_does_nothing(whole, tmp_path):
         result = train(tiny_plan(), tmp_path / "run", observer=watcher)
         assert result.finished and not result.worked and result.exit_code == 0
         assert watcher.compilations == 0 and not watcher.messages
-        assert result.program.traces["train"] == result.program.traces["evaluate"] == 0
+        assert result.driver.traces["train"] == result.driver.traces["evaluate"] == 0
         assert [row["eval/return_deterministic"] for row in result.last_rows] == [
             row["eval/return_deterministic"] for row in whole[1].last_rows
         ]
@@ -276,7 +276,7 @@ def test_a_longer_budget_continues_and_compiles_each_program_once(whole, tmp_pat
     assert result.finished and result.worked
     assert f"steps: {tiny_plan().steps} -> {plan.steps}" in watcher.text
     assert [json.loads(row)["update"] for row in rows(tmp_path / "run")] == [*range(13), 15, 18]
-    assert result.program.traces == {"init": 1, "train": 1, "evaluate": 1} and watcher.compilations == 1
+    assert result.driver.traces == {"init": 1, "train": 1, "evaluate": 1} and watcher.compilations == 1
 
 
 # ------------------------------------------------------------------------------------------------- F9, F11
@@ -392,7 +392,7 @@ def test_seeds_differ(whole, tmp_path):
     train(tiny_plan(seed=1), tmp_path / "run")
     ours, theirs = final_arrays(tmp_path / "run"), final_arrays(whole[0])
     assert ours.keys() == theirs.keys()
-    weights = [name for name in ours if "weight" in name and name.startswith(".actor.")]
+    weights = [name for name in ours if "weight" in name and name.startswith(".learned.actor.")]
     assert weights and all(ours[name] != theirs[name] for name in weights)
 
 

@@ -5,6 +5,7 @@ import re
 
 import jax
 import pytest
+from driven import Driven
 from tiny_runs import TINY
 
 from penstock._errors import PenstockError
@@ -77,7 +78,7 @@ def fingerprint(algorithm, name=None):
         learner = entry.learner(config, world, 10)
     except PenstockError as error:
         return f"refused: {error}"
-    key = jax.random.key(0)
+    key, learner = jax.random.key(0), Driven(learner)
     state = jax.eval_shape(learner.init, key)
     begin = text(learner.init, key)
     if entry.family == "pathwise":

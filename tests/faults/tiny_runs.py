@@ -13,8 +13,8 @@ from penstock.algorithms.registry import algorithm_entry
 from penstock.storage.metrics_log import read_metrics
 from penstock.storage.store import latest_checkpoint, read_manifest
 from penstock.storage.store import load_checkpoint as load_checkpoint
+from penstock.training.drivers.functional import FunctionalDriver
 from penstock.training.plan import RunPlan, make_plan
-from penstock.training.program import Program
 
 HERE = Path(__file__).parent
 STEPS_PER_UPDATE = 16
@@ -109,7 +109,7 @@ class Commands:
         return self("train", algorithm, *options, "--run-dir", run_dir, *more, script=script, **kwargs)
 
 
-class SharedProgram(Program):
+class SharedProgram(FunctionalDriver):
     """A `Program` that is compiled once for all runs of the same plan in this process."""
 
     compiled: dict = {}  # noqa: RUF012

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from driven import Driven
 
 from penstock.algorithms.registry import ALGORITHMS, family
 from penstock.worlds import Observation
@@ -36,7 +37,7 @@ def make_learner(algorithm, task, iterations, *, num_envs=16, **settings):
         "critic_learning_rate": 3e-3,
     }
     config = entry.config.of(**{**defaults, **OWN[algorithm], **settings})
-    return entry.learner(config, probes.probe(task, num_envs), iterations)
+    return Driven(entry.learner(config, probes.probe(task, num_envs), iterations))
 
 
 def train(learner, iterations):

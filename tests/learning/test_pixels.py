@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from driven import Driven
 
 from penstock._errors import ConfigurationError
 from penstock.algorithms.registry import ALGORITHMS, family
@@ -23,9 +24,8 @@ def world(num_envs=2, **settings):
 
 def learner(name, on, planned, **settings):
     critic = (8, 8, 8) if name == "flowrl" else (8,)
-    return ALGORITHMS[name].learner(
-        ALGORITHMS[name].config.of(**{**TINY, "critic_hidden": critic, **settings}), on, planned
-    )
+    config = ALGORITHMS[name].config.of(**{**TINY, "critic_hidden": critic, **settings})
+    return Driven(ALGORITHMS[name].learner(config, on, planned))
 
 
 def pictures(generator, size):
@@ -67,7 +67,7 @@ def test_a_whole_iteration_on_a_world_of_pictures():
     for _ in range(3):
         state, metrics = step(state)
     assert metrics["train/gradient_steps"] == 2.0 and metrics["critic/skipped"] == metrics["actor/skipped"] == 0.0
-    held = state.replay.ring.observation
+    held = state.memory.ring.observation
     assert held.pixels.dtype == jnp.uint8 and held.vector.shape == (8, 2, 0)
     assert np.asarray(held.pixels[:6]).max(axis=(2, 3, 4)).min() > 200  # the dot is in every picture
 
@@ -76,7 +76,7 @@ def test_a_whole_iteration_on_a_world_of_pictures():
 def test_pathwise_learners_take_pictures_without_a_vector(name):
     """Shapes and types alone: no number is computed."""
     small = {"window": 4, "actor_hidden": (4,), "critic_hidden": (4,), "critic_minibatches": 2}
-    algorithm = ALGORITHMS[name].learner(ALGORITHMS[name].config.of(**small), world(moves=True), 10)
+    algorithm = Driven(ALGORITHMS[name].learner(ALGORITHMS[name].config.of(**small), world(moves=True), 10))
     state = jax.eval_shape(algorithm.init, jax.random.key(0))
     after, _ = jax.eval_shape(algorithm.step, state)
     assert after.world.observation.pixels.dtype == jnp.uint8

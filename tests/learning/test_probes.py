@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from driven import Driven
 
 from penstock.algorithms.registry import algorithm_entry
 from penstock.worlds import Observation
@@ -42,7 +43,7 @@ def learn(algorithm, task, updates, *, num_envs=16, seed=0, **settings):
         "normalize_observations": False,
     }
     config = entry.config.preset(defaults, **extra, **settings)
-    learner = entry.learner(config, probes.probe(task, num_envs), updates)
+    learner = Driven(entry.learner(config, probes.probe(task, num_envs), updates))
 
     @jax.jit
     def run(key):
@@ -54,7 +55,7 @@ def learn(algorithm, task, updates, *, num_envs=16, seed=0, **settings):
 def values(state, observations):
     """Mean over the ensemble, of a column of observations."""
     observation = Observation(jnp.asarray(observations, jnp.float32)[:, None])
-    return np.asarray(state.critic.values(observation, state.normalizer).mean(axis=0))
+    return np.asarray(state.learned.critic.values(observation, state.learned.normalizer).mean(axis=0))
 
 
 @pytest.mark.slow

@@ -1,6 +1,5 @@
 """A policy that somebody brings in a file: built, named from anywhere, refused in sentences."""
 
-import jax
 import pytest
 
 from penstock._errors import ConfigurationError
@@ -49,8 +48,7 @@ def test_a_policy_in_a_file_is_a_full_citizen(place, monkeypatch):
     assert plan.settings.flat()["policy"] == spec and plan.settings.policy.gain == 1.5
     assert from_config(plan.to_config()) == plan
     learner = plan.make_learner(plan.make_world())
-    state = jax.eval_shape(learner.init, jax.random.key(0))
-    assert type(state.actor.policy).__name__ == "Doubled"
+    assert type(learner.shapes().actor.policy).__name__ == "Doubled"
     monkeypatch.chdir(place.parent)
     here = make_plan("shac2", "classic/pendulum", settings={"policy": "mine.py:Settings", "gain": 2.0})
     assert here.settings.policy.policy == spec, "found from any directory"

@@ -14,15 +14,17 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent.parent / "worlds"))
 
 from penstock._errors import CapabilityError, ConfigurationError
+from penstock.data.replay import memory_bytes
 from penstock.policies import DeterministicAction
 from penstock.storage.metrics_log import read_metrics
 from penstock.storage.store import latest_checkpoint
+from penstock.training.drivers.functional import seed_keys
+from penstock.training.drivers.memory import experience_shapes
 from penstock.training.hosted_evaluation import HostedEvaluator
 from penstock.training.loop import Silent, train
 from penstock.training.plan import make_plan
-from penstock.training.program import seed_keys
-from penstock.training.programs import make_program
 from penstock.training.restore import load_state, restore_run
+from penstock.training.running import make_driver
 
 ENVIRONMENTS = Path(__file__).parent.parent / "worlds" / "hosted_environments.py"
 TINY = {
@@ -42,7 +44,7 @@ def tiny_plan(algorithm="sac", environment="Counting", settings=None, **fields):
 
 def program_of(plan):
     world = plan.make_world()
-    return make_program(plan.make_learner(world), world.with_num_envs(plan.evaluation_episodes))
+    return make_driver(plan.make_learner(world), world.with_num_envs(plan.evaluation_episodes))
 
 
 def arrays(tree):
@@ -83,7 +85,7 @@ def test_same_seed_same_run_and_another_seed_another(whole, tmp_path):
     other = train(tiny_plan(seed=1), tmp_path / "other")
     learned = [jax.tree.leaves(run.state.learned) for run in (result, other)]
     assert any((a != b).any() for a, b in zip(*learned, strict=True))
-    assert int(result.state.env_steps[0]) == 100 and int(result.state.gradient_steps[0]) == 2 * (50 - 10)
+    assert int(result.state.clock.env_steps) == 100 and int(result.state.clock.gradient_steps) == 2 * (50 - 10)
 
 
 @pytest.mark.slow
@@ -113,7 +115,7 @@ def test_evaluation_acts_by_the_rule_that_is_asked_for():
     plan = tiny_plan()
     world = plan.make_world()
     learner = plan.make_learner(world)
-    learned = learner.init_learned(jax.random.key(0))
+    learned = learner.init(jax.random.key(0))
     found = {}
     for rule in (None, "zero", "typical"):
         evaluator = HostedEvaluator(learner, world, None if rule is None else DeterministicAction(rule))
@@ -136,29 +138,29 @@ def test_evaluation_does_not_change_training(whole, tmp_path):
     _, result = whole
     seldom = train(tiny_plan(evaluate_every=100, evaluation_episodes=3), tmp_path / "seldom")
     assert_equal(seldom.state.learned, result.state.learned)
-    assert_equal(seldom.state.replay, result.state.replay)
+    assert_equal(seldom.state.memory, result.state.memory)
 
 
 @pytest.mark.slow
 def test_several_seeds_are_the_runs_of_each(whole, tmp_path):
     _, result = whole
     both = train(tiny_plan(seeds=2), tmp_path / "both")
-    first = jax.tree.map(lambda leaf: leaf[:1], (both.state.learned, both.state.replay))
-    assert_equal(first, (result.state.learned, result.state.replay))
+    first = jax.tree.map(lambda leaf: leaf[:1], (both.state.learned, both.state.memory))
+    assert_equal(first, (result.state.learned, result.state.memory))
 
 
 def test_functions_are_compiled_once_and_before_training(whole):
     _, result = whole
-    assert result.program.traces == {"init": 1, "act": 1, "learn": 1}
-    assert result.program.evaluator.traces == 2
-    clock = result.program.clock
+    assert result.driver.traces == {"init": 1, "act": 1, "learn": 1}
+    assert result.driver.evaluator.traces == 2
+    clock = result.driver.stopwatch
     assert min(clock.acting, clock.environment, clock.replay, clock.handing_over) > 0
 
 
 def test_replay_holds_what_was_played(whole):
     """Rewards are age + action, and transitions follow each other until an episode of five steps ends."""
     _, result = whole
-    ring = jax.tree.map(lambda leaf: leaf[0], result.state.replay.ring)
+    ring = jax.tree.map(lambda leaf: leaf[0], result.state.memory.ring)
     ages = ring.observation.vector[..., 1]
     np.testing.assert_array_equal(ages[:, 0], np.arange(50) % 5)
     np.testing.assert_allclose(ring.reward, ages + 1 + ring.action[..., 0], rtol=1e-5)
@@ -176,10 +178,10 @@ def test_a_continued_run_keeps_everything_but_the_episodes_under_way(tmp_path):
     again = program_of(tiny_plan(steps=60))
     resumed = again.resume(restored)
     assert_equal(resumed.learned, saved.learned)
-    newest = (int(saved.replay.position[0]) - 1) % saved.replay.ring.reward.shape[1]
-    expected = jax.tree.map(np.array, saved.replay)
+    newest = (int(saved.memory.position[0]) - 1) % saved.memory.ring.reward.shape[1]
+    expected = jax.tree.map(np.array, saved.memory)
     expected.ring.truncated[0, newest] = True
-    assert_equal(resumed.replay, expected)
+    assert_equal(resumed.memory, expected)
     np.testing.assert_array_equal(resumed.world.episode, np.asarray(saved.world.episode) + 1)
     np.testing.assert_array_equal(resumed.world.age, 0)
     assert not np.array_equal(resumed.world.observation.vector[..., 0], saved.world.observation.vector[..., 0])
@@ -194,15 +196,15 @@ def test_a_longer_budget_moves_the_memory_into_a_larger_one(functional, tmp_path
         return dataclasses.replace(plan, world="classic/double-integrator") if functional else plan
 
     train(plan(60), tmp_path / "run")
-    before = restore_run(tmp_path / "run").state.replay
+    before = restore_run(tmp_path / "run").state.memory
     checkpoint = latest_checkpoint(tmp_path / "run" / "checkpoints")
     state, _ = load_state(checkpoint, program_of(plan(100)), seed_keys(0, 1))
-    assert before.ring.reward.shape == (1, 30, 2) and state.replay.ring.reward.shape == (1, 50, 2)
-    assert_equal(jax.tree.map(lambda leaf: leaf[:, :30], state.replay.ring), before.ring)
-    assert state.replay.filled[0] == state.replay.position[0] == 30
+    assert before.ring.reward.shape == (1, 30, 2) and state.memory.ring.reward.shape == (1, 50, 2)
+    assert_equal(jax.tree.map(lambda leaf: leaf[:, :30], state.memory.ring), before.ring)
+    assert state.memory.filled[0] == state.memory.position[0] == 30
     finished = train(plan(100), tmp_path / "run")
-    assert finished.finished and finished.state.replay.filled[0] == 50
-    np.testing.assert_array_equal(finished.state.replay.ring.reward[:, :30], before.ring.reward)
+    assert finished.finished and finished.state.memory.filled[0] == 50
+    np.testing.assert_array_equal(finished.state.memory.ring.reward[:, :30], before.ring.reward)
 
 
 def test_continuing_twice_from_one_checkpoint_gives_the_same_run(tmp_path):
@@ -233,16 +235,16 @@ def test_every_off_policy_algorithm_runs(algorithm, tmp_path):
 @pytest.mark.slow
 def test_pictures_train(tmp_path):
     result = train(tiny_plan(environment="Picture", steps=40, settings={"warmup_steps": 10}), tmp_path / "run")
-    assert result.state.replay.ring.observation.pixels.dtype == np.uint8 and result.finished
+    assert result.state.memory.ring.observation.pixels.dtype == np.uint8 and result.finished
 
 
 @pytest.mark.slow
 def test_next_step_resets_are_not_remembered_as_transitions(tmp_path):
     plan = tiny_plan(environment="next_step", steps=120)
     result = train(plan, tmp_path / "run")
-    ring = jax.tree.map(lambda leaf: leaf[0], result.state.replay.ring)
+    ring = jax.tree.map(lambda leaf: leaf[0], result.state.memory.ring)
     assert (~ring.valid).sum() > 0
-    replay = jax.tree.map(lambda leaf: leaf[0, ...], result.state.replay)
+    replay = jax.tree.map(lambda leaf: leaf[0, ...], result.state.memory)
     for draw in range(20):
         batch = replay.gather(np.random.default_rng(draw).random(65, dtype=np.float32), 0.99, n_step=3)
         assert (batch.reward > 0).all()  # a reset brings 0, every true step more
@@ -271,13 +273,13 @@ def test_pathwise_algorithms_refuse_hosted_worlds():
 
 def test_memory_is_announced_and_too_much_is_refused(tmp_path):
     plan = tiny_plan()
-    (notice,) = plan.make_learner(plan.make_world()).opening_notices()
+    (notice,) = program_of(plan).notices()
     assert notice == "replay memory: 100 transitions, 0.0 MiB in host memory, for each seed"
-    size = plan.make_learner(plan.make_world()).replay_bytes / 100
+    size = memory_bytes(experience_shapes(plan.make_learner(plan.make_world())), 100) / 100
     available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     fits_once = 2 * int(0.3 * available / size)  # whole control steps of two environments
     once, twice = (tiny_plan(settings={"replay_capacity": fits_once}, steps=fits_once, seeds=k) for k in (1, 2))
-    once.make_learner(once.make_world()).require_memory(1)
+    program_of(once).require_memory(1)
     with pytest.raises(ConfigurationError, match=r"GiB for each of 2 seeds, .* or fewer --seeds"):
         train(twice, tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -286,13 +288,13 @@ def test_memory_is_announced_and_too_much_is_refused(tmp_path):
 
 def test_keys_of_seeds_do_not_depend_on_their_number():
     one, two = (program_of(tiny_plan(seeds=k)).template(seed_keys(0, k)) for k in (1, 2))
-    assert one.update.shape == (1,) and two.update.shape == (2,)
+    assert one.key.shape == (1,) and two.key.shape == (2,) and one.clock.update.shape == two.clock.update.shape == ()
     assert jax.tree.structure(one) == jax.tree.structure(two)
 
 
 def test_the_step_in_which_an_environment_resets_itself_is_no_part_of_an_episode():
     """Second environment: steps 1 and 2, then a reset step, then step 1 of the next episode."""
-    from penstock.training.hosted_program import Seen
+    from penstock.training.drivers.hosted import Seen
     from penstock.worlds import Observation, Transition
 
     seen = Seen(2)

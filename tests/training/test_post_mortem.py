@@ -1,98 +1,87 @@
 """The post-mortem's sentences, with a learner made of two lines; whole runs are in tests/faults/test_numbers.py."""
 
+import dataclasses
 import math
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from penstock._settings import Settings
+from penstock.algorithms.learner import DifferentiableWindow, Evidence, Learner, Updated, counts
 from penstock.storage.store import CheckpointNotWrittenError, list_checkpoints
 from penstock.training import loop
-from penstock.training.post_mortem import Fault, Witness, explain_fault, find_cause
-from penstock.training.program import Program
+from penstock.training.drivers.functional import FunctionalDriver, begin, iterate
+from penstock.training.post_mortem import Fault, Witness, find_cause
 from penstock.worlds import make_world
 
 
-class State(eqx.Module):
-    weight: jax.Array
-    update: jax.Array
-    world: object
-
-
-class Played(NamedTuple):
-    diagnostics: dict[str, jax.Array]
-    diverged: jax.Array
-    gradient_events: jax.Array
-
-
-class Learner:
-    """Acts with its weight; the gradient is what a test wants it to be."""
+class Toy(Learner):
+    """Acts with its weight, which is NaN in the third iteration; the gradient is what a test wants it to be."""
 
     name = "toy"
+    data = DifferentiableWindow(4)
 
     def __init__(self, gradient=0.0):
+        self.config = Settings()
         self.world = make_world("classic/double-integrator", 3)
+        self.planned_updates = 10
         self.gradient = gradient
 
     def init(self, key):
-        return State(jnp.zeros(()), jnp.asarray(0, jnp.int32), self.world.reset(key))
+        return jnp.zeros(())
 
-    def return_gradient(self, state):
+    def agent(self, learned):
+        raise NotImplementedError
+
+    def update(self, learned, data, key, clock):
         def body(world, _):
-            return self.world.step(world, jnp.full((3, 1), state.weight))
+            return self.world.step(world, jnp.full((3, 1), learned))
 
-        world, steps = jax.lax.scan(body, state.world, None, length=4)
-        window = Played(steps.diagnostics, steps.diverged, jnp.zeros((4, 2, 3)))
-        return {"weight": jnp.asarray(self.gradient)}, window, world, {}
-
-    def step(self, state):
-        _, window, world, _ = self.return_gradient(state)
-        update = state.update + 1
-        weight = jnp.where(update == 2, jnp.nan, 0.0)  # the third iteration acts with NaN
-        metrics = {"world/diverged": window.diverged.sum().astype(jnp.float32)}
-        return State(weight, update, world), metrics
-
-    def measure(self, state):
-        return {}
+        world, steps = jax.lax.scan(body, data, None, length=4)
+        weight = jnp.where(clock.update == 1, jnp.nan, 0.0)
+        evidence = Evidence(steps.diagnostics, {"weight": jnp.asarray(self.gradient)}, jnp.zeros((4, 2, 3)))
+        return Updated(weight, counts({"world/diverged": steps.diverged.sum()}), world, evidence)
 
 
 @pytest.fixture(scope="module")
 def program():
-    learner = Learner()
-    return Program(learner, learner.world)
+    learner = Toy()
+    return FunctionalDriver(learner, learner.world)
 
 
-def test_a_fault_is_found_dumped_and_told(program, tmp_path):
-    before = program.init(jax.vmap(jax.random.key)(jnp.arange(2)))
-    sentence = explain_fault(
-        program.learner, program.train, Fault(before, 5, 1, {"world/diverged": 12}, 8, 12, tmp_path, "")
-    )
+def fault(program, tmp_path, begin, iterations, index, count, seed, seeds):
+    start = lambda: program.init(jax.vmap(jax.random.key)(jnp.arange(seeds)))  # noqa: E731
+    return Fault(start, begin, iterations, index, {"world/diverged": count}, seed, 12, tmp_path, "")
+
+
+@pytest.mark.parametrize("begin", [0, 2])
+def test_a_fault_is_found_dumped_and_told(program, tmp_path, begin):
+    """However far the checkpoint lies behind the block."""
+    sentence = program.explain(fault(program, tmp_path, begin, 5, 1, 12, 8, seeds=2))
     (step, dump), *rest = list_checkpoints(tmp_path)
     assert step == 24 and not rest, "named by environment steps, as checkpoints are"
     assert sentence == (
         "world/diverged 12 (handled; training goes on). Seed 8, iteration 2: action is nan at step 0 of the window in "
-        f"environments 0, 1, 2. The state before it is kept in {dump}; one `step` from there shows the fault again."
+        f"environments 0, 1, 2. The state before it is kept in {dump}; one iteration from there shows the fault again."
     )
 
 
 def test_a_fault_that_does_not_come_back_is_told_too(program, tmp_path):
-    before = program.init(jax.vmap(jax.random.key)(jnp.arange(1)))
-    sentence = explain_fault(
-        program.learner, program.train, Fault(before, 2, 0, {"world/diverged": 1}, 0, 12, tmp_path, "")
-    )
+    sentence = program.explain(fault(program, tmp_path, 0, 2, 0, 1, 0, seeds=1))
     assert "did not show it again" in sentence and list_checkpoints(tmp_path) == []
+    gone = dataclasses.replace(fault(program, tmp_path, 0, 2, 0, 1, 0, seeds=1), restore=lambda: None)
+    assert "no checkpoint is left" in program.explain(gone)
 
 
 def test_gradients_and_losses_are_named():
-    state = Learner().init(jax.random.key(0))
-    told = find_cause(Learner(math.nan), state, {"critic/loss": math.inf, "train/reward": 1.0})
+    state = begin(Toy(), jax.random.key(0))
+    told = find_cause(Toy(math.nan), iterate, state, {"critic/loss": math.inf, "train/reward": 1.0})
     assert told.startswith("gradient['weight'] (): 1 NaN") and told.endswith("; critic/loss is inf")
-    assert find_cause(Learner(), state, {}).startswith("every number")
+    assert find_cause(Toy(), iterate, state, {}).startswith("every number")
 
 
 def test_the_witness_changes_nothing_but_the_diagnostics():
@@ -115,12 +104,12 @@ def test_the_witness_changes_nothing_but_the_diagnostics():
 
 
 def run(observer, explain):
-    program = SimpleNamespace(explain=explain)
     return SimpleNamespace(
         seeds=[4, 5],
         faults_explained=0,
         steps_per_update=12,
-        program=program,
+        driver=SimpleNamespace(explain=explain),
+        _newest_state=lambda: None,
         folder=SimpleNamespace(crash=Path("crash")),
         hash="",
         observer=observer,
@@ -137,7 +126,7 @@ def test_the_first_faults_are_explained_and_the_others_counted():
         loop.Silent(told.append), lambda fault: asked.append((fault.index, fault.counts, fault.seed)) or "explained."
     )
     for metrics in (faults(0, 0), faults(0, 2), faults(1, 3), faults(1, 1)):
-        loop._Run._look_for_faults(this, None, metrics, 10)
+        loop._Run._look_for_faults(this, 0, metrics, 10)
     assert asked == [(1, {"world/diverged": 2}, 5), (0, {"world/diverged": 1}, 4), (1, {"world/diverged": 3}, 5)]
     assert told[:2] == ["explained.", "explained."]
     assert told[2] == "explained. Further faults are only counted, in metrics.jsonl." and len(told) == 3
@@ -148,5 +137,5 @@ def test_a_full_disk_does_not_turn_a_handled_fault_into_a_crash():
         raise CheckpointNotWrittenError("No space left on device. It needs 100 bytes.", 100)
 
     told = []
-    loop._Run._look_for_faults(run(loop.Silent(told.append), full), None, faults(0, 2), 10)
+    loop._Run._look_for_faults(run(loop.Silent(told.append), full), 0, faults(0, 2), 10)
     assert "seed 5 (handled; training goes on)" in told[0] and "needs 100 bytes" in told[0]

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 
 from penstock.algorithms import apg
-from penstock.algorithms.metric_rules import is_counter
-from penstock.training.program import Program, _train_one, seed_keys
+from penstock.algorithms.keys import purpose_key
+from penstock.algorithms.learner import Count, added, counts, means, nothing, results
+from penstock.algorithms.registry import ALGORITHMS
+from penstock.training.drivers.functional import FunctionalDriver, begin, iterate, seed_keys
+from penstock.training.drivers.state import RunState
 from penstock.worlds import make_world
 
 SETTINGS = apg.Config(window=4, actor_hidden=(8,))
@@ -18,7 +21,7 @@ SETTINGS = apg.Config(window=4, actor_hidden=(8,))
 @functools.cache
 def program():
     world = make_world("classic/double-integrator", 4, episode_length=10)
-    return Program(apg.Learner(SETTINGS, world, 8), world.with_num_envs(2))
+    return FunctionalDriver(apg.Learner(SETTINGS, world, 8), world.with_num_envs(2))
 
 
 def trained(first_seed, seeds, blocks=(3, 1)):
@@ -32,6 +35,10 @@ def trained(first_seed, seeds, blocks=(3, 1)):
 
 def words(tree, index=None):
     """Every array of a tree as bytes, of one seed."""
+    if isinstance(tree, RunState):
+        tree = tree.seed(index).as_run()
+        index = 0
+        tree = (*tree.parts, jax.tree.map(lambda leaf: leaf[None], tree.clock))
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     leaves = [
         (
@@ -63,60 +70,99 @@ def test_blocks_of_any_length_compute_the_same():
     one, _ = trained(0, 1, (4,))
     other, _ = trained(0, 1, (1, 2, 1))
     assert words(one, 0) == words(other, 0)
-    assert int(one.update[0]) == 4 and int(one.env_steps[0]) == 4 * 16
+    assert int(one.clock.update) == 4 and int(one.clock.env_steps) == 4 * 16
 
 
 def test_metrics_are_means_and_counters_are_sums():
     _, single = trained(0, 1, (1, 1, 1))
     state, (block,) = trained(0, 1, (3,))
-    measured = jax.jit(program().learner.measure)(jax.tree.map(lambda leaf: leaf[0], state))
+    one = state.seed(0)
+    key = purpose_key(one.key, one.clock.update, "measure")
+    measured = jax.jit(program().learner.measure)(one.learned, one.world.observation, key)
     assert "policy/latent_std" in measured
     for name, value in block.items():
         values = [float(row[name][0]) for row in single]
-        expected = sum(values) if is_counter(name) else sum(values) / 3
+        counter = name.startswith("world/") or name.endswith("/skipped")
+        expected = sum(values) if counter else sum(values) / 3
         if name in measured:  # of the state at the end of the block
             expected = float(measured[name])
             assert values[-1] == pytest.approx(expected, rel=1e-5)
         assert float(value[0]) == pytest.approx(expected, rel=1e-5, abs=1e-7), name
 
 
-def test_learning_metrics_are_means_over_gradient_steps_only():
+def test_metrics_carry_their_weight():
     """Four iterations, of which the first two are warm-up and learn nothing."""
 
-    class Warming:
-        def step(self, count):
-            learned = count >= 2
-            steps = jnp.where(learned, 2.0, 0.0)
-            metrics = {
-                "critic/loss": jnp.where(learned, 10.0 * count, 0.0),
-                "actor/loss": jnp.where(learned, 3.0 * count, 0.0),
-                "actor/steps": jnp.where(learned, count - 1.0, 0.0),  # 1, then 2
-                "critic/skipped": steps,
-                "train/gradient_steps": steps,
-                "train/reward": 1.0 * count,
-            }
-            return count + 1, metrics
+    def update(loss, actor_is_due):
+        actor = means({"actor/loss": jnp.asarray(3.0)}) | counts({"actor/steps": 1})
+        critic = means({"critic/loss": jnp.asarray(loss)}) | counts({"critic/skipped": True})
+        return critic | (actor if actor_is_due else nothing(actor))
 
-        def measure(self, count):
-            return {"policy/latent_std": 0.1 * count}
-
-    _, metrics = _train_one(Warming(), jnp.asarray(4), jnp.asarray(0))
-    expected = {
-        "critic/loss": 25.0,
-        "actor/loss": (6.0 + 2 * 9.0) / 3,
-        "actor/steps": 3.0,
-        "critic/skipped": 4.0,
-        "train/gradient_steps": 4.0,
-        "train/reward": 1.5,
-        "policy/latent_std": pytest.approx(0.4),
-    }
-    assert {name: float(value) for name, value in metrics.items()} == expected
-    assert float(_train_one(Warming(), jnp.asarray(1), jnp.asarray(0))[1]["critic/loss"]) == 0.0
+    total = nothing(update(0.0, True))
+    assert set(map(float, results(total).values())) == {0.0}
+    for loss, actor_is_due in ((10.0, True), (10.0, False), (20.0, True), (20.0, True)):
+        total = added(total, update(loss, actor_is_due))
+    found = {name: float(value) for name, value in results(total).items()}
+    assert found == {"critic/loss": 15.0, "actor/loss": 3.0, "actor/steps": 3.0, "critic/skipped": 4.0}
+    assert isinstance(total["critic/skipped"], Count)
 
 
-def test_counters_by_name():
-    assert is_counter("world/diverged") and is_counter("actor/skipped") and is_counter("critic/skipped")
-    assert not is_counter("train/reward") and not is_counter("actor/gradient_norm")
+def conditions(jaxpr):
+    """Number of `cond` in a program, those of inner programs included."""
+    inner = [v for e in jaxpr.eqns for v in e.params.values()]
+    flat = [w for v in inner for w in (v if isinstance(v, tuple | list) else [v])]
+    bodies = [getattr(v, "jaxpr", v) for v in flat]
+    here = sum(e.primitive.name == "cond" for e in jaxpr.eqns)
+    return here + sum(conditions(b) for b in bodies if hasattr(b, "eqns"))
+
+
+ACCELERATOR = {
+    "sac": {"batch_size": 8, "warmup_steps": 8, "collect_steps": 2, "actor_hidden": (4,), "critic_hidden": (4,)}
+    | {"policy_delay": 2},
+    "shac2": {"window": 4, "actor_hidden": (4,), "critic_hidden": (4,), "critic_passes": 1, "critic_minibatches": 1},
+    "rfo": {"window": 4, "actor_hidden": (4,), "critic_hidden": (4,), "critic_passes": 1, "critic_minibatches": 1}
+    | {"chunk_length": 2},
+}
+
+
+@pytest.mark.parametrize("algorithm", ACCELERATOR)
+def test_side_by_side_seeds_keep_every_condition(algorithm):
+    """On accelerators too: warm-up, delayed updates, chunk boundaries, values and resets are skipped."""
+    entry = ALGORITHMS[algorithm]
+    world = make_world("classic/double-integrator", 4, episode_length=10)
+    learner = entry.learner(entry.config.of(**ACCELERATOR[algorithm]), world, 8)
+    driver = FunctionalDriver(learner, world.with_num_envs(2), together=True)
+
+    def count(seeds):
+        state = driver.template(seed_keys(0, seeds))
+        return conditions(jax.make_jaxpr(driver.train)(state, jnp.asarray(1, jnp.int32)).jaxpr)
+
+    alone = jax.make_jaxpr(lambda state: iterate(learner, state)[0])(
+        jax.eval_shape(lambda key: begin(learner, key), jax.random.key(0))
+    )
+    assert count(3) == count(1) == conditions(alone.jaxpr) >= {"sac": 4, "shac2": 3, "rfo": 4}[algorithm]
+
+
+def test_side_by_side_seeds_compute_what_each_computes_alone():
+    driver = FunctionalDriver(program().learner, program().evaluation_world, together=True)
+    state = driver.init(seed_keys(5, 2))
+    state, metrics = driver.train(state, jnp.asarray(2, jnp.int32))
+    assert state.clock.update.shape == () and int(state.clock.update) == 2
+    for index in range(2):
+        alone, rows = trained(5 + index, 1, (2,))
+        for one, other in zip(
+            jax.tree.leaves(state.seed(index).learned), jax.tree.leaves(alone.seed(0).learned), strict=True
+        ):
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(metrics["train/reward"][index], rows[0]["train/reward"][0], rtol=1e-5)
+
+
+def test_a_block_is_given_its_states_away():
+    """Donated: the memory of the states before a block is that of the states after it."""
+    state = program().init(seed_keys(1, 1))
+    text = program()._train.lower(state, jnp.asarray(1, jnp.int32)).as_text()
+    arrays = len(jax.tree.leaves(state))
+    assert text.count("tf.aliasing_output") + text.count("jax.buffer_donor") >= arrays - 1
 
 
 def test_seed_keys_are_those_of_single_seeds():

@@ -1,5 +1,6 @@
 """The checker passes good worlds and names the fault of broken ones."""
 
+import dataclasses
 import itertools
 import sys
 import textwrap
@@ -332,19 +333,19 @@ def test_a_world_may_declare_that_it_has_no_gradients():
 # --- worlds that are no FunctionalWorld -------------------------------------------------------------------------
 
 
+@dataclasses.dataclass
 class Tampered(World):
     """Passes a good world through and falsifies its transitions."""
 
     inner: FunctionalWorld
-    fault: str = eqx.field(static=True)
+    fault: str
     name: str = "tampered"
     num_envs: int = 3
     action_size: int = 1
-    observation_spec: ObservationSpec = ObservationSpec(2)
+    observation_spec = ObservationSpec(2)
     episode_length: int = 6
     control_timestep: float = 0.1
-    differentiable: bool = False
-    functional: bool = True
+    functional = True
 
     def with_num_envs(self, num_envs):
         return Tampered(self.inner.with_num_envs(num_envs), self.fault, num_envs=num_envs)
@@ -352,11 +353,11 @@ class Tampered(World):
     def describe(self):
         return {}
 
-    def reset(self, key, *, stagger=False):
-        return self.inner.reset(key, stagger=stagger)
+    def reset(self, key):
+        return self.inner.reset(key)
 
-    def step(self, state, action, probe=None):
-        after, transition = self.inner.step(state, action, probe)
+    def step(self, state, action):
+        after, transition = self.inner.step(state, action)
         changes = {}
         if self.fault == "early":
             changes["truncated"] = after.age == 4

@@ -128,8 +128,6 @@ def test_there_is_one_present():
     world.step(start, np.zeros((2, 1), np.float32))
     with pytest.raises(PenstockError, match="step from the state that reset"):
         world.step(start, np.zeros((2, 1), np.float32))
-    with pytest.raises(CapabilityError, match="begin at their beginning"):
-        world.reset(KEY, stagger=True)
 
 
 # ------------------------------------------------------------------------------------------------- spaces (F21)

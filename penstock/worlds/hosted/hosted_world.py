@@ -19,9 +19,9 @@ import jax
 import numpy as np
 from jaxtyping import Int, UInt32
 
-from penstock._errors import CapabilityError, ConfigurationError, PenstockError, require
-from penstock._types import Actions, GradientProbe, Key
-from penstock.observation import Observation, ObservationSpec
+from penstock._errors import ConfigurationError, PenstockError, require
+from penstock._types import Actions, Key
+from penstock.observation import Observation
 from penstock.scene.items import Scene
 from penstock.worlds.hosted.environments import EnvironmentSource, stated_limit, stated_timestep
 from penstock.worlds.hosted.faults import WorldFaultError
@@ -94,20 +94,6 @@ class HostedWorld(World):
         declared: what the environments say of themselves.
     """
 
-    name: str
-    num_envs: int
-    action_size: int
-    observation_spec: ObservationSpec
-    episode_length: int
-    control_timestep: float
-    differentiable: bool
-    functional: bool
-    source: EnvironmentSource
-    vectorization: Vectorization
-    timeout: float
-    declared: Declared
-    _present: _Present
-
     def __init__(
         self,
         source: EnvironmentSource,
@@ -125,10 +111,8 @@ class HostedWorld(World):
         self.observation_spec = declared.reader.spec
         self.episode_length = declared.episode_length
         self.control_timestep = declared.control_timestep
-        self.differentiable = False
-        self.functional = False
         self.source = source
-        self.vectorization = vectorization
+        self.vectorization: Vectorization = vectorization
         self.timeout = timeout
         self.declared = declared
         self._present = _Present()
@@ -143,17 +127,12 @@ class HostedWorld(World):
 
     # ------------------------------------------------------------------ play
 
-    def reset(self, key: Key, *, stagger: bool = False) -> HostedState:
+    def reset(self, key: Key) -> HostedState:
         """See `World.reset`.
 
         Raises:
-            CapabilityError: ``stagger`` is asked for; an environment begins at its beginning.
             WorldFaultError: an environment failed.
         """
-        if stagger:
-            raise CapabilityError(
-                f"'{self.name}' is hosted: its episodes begin at their beginning, not at a random age."
-            )
         words = np.asarray(jax.random.key_data(key)).astype(np.uint32).reshape(-1)[-2:]
         return self._begin(words, np.zeros((self.num_envs,), np.int32))
 
@@ -213,16 +192,13 @@ class HostedWorld(World):
             raise PenstockError(f"'{self.name}' has not been started: call reset() first.")
         return self._present.state
 
-    def step(
-        self, state: HostedState, action: Actions, probe: GradientProbe | None = None
-    ) -> tuple[HostedState, Transition]:
+    def step(self, state: HostedState, action: Actions) -> tuple[HostedState, Transition]:
         """See `World.step`.
 
         Raises:
             PenstockError: ``state`` is not the present one.
             WorldFaultError: an environment raised, died, hung, or returned something else than it declared.
         """
-        del probe
         present = self._present
         if present.vector is None or state is not present.state:
             raise PenstockError(

@@ -1,0 +1,302 @@
+"""What an algorithm is: the contract between its file and whoever trains it.
+
+An algorithm states how it begins (`Learner.init`), who acts (`Learner.agent`), what one update makes of data
+(`Learner.update`), and which data that is (`Learner.data`). It steps no world that it is not asked to step, keeps no
+count and writes no file: a driver does (`penstock.training.drivers`), and the clock that it holds is the same for all
+seeds. So every algorithm trains on every kind of world that can give the data that it needs.
+"""
+
+import abc
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int, PyTree
+
+from penstock._settings import Settings
+from penstock._types import Key, Scalar
+from penstock.observation import Observation
+from penstock.policies import Agent, Draw, Need, Policy, require_of_policy
+from penstock.worlds import World
+
+
+class AlgorithmSettings(Settings):
+    """Base of an algorithm's configuration: a frozen dataclass of its own fields, and its parts as default values."""
+
+    @property
+    def iteration_steps(self) -> int:
+        """Control steps per iteration: what `Learner.data` will ask for."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how many control steps an iteration has.")
+
+
+# ---------------------------------------------------------------------- what an update learns from
+
+
+@dataclasses.dataclass(frozen=True)
+class DifferentiableWindow:
+    """The state of a functional world, from which the update itself rolls out ``steps`` steps, to differentiate them.
+
+    Attributes:
+        steps: H, control steps of an iteration.
+        stagger: environments begin at random ages, so that their time limits do not coincide.
+    """
+
+    steps: int
+    stagger: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class WindowOfRecords:
+    """What N environments went through in ``steps`` steps under the present policy: `penstock.data.Records`.
+
+    Attributes:
+        steps: H, control steps of an iteration, each acted by `Learner.explore`.
+        stagger: environments begin at random ages, so that their time limits do not coincide.
+    """
+
+    steps: int
+    stagger: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Batches:
+    """Samples from a memory of everything so far: `penstock.data.Batch`; one update for each.
+
+    Attributes:
+        steps: control steps of an iteration.
+        batch_size: samples of a batch.
+        capacity: transitions that the memory holds.
+        warmup_steps: environment steps with uniformly random actions before the first update.
+        updates_per_step: updates per control step of all environments together.
+        sampling: how batches are drawn: keyword arguments of `penstock.data.Replay.sample`.
+        stagger: environments begin at random ages.
+    """
+
+    steps: int
+    batch_size: int
+    capacity: int
+    warmup_steps: int
+    updates_per_step: int
+    sampling: Mapping[str, Any]
+    stagger: bool = False
+
+
+DataNeed = DifferentiableWindow | WindowOfRecords | Batches
+
+
+class Clock(eqx.Module):
+    """How far a run is. All seeds share it, so conditions on it are conditions under several seeds too.
+
+    Attributes:
+        update: finished iterations.
+        env_steps: environment steps of each seed, all environments together.
+        gradient_steps: updates from batches so far; 0 where there are none.
+    """
+
+    update: Int[Array, ""]
+    env_steps: Int[Array, ""]
+    gradient_steps: Int[Array, ""]
+
+    @classmethod
+    def start(cls) -> "Clock":
+        """Before the first iteration."""
+        zero = jnp.asarray(0, jnp.int32)
+        return cls(zero, zero, zero)
+
+
+# ---------------------------------------------------------------------- what an update tells
+
+
+class Mean(eqx.Module):
+    """A metric that is a mean, as a sum with its weight: means over several updates come out right.
+
+    Attributes:
+        total: sum of what was measured.
+        weight: over how many.
+    """
+
+    total: Scalar
+    weight: Scalar
+
+
+class Count(eqx.Module):
+    """A metric that counts events."""
+
+    total: Scalar
+
+
+Metrics = dict[str, Mean | Count]
+
+
+def means(values: Mapping[str, Scalar]) -> Metrics:
+    """One measurement of each."""
+    return {name: Mean(jnp.asarray(value, jnp.float32), jnp.ones(())) for name, value in values.items()}
+
+
+def counts(values: Mapping[str, Any]) -> Metrics:
+    """Events, as numbers or flags."""
+    return {name: Count(jnp.asarray(value, jnp.float32)) for name, value in values.items()}
+
+
+def added(one: Metrics, other: Metrics) -> Metrics:
+    """The metrics of both together."""
+    return jax.tree.map(jnp.add, one, other)
+
+
+def nothing(like: PyTree) -> PyTree:
+    """Zeros in the place of metrics (or of their shapes): nothing was measured."""
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
+
+
+def results(metrics: Metrics) -> dict[str, Scalar]:
+    """What is logged: means and counts. A mean over nothing is 0."""
+
+    def result(metric):
+        return metric.total / jnp.maximum(metric.weight, 1.0) if isinstance(metric, Mean) else metric.total
+
+    return {name: result(metric) for name, metric in metrics.items()}
+
+
+class Updated(NamedTuple):
+    """What an update brought.
+
+    Attributes:
+        learned: what is learned now.
+        metrics: what was measured.
+        world: the state of the world behind the window, where the update itself stepped it.
+        evidence: for post-mortems; computed only where somebody looks at it.
+    """
+
+    learned: Any
+    metrics: Metrics
+    world: Any = None
+    evidence: "Evidence | None" = None
+
+
+class Evidence(NamedTuple):
+    """What a replayed iteration shows.
+
+    Attributes:
+        diagnostics: the world's, ``(H, N)`` each.
+        gradient: of the return, where the world is differentiated.
+        gradient_events: ``(H, 2, N)`` gradients that had to be cut and that were lost, likewise.
+    """
+
+    diagnostics: dict[str, Any]
+    gradient: PyTree = ()
+    gradient_events: Any = None
+
+
+class RunKeys(NamedTuple):
+    """The keys into which a run's key is split.
+
+    Attributes:
+        learned: of `Learner.init`.
+        world: of the world's first and later resets.
+        base: of everything later; never consumed, only folded with a purpose and a count.
+    """
+
+    learned: Any
+    world: Key
+    base: Key
+
+
+# ---------------------------------------------------------------------- the algorithm
+
+ConfigT = TypeVar("ConfigT", bound=AlgorithmSettings)
+
+
+class Learner(abc.ABC, Generic[ConfigT]):
+    """One algorithm, bound to a world and a plan. All methods are pure; what is learned is a pytree of arrays.
+
+    Attributes:
+        config: settings.
+        world: N environments.
+        planned_updates: iterations of the plan, over which schedules run.
+    """
+
+    name: ClassVar[str]
+    settings: ClassVar[type[AlgorithmSettings]]
+    """Its configuration class. To be stated by algorithms that are brought in a file."""
+    needs: ClassVar[tuple[Need, ...]] = ()
+    """What the policy must offer beside draws."""
+    policy_hint: ClassVar[str] = "Choose another policy with --policy."
+    """What to do where it does not."""
+
+    config: ConfigT
+    world: World
+    planned_updates: int
+
+    def __init__(self, config: ConfigT, world: World, planned_updates: int):
+        self.config = config
+        self.world = world
+        self.planned_updates = planned_updates
+
+    # ------------------------------------------------------------------ what an algorithm states
+
+    @property
+    @abc.abstractmethod
+    def data(self) -> DataNeed:
+        """What an update learns from."""
+
+    @abc.abstractmethod
+    def init(self, key: Any) -> Any:
+        """Draws what the algorithm learns. ``key`` is `RunKeys.learned`."""
+
+    @abc.abstractmethod
+    def agent(self, learned: Any) -> Agent:
+        """Who acts, is evaluated, is filmed."""
+
+    @abc.abstractmethod
+    def update(self, learned: Any, data: Any, key: Key, clock: Clock) -> Updated:
+        """One update.
+
+        Args:
+            learned: as `init` or the last update returned it.
+            data: of the kind that `data` names.
+            key: a base key: fold it with a purpose and a count of the clock (`purpose_key`) for each use.
+            clock: how far the run is, this update not counted.
+        """
+
+    # ------------------------------------------------------------------ what it may state
+
+    def explore(self, learned: Any, observation: Observation, key: Key) -> Draw:
+        """What is done while collecting data; its action is inside [-1, 1]."""
+        return self.agent(learned).sample(observation, key)
+
+    def measure(self, learned: Any, observation: Observation, key: Key) -> dict[str, Scalar]:
+        """Numbers about what is learned alone, measured once per line of metrics.
+
+        Args:
+            learned: what is learned.
+            observation: where the environments are now.
+            key: fresh.
+        """
+        del learned, observation, key
+        return {}
+
+    def opening_notices(self) -> list[str]:
+        """What a user should know before the first step, in sentences."""
+        return []
+
+    def run_keys(self, key: Key) -> RunKeys:
+        """Splits the key of a run."""
+        return RunKeys(*jax.random.split(key, 3))
+
+    # ------------------------------------------------------------------ what follows
+
+    def shapes(self) -> Any:
+        """What is learned, in shapes and dtypes without values."""
+        return jax.eval_shape(lambda key: self.init(self.run_keys(key).learned), jax.random.key(0))
+
+    @property
+    def steps_per_update(self) -> int:
+        """Environment steps of one iteration."""
+        return self.world.num_envs * self.data.steps
+
+    def require_policy(self, policy: Policy) -> None:
+        """Refuses a policy that lacks something that the algorithm needs."""
+        require_of_policy(policy, self.needs, self.name, self.policy_hint)

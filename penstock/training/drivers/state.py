@@ -1,0 +1,56 @@
+"""Everything that evolves in a run, in one pytree."""
+
+import dataclasses
+from typing import Any
+
+import equinox as eqx
+import jax
+import jaxtyping
+from jaxtyping import Array
+
+from penstock.algorithms.learner import Clock
+
+
+class RunState(eqx.Module):
+    """A run of K seeds, or one of them: then the leading axis K, which all leaves but the clock's have, is gone.
+
+    Attributes:
+        learned: what the algorithm learns.
+        world: state of the N environments; for hosted worlds, what is known of it.
+        memory: what the driver keeps for the learner: a replay memory, or None.
+        key: base random key; never consumed, only folded with purpose and count.
+        clock: how far the run is.
+    """
+
+    learned: Any
+    world: Any
+    memory: Any
+    key: jaxtyping.Key[Array, "*seeds"]
+    clock: Clock
+
+    @property
+    def parts(self) -> tuple[Any, Any, Any, Any]:
+        """What each seed has of its own."""
+        return self.learned, self.world, self.memory, self.key
+
+    def seed(self, index: int) -> "RunState":
+        """One seed's state. What lives on the host stays a view, so that writing to it writes there."""
+        return self.with_parts(jax.tree.map(lambda leaf: leaf[index, ...], self.parts))
+
+    def as_run(self) -> "RunState":
+        """The state of one seed as that of a run of one."""
+        return self.with_parts(jax.tree.map(lambda leaf: leaf[None], self.parts))
+
+    def with_parts(self, parts: tuple[Any, Any, Any, Any], clock: Clock | None = None) -> "RunState":
+        """The same with other `parts`, and another clock where one is given."""
+        learned, world, memory, key = parts
+        return RunState(learned, world, memory, key, self.clock if clock is None else clock)
+
+    @property
+    def seeds(self) -> int:
+        """K."""
+        return self.key.shape[0]
+
+    def with_memory(self, memory: Any) -> "RunState":
+        """The same with another memory."""
+        return dataclasses.replace(self, memory=memory)

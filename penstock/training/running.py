@@ -1,0 +1,134 @@
+"""Which driver trains, and how a run is evaluated: functional worlds are compiled whole, hosted ones stepped."""
+
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jaxtyping
+from jaxtyping import Array
+
+from penstock._errors import CapabilityError
+from penstock._types import Key
+from penstock.algorithms.learner import DifferentiableWindow, Learner
+from penstock.policies import DeterministicAction
+from penstock.training.drivers.functional import FunctionalDriver
+from penstock.training.drivers.hosted import HostedDriver
+from penstock.training.drivers.state import RunState
+from penstock.training.evaluation import evaluation_metrics
+from penstock.training.hosted_evaluation import HostedEvaluator
+from penstock.training.post_mortem import Fault
+from penstock.worlds import FunctionalWorld, World
+from penstock.worlds.hosted.hosted_world import HostedWorld
+
+
+@runtime_checkable
+class Driver(Protocol):
+    """Who steps the worlds of K seeds, keeps their memories and the clock, and feeds the learner."""
+
+    learner: Learner
+    train: Callable[..., Any]
+    """From states and a number of iterations to the states after them, and metrics. Consumes the states."""
+    evaluate: Callable[..., Any]
+    """From states and a key per seed to the metrics of an evaluation of every seed."""
+
+    def template(self, keys: jaxtyping.Key[Array, "K"]) -> RunState:
+        """A state with shapes and dtypes but no values, for loading a checkpoint."""
+        ...
+
+    def init(self, keys: jaxtyping.Key[Array, "K"]) -> RunState:
+        """The states before the first iteration."""
+        ...
+
+    def resume(self, states: RunState) -> RunState:
+        """Goes on from loaded states."""
+        ...
+
+    def compile(self, states: RunState, iterations: Any, keys: jaxtyping.Key[Array, "K"]) -> None:
+        """Compiles training and evaluation now, so that no later call does."""
+        ...
+
+    def explain(self, fault: Fault) -> str:
+        """Says what went wrong in a block of iterations."""
+        ...
+
+    def require_memory(self, seeds: int) -> None:
+        """Refuses a memory that this machine cannot hold."""
+        ...
+
+    def notices(self) -> list[str]:
+        """What a user should know before the first step, in sentences."""
+        ...
+
+    def close(self) -> None:
+        """Ends what is open."""
+        ...
+
+
+def make_evaluate(
+    learner: Learner, world: World, *, replan_every_step: bool = False, deterministic: DeterministicAction | None = None
+) -> Callable[[Any, Key], dict[str, Any]]:
+    """A function that evaluates what one seed has learned, with a key: metrics as they are logged.
+
+    Args:
+        learner: an algorithm, bound to its world.
+        world: the same world with one environment per episode.
+        replan_every_step: for chunked policies; see `run_episodes`.
+        deterministic: the rule of the deterministic action, in place of the run's own.
+    """
+    if isinstance(world, FunctionalWorld):
+
+        def compiled(learned, key):
+            agent = learner.agent(learned).acting_by(deterministic)
+            return evaluation_metrics(agent, world, key, replan_every_step=replan_every_step)
+
+        return jax.jit(compiled)
+    assert isinstance(world, HostedWorld)
+    evaluator = HostedEvaluator(learner, world, deterministic)
+    return lambda learned, key: evaluator.metrics(jax.tree.leaves(learned), key)
+
+
+def evaluate_seeds(
+    learner: Learner,
+    states: RunState,
+    episodes: int,
+    key: Key,
+    *,
+    replan_every_step: bool = False,
+    deterministic: DeterministicAction | None = None,
+) -> list[dict[str, float]]:
+    """Evaluates every seed of a run: metrics as they are logged, one dictionary per seed.
+
+    Args:
+        learner: an algorithm, bound to its world.
+        states: of all seeds.
+        episodes: of each kind, per seed.
+        key: of resets and policy noise, the same for all seeds.
+        replan_every_step: see `make_evaluate`.
+        deterministic: see `make_evaluate`.
+    """
+    world = learner.world.with_num_envs(episodes)
+    evaluate = make_evaluate(learner, world, replan_every_step=replan_every_step, deterministic=deterministic)
+    results = []
+    for index in range(states.seeds):
+        metrics = jax.device_get(evaluate(states.seed(index).learned, key))
+        results.append({name: float(value) for name, value in metrics.items()})
+    return results
+
+
+def make_driver(learner: Learner, evaluation_world: World) -> Driver:
+    """The driver for a learner's world.
+
+    Args:
+        learner: an algorithm, bound to its world.
+        evaluation_world: the same world with one environment per episode.
+
+    Raises:
+        CapabilityError: the world cannot give the data that the learner needs, or is of no known kind.
+    """
+    if isinstance(evaluation_world, FunctionalWorld):
+        return FunctionalDriver(learner, evaluation_world)
+    if isinstance(evaluation_world, HostedWorld) and not isinstance(learner.data, DifferentiableWindow):
+        return HostedDriver(learner, evaluation_world)
+    raise CapabilityError(
+        f"'{evaluation_world.name}' is a {type(evaluation_world).__name__}, on which {learner.name} cannot be trained."
+    )
