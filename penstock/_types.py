@@ -3,6 +3,7 @@
 ``N`` environments, ``H`` window length, ``d`` action dimension. Environment time is ``t``, flow time ``tau``.
 """
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,3 +35,17 @@ PerEnvCount = Int[AnyArray, "N"]
 
 Scalar = Float[Array, ""]
 """One number."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AxisNames:
+    """What the axes of one array count, in order: ``seed``, ``environment``, ``slot``; None for anything else."""
+
+    names: tuple[str | None, ...]
+
+
+def environment_axis(shape: tuple[int, ...], axis: int) -> AxisNames:
+    """Names of the axes of an array of this shape, of which this one counts environments."""
+    names: list[str | None] = [None] * len(shape)
+    names[axis] = "environment"
+    return AxisNames(tuple(names))

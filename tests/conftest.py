@@ -1,9 +1,17 @@
-"""How JAX is set up for all tests: as the command line does it, without the cache of compiled programs."""
+"""How JAX is set up for all tests: as the command line does it, with a cache of programs for this session alone.
 
+Many tests train the same small run, whose programs are compiled once for all workers.
+"""
+
+import atexit
 import contextlib
 import os
+import shutil
+import tempfile
 
-os.environ.setdefault("PENSTOCK_CACHE", "")
+if "PENSTOCK_CACHE" not in os.environ:  # the first process; the workers that it starts find its answer
+    os.environ["PENSTOCK_CACHE"] = tempfile.mkdtemp(prefix="penstock-tests-")
+    atexit.register(shutil.rmtree, os.environ["PENSTOCK_CACHE"], ignore_errors=True)
 
 from penstock._jax_setup import set_up_jax
 
@@ -21,6 +29,8 @@ import multiprocessing  # noqa: E402
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 WELL_COMPILED = {"cli", "reports"}
 """Rooms whose programs compute for seconds. In the others the compiler's costly passes take most of the time; a test

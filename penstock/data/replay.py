@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from penstock._errors import require
-from penstock._types import Key
+from penstock._types import AxisNames, Key
 from penstock.observation import Observation
 
 ArrayLike = Any
@@ -76,6 +76,11 @@ class Replay(eqx.Module):
     ring: Experience
     position: Int[ArrayLike, ""]
     filled: Int[ArrayLike, ""]
+
+    def axes(self) -> "Replay":
+        """In the place of every array the names of its axes."""
+        leaves = [AxisNames(("slot", "environment", *[None] * (leaf.ndim - 2))) for leaf in jax.tree.leaves(self.ring)]
+        return jax.tree.unflatten(jax.tree.structure(self), [*leaves, AxisNames(()), AxisNames(())])
 
     @property
     def slots(self) -> int:

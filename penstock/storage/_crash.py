@@ -4,10 +4,12 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from penstock._types import AxisNames
 from penstock.storage._checkpoint import commit, list_checkpoints
 from penstock.storage._durable import discard
 from penstock.storage._state_tree import to_host
@@ -42,15 +44,18 @@ class NonFiniteLeaf:
         return f"{self.path} {self.shape}: {self.nan} NaN, {self.infinite} infinite, first at {self.first}{where}"
 
 
-def find_non_finite(tree: PyTree, num_envs: int | None = None) -> list[NonFiniteLeaf]:
+def find_non_finite(tree: PyTree, axes: PyTree | None = None) -> list[NonFiniteLeaf]:
     """Finds arrays with NaN or infinity, in tree order.
 
     Args:
         tree: any pytree: a training state, a batch of transitions, a gradient.
-        num_envs: N. An array whose first axis, or else whose last axis, has this length is taken to count
-            environments along it: a guess that a layer of width N can mislead.
+        axes: in the place of every array the names of its axes, `AxisNames`; None where nobody knows them, and no
+            environments are told.
     """
     found: list[NonFiniteLeaf] = []
+    flat = jax.tree.leaves(axes, is_leaf=lambda node: isinstance(node, AxisNames))
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
+    named = dict(zip(paths, flat, strict=True)) if flat else {}
     for path, array in to_host(tree).items():
         if not jnp.issubdtype(array.dtype, jnp.inexact):
             continue
@@ -59,21 +64,14 @@ def find_non_finite(tree: PyTree, num_envs: int | None = None) -> list[NonFinite
             continue
         nan = int(np.isnan(array).sum())
         environments: tuple[int, ...] = ()
-        axis = _env_axis(array.shape, num_envs)
-        if axis is not None:
+        names = named[path].names if path in named else ()
+        if "environment" in names:
+            axis = names.index("environment")
             per_env = bad.any(axis=tuple(a for a in range(bad.ndim) if a != axis))
             environments = tuple(int(env) for env in np.flatnonzero(per_env)[:_LISTED])
         first = tuple(int(i) for i in np.unravel_index(int(bad.argmax()), bad.shape))
         found.append(NonFiniteLeaf(path, array.shape, nan, int(bad.sum()) - nan, first, environments))
     return found
-
-
-def _env_axis(shape: tuple[int, ...], num_envs: int | None) -> int | None:
-    if num_envs is None or not shape:
-        return None
-    if shape[0] == num_envs:
-        return 0
-    return len(shape) - 1 if shape[-1] == num_envs else None
 
 
 def save_crash_dump(
@@ -84,7 +82,7 @@ def save_crash_dump(
     seed: int,
     config_hash: str,
     observed: PyTree | None = None,
-    num_envs: int | None = None,
+    axes: PyTree | None = None,
     extra: dict[str, Any] | None = None,
 ) -> tuple[Path, str]:
     """Saves a state for a post-mortem, whatever its numbers are.
@@ -100,13 +98,13 @@ def save_crash_dump(
         config_hash: hash of the run's configuration.
         observed: where to look for NaN and infinity (the state after the update, a gradient, a batch); ``state``
             where None.
-        num_envs: N, to name the environments. See `find_non_finite`.
+        axes: of the arrays of ``observed``, to name the environments. See `find_non_finite`.
         extra: JSON values to keep as well.
 
     Returns:
         The dump, and a sentence that names the first bad array, environments, step and seed.
     """
-    found = find_non_finite(state if observed is None else observed, num_envs)
+    found = find_non_finite(state if observed is None else observed, axes)
     if found:
         more = f" ({len(found) - 1} more arrays are affected)" if len(found) > 1 else ""
         what = f"Non-finite numbers at step {step}, seed {seed}: {found[0].sentence()}{more}."

@@ -406,7 +406,12 @@ class _Run:
             return False
         except NonFiniteStateError as error:
             _, sentence = save_crash_dump(
-                self.folder.crash, step, state, seed=self.plan.seed, config_hash=self.hash, num_envs=self.plan.num_envs
+                self.folder.crash,
+                step,
+                state,
+                seed=self.plan.seed,
+                config_hash=self.hash,
+                axes=state.axes(self.driver.learner.world),
             )
             raise TrainingFailedError(
                 f"{error} {sentence} The same command goes back to the newest checkpoint and meets the fault again; "

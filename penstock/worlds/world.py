@@ -13,7 +13,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree
 
 from penstock._seeds import anywhere
-from penstock._types import Actions, AnyArray, GradientProbe, Key, PerEnv, PerEnvCount, PerEnvFlag
+from penstock._types import (
+    Actions,
+    AnyArray,
+    AxisNames,
+    GradientProbe,
+    Key,
+    PerEnv,
+    PerEnvCount,
+    PerEnvFlag,
+    environment_axis,
+)
 from penstock.observation import Observation, ObservationSpec
 from penstock.worlds.firewall import gradient_firewall
 from penstock.worlds.task import Outcome, Task, flag_shape
@@ -111,6 +121,10 @@ class World(abc.ABC):
         """Constants worth recording in a run's ``config.json``."""
 
     @abc.abstractmethod
+    def axes(self, state: Any) -> Any:
+        """In the place of every array of a state the names of its axes (`AxisNames`): nobody needs to guess."""
+
+    @abc.abstractmethod
     def reset(self, key: Key) -> Any:
         """Starts all environments.
 
@@ -172,6 +186,13 @@ class FunctionalWorld(eqx.Module, World):
     def describe(self) -> dict[str, Any]:
         """See `World.describe`."""
         return self.task.describe()
+
+    def axes(self, state: WorldState) -> WorldState:
+        """See `World.axes`."""
+        body = jax.tree.map(lambda leaf: environment_axis(leaf.shape, self.task.env_axis), state.body)
+        age, observation = jax.tree.map(lambda leaf: environment_axis(leaf.shape, 0), (state.age, state.observation))
+        leaves = jax.tree.leaves((body, age, observation, AxisNames((None,) * state.key.ndim)))
+        return jax.tree.unflatten(jax.tree.structure(state), leaves)
 
     def with_gradient_limit(self, gradient_limit: float) -> "FunctionalWorld":
         """The same world with another limit for the gradient of one environment."""

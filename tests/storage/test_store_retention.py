@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from penstock._errors import ConfigurationError
+from penstock._types import AxisNames
 from penstock.storage import store
 from tests.storage.small_checkpoints import TEMPLATE, assert_identical, flip, save
 
@@ -33,11 +34,12 @@ def test_a_crash_dump_names_array_environment_step_and_seed_and_replays(tmp_path
     before = {"qvel": jnp.ones((5, 3)), "last": jnp.ones((2, 5)), "key": jax.random.key(1)}
     after = {**before, "qvel": before["qvel"].at[3, 1].set(jnp.nan).at[4, 0].set(jnp.inf)}
     after["last"] = before["last"].at[1, 2].set(-jnp.inf)
+    axes = {"qvel": AxisNames(("environment", None)), "last": AxisNames((None, "environment")), "key": AxisNames(())}
     path, sentence = store.save_crash_dump(
-        tmp_path, 77, before, seed=5, config_hash="h", observed=after, num_envs=5, extra={"learning_rate": 0.1}
+        tmp_path, 77, before, seed=5, config_hash="h", observed=after, axes=axes, extra={"learning_rate": 0.1}
     )
     assert "step 77, seed 5" in sentence and str(path) in sentence and "1 more arrays" in sentence
-    found = store.find_non_finite(after, num_envs=5)
+    found = store.find_non_finite(after, axes)
     assert [leaf.path for leaf in found] == ["['last']", "['qvel']"]
     assert found[0].environments == (2,) and found[0].infinite == 1
     assert found[1].environments == (3, 4) and found[1].nan == 1 and found[1].first == (3, 1)

@@ -169,3 +169,25 @@ def test_seed_keys_are_those_of_single_seeds():
     keys = seed_keys(3, 4)
     for index in range(4):
         assert jnp.array_equal(jax.random.key_data(keys[index]), jax.random.key_data(jax.random.key(3 + index)))
+
+
+@pytest.mark.parametrize("algorithm", ["rfo", "sac"])
+def test_a_state_names_its_axes(algorithm):
+    """Of every array; a layer as wide as there are environments is not mistaken."""
+    entry = ALGORITHMS[algorithm]
+    world = make_world("soft/jumper-mini", 4)
+    settings = ACCELERATOR[algorithm] | ({"replay_capacity": 40} if algorithm == "sac" else {})
+    driver = FunctionalDriver(entry.learner(entry.config.of(**settings), world, 8), world)
+    state = driver.template(seed_keys(0, 3))
+    axes = state.axes(world)
+    for leaf, names in zip(jax.tree.leaves(state), jax.tree.leaves(axes), strict=True):
+        sizes = dict(zip(names.names, leaf.shape, strict=True))
+        assert sizes.get("environment", 4) == 4 and sizes.get("seed", 3) == 3
+    assert axes.world.body.position[0].names == ("seed", None, "environment")
+    assert axes.world.observation.vector.names[:2] == ("seed", "environment") and axes.clock.update.names == ()
+    known = {name for names in jax.tree.leaves(axes.learned.actor) for name in names.names}
+    assert known == {"seed", None}
+    if algorithm == "sac":
+        assert axes.memory.ring.reward.names == ("seed", "slot", "environment") and axes.memory.filled.names == (
+            "seed",
+        )

@@ -353,6 +353,9 @@ class Tampered(World):
     def describe(self):
         return {}
 
+    def axes(self, state):
+        return self.inner.axes(state)
+
     def reset(self, key):
         return self.inner.reset(key)
 

@@ -8,7 +8,10 @@ import jax
 import jaxtyping
 from jaxtyping import Array
 
+from penstock._types import AxisNames
 from penstock.algorithms.learner import Clock
+from penstock.data import Replay
+from penstock.worlds import World
 
 
 class RunState(eqx.Module):
@@ -50,6 +53,26 @@ class RunState(eqx.Module):
     def seeds(self) -> int:
         """K."""
         return self.key.shape[0]
+
+    def axes(self, world: World) -> "RunState":
+        """In the place of every array the names of its axes: of the seeds, the environments, the slots of a memory.
+
+        Args:
+            world: the run's.
+        """
+
+        def one_seed(tree):
+            return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), tree)
+
+        def unnamed(tree):
+            return jax.tree.map(lambda leaf: AxisNames((None,) * leaf.ndim), tree)
+
+        learned, memory, key = (unnamed(one_seed(part)) for part in (self.learned, self.memory, self.key))
+        if isinstance(self.memory, Replay):
+            memory = one_seed(self.memory).axes()
+        parts = learned, world.axes(one_seed(self.world)), memory, key
+        seeds = jax.tree.map(lambda names: AxisNames(("seed", *names.names)), parts)
+        return jax.tree.unflatten(jax.tree.structure(self), jax.tree.leaves((*seeds, unnamed(self.clock))))
 
     def with_memory(self, memory: Any) -> "RunState":
         """The same with another memory."""

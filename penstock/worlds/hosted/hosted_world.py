@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Int, UInt32
 
 from penstock._errors import ConfigurationError, PenstockError, require
-from penstock._types import Actions, Key
+from penstock._types import Actions, AxisNames, Key, environment_axis
 from penstock.observation import Observation
 from penstock.scene.items import Scene
 from penstock.worlds.hosted.environments import EnvironmentSource, stated_limit, stated_timestep
@@ -124,6 +124,12 @@ class HostedWorld(World):
     def describe(self) -> dict[str, Any]:
         """See `World.describe`."""
         return dict(self.declared.constants)
+
+    def axes(self, state: HostedState) -> HostedState:
+        """See `World.axes`."""
+        parts = state.observation, state.age, state.episode
+        leaves = [environment_axis(leaf.shape, 0) for leaf in jax.tree.leaves(parts)]
+        return jax.tree.unflatten(jax.tree.structure(state), [*leaves, AxisNames((None,))])
 
     # ------------------------------------------------------------------ play
 
