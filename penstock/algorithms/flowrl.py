@@ -26,8 +26,8 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from penstock._errors import ConfigurationError, require
 from penstock._types import Key
-from penstock.algorithms.learner import Metrics, counts, means
-from penstock.algorithms.off_policy import OffPolicyLearner, polyak, where_due
+from penstock.algorithms.learner import Metrics, counts, means, where_due
+from penstock.algorithms.off_policy import OffPolicyLearner, polyak
 from penstock.algorithms.off_policy_config import FollowedCritic, OffPolicyConfig, refuse_idle
 from penstock.critics.action_value import ActionCritic, NormedHead
 from penstock.critics.expectile import expectile_loss
@@ -216,10 +216,6 @@ class Learner(OffPolicyLearner[Config]):
             behaviour_critic_optimizer=optimizer_state(self.critic_optimizer, behaviour_critic),
             behaviour_value_optimizer=optimizer_state(self.critic_optimizer, behaviour_value),
         )
-
-    def actor(self, learned: Learned) -> Actor:
-        """See `OffPolicyLearner.actor`."""
-        return learned.actor
 
     def sampling(self) -> dict[str, int]:
         """Uniform samples, and a share of the newest."""

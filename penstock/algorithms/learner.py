@@ -8,13 +8,13 @@ seeds. So every algorithm trains on every kind of world that can give the data t
 
 import abc
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Array, Bool, Int, PyTree
 
 from penstock._settings import Settings
 from penstock._types import Key, Scalar
@@ -158,6 +158,12 @@ def results(metrics: Metrics) -> dict[str, Scalar]:
         return metric.total / jnp.maximum(metric.weight, 1.0) if isinstance(metric, Mean) else metric.total
 
     return {name: result(metric) for name, metric in metrics.items()}
+
+
+def where_due(due: Bool[Array, ""], part: Callable[[Any], tuple[Any, Metrics]], state: Any) -> tuple[Any, Metrics]:
+    """What a part of an iteration makes of a state, and its metrics; where it is not due, the state, and nothing."""
+    none = nothing(jax.eval_shape(part, state)[1])
+    return jax.lax.cond(due, part, lambda state: (state, none), state)
 
 
 class Updated(NamedTuple):

@@ -5,34 +5,33 @@ batch (`gradient_step`). Acting, remembering and sampling are the drivers' part 
 """
 
 import abc
-from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
-from jaxtyping import Array, Bool, Int, PyTree
+from jaxtyping import Array, Int, PyTree
 
 from penstock._errors import ConfigurationError, require
 from penstock._types import Key
 from penstock.algorithms.keys import purpose_key
-from penstock.algorithms.learner import Batches, Clock, Learner, Metrics, Updated, nothing
+from penstock.algorithms.learner import Batches, Clock, Learner, Metrics, Updated
 from penstock.algorithms.off_policy_config import OffPolicyConfig
 from penstock.data import Batch
 from penstock.networks import Normalizer
 from penstock.networks.precision import in_precision
-from penstock.policies import Actor, Agent
+from penstock.policies import Agent
 from penstock.worlds import World
 
 ConfigT = TypeVar("ConfigT", bound=OffPolicyConfig)
 
 
 class OffPolicyLearner(Learner[ConfigT]):
-    """One off-policy algorithm, bound to a world and a plan."""
+    """One off-policy algorithm, bound to a world and a plan. What it learns has an `actor`."""
 
     def __init__(self, config: ConfigT, world: World, planned_updates: int):
         self.config = config
         self.world = world
         self.planned_updates = planned_updates
-        self.require_policy(self.actor(jax.eval_shape(self.init, jax.random.key(0))).policy)
+        self.require_policy(self.shapes().actor.policy)
         planned = planned_updates * world.num_envs * config.collect_steps
         for field, most in (("warmup_steps", planned - 1), ("batch_size", planned)):
             if getattr(config, field) > most:
@@ -48,10 +47,6 @@ class OffPolicyLearner(Learner[ConfigT]):
         )
 
     # ------------------------------------------------------------------ what an algorithm states
-
-    @abc.abstractmethod
-    def actor(self, learned: Any) -> Actor:
-        """The acting part of what is learned."""
 
     @abc.abstractmethod
     def gradient_step(self, learned: Any, batch: Batch, key: Key, count: Int[Array, ""]) -> tuple[Any, Metrics]:
@@ -106,13 +101,7 @@ class OffPolicyLearner(Learner[ConfigT]):
 
     def agent(self, learned: Any) -> Agent:
         """See `Learner.agent`."""
-        return Agent(self.actor(learned), self.normalizer(), self.config.deterministic())
-
-
-def where_due(due: Bool[Array, ""], part: Callable[[Any], tuple[Any, Metrics]], state: Any) -> tuple[Any, Metrics]:
-    """What a part of an iteration makes of a state, and its metrics; where it is not due, the state, and nothing."""
-    none = nothing(jax.eval_shape(part, state)[1])
-    return jax.lax.cond(due, part, lambda state: (state, none), state)
+        return Agent(learned.actor, self.normalizer(), self.config.deterministic())
 
 
 def polyak(target: PyTree, online: PyTree, rate: float) -> PyTree:

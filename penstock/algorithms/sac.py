@@ -21,8 +21,8 @@ from jaxtyping import Array, Int, PyTree
 
 from penstock._errors import ConfigurationError, require
 from penstock._types import Key, Scalar
-from penstock.algorithms.learner import Metrics, counts, means
-from penstock.algorithms.off_policy import OffPolicyLearner, polyak, where_due
+from penstock.algorithms.learner import Metrics, counts, means, where_due
+from penstock.algorithms.off_policy import OffPolicyLearner, polyak
 from penstock.algorithms.off_policy_config import CriticBase, CrossQCritic, OffPolicyConfig, TargetCritic, refuse_idle
 from penstock.critics.action_value import ActionCritic, RenormCritic, make_action_critic
 from penstock.data import Batch
@@ -135,10 +135,6 @@ class Learner(OffPolicyLearner[Config]):
             critic_optimizer=self.critic_optimizer.init(eqx.filter(critic, eqx.is_array)),
             alpha_optimizer=self.alpha_optimizer.init(log_alpha),
         )
-
-    def actor(self, learned: Learned) -> Actor:
-        """See `OffPolicyLearner.actor`."""
-        return learned.actor
 
     def gradient_step(self, learned: Learned, batch: Batch, key: Key, count: Int[Array, ""]) -> tuple[Learned, Metrics]:
         """See `OffPolicyLearner.gradient_step`."""

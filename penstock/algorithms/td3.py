@@ -18,8 +18,8 @@ from jaxtyping import Int, PyTree
 
 from penstock._errors import require
 from penstock._types import Key
-from penstock.algorithms.learner import Metrics, counts, means
-from penstock.algorithms.off_policy import OffPolicyLearner, polyak, where_due
+from penstock.algorithms.learner import Metrics, counts, means, where_due
+from penstock.algorithms.off_policy import OffPolicyLearner, polyak
 from penstock.algorithms.off_policy_config import FollowedCritic, OffPolicyConfig, refuse_idle
 from penstock.critics.action_value import ActionCritic, make_action_critic
 from penstock.data import Batch
@@ -93,10 +93,6 @@ class Learner(OffPolicyLearner[Config]):
             actor_optimizer=self.actor_optimizer.init(eqx.filter(actor, eqx.is_array)),
             critic_optimizer=self.critic_optimizer.init(eqx.filter(critic, eqx.is_array)),
         )
-
-    def actor(self, learned: Learned) -> Actor:
-        """See `OffPolicyLearner.actor`."""
-        return learned.actor
 
     def explore(self, learned: Learned, observation: Observation, key: Key) -> Draw:
         """The policy's action plus Gaussian noise, clipped to the box."""

@@ -34,8 +34,8 @@ from penstock.algorithms.learner import (
     means,
     nothing,
     results,
+    where_due,
 )
-from penstock.algorithms.off_policy import where_due
 from penstock.data import Records, Replay
 from penstock.training.drivers.memory import experience_shapes, memory_notice, remembered, require_memory
 from penstock.training.drivers.state import RunState
