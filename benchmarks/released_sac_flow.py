@@ -29,8 +29,8 @@ from penstock.algorithms import sac_flow
 from penstock.networks import MLP, Trunk
 from penstock.networks.batch_renorm import BatchRenorm
 from penstock.networks.mlp import make_linear
-from penstock.policies import Density, Draw, Policy, PolicySettings, VelocityField
-from penstock.policies.noisy_flow import standard_log_prob
+from penstock.policies import Draw, Policy, PolicySettings, VelocityField
+from penstock.policies.noisy_flow import PathPolicy, standard_log_prob
 from penstock.policies.velocity_fields import open_gate
 
 TIME_FEATURES = 32
@@ -252,7 +252,7 @@ def _block_norm(block: int, part: int) -> str:
 LOG_SIGMA_BOUNDS = (-5.0, 2.0)
 
 
-class ReleasedFlow(Policy):
+class ReleasedFlow(PathPolicy):
     """``x_{i+1} = x_i + dtau v + std eps_i``, and the density of that path, as the released code has them.
 
     Attributes:
@@ -269,21 +269,6 @@ class ReleasedFlow(Policy):
     flow_steps: int = eqx.field(static=True)
     through_velocity: bool = eqx.field(static=True)
     start: float = eqx.field(static=True)
-
-    @property
-    def density(self) -> Density:
-        """That of the path."""
-        return Density.PATH
-
-    @property
-    def noise_shape(self) -> tuple[int, int]:
-        """The start, then the noise of every step."""
-        return (self.flow_steps + 1, self.flat_size)
-
-    @property
-    def network_evaluations(self) -> int:
-        """K."""
-        return self.flow_steps
 
     def moments(
         self, outputs: Float[Array, "outputs"], features: Float[Array, "features"], x: Float[Array, "flat"]

@@ -30,13 +30,20 @@ class Choice(Part, abc.ABC):
         """The kinds there are, by name, with default values."""
 
     @classmethod
-    @abc.abstractmethod
-    def kind(cls, name: str) -> "Choice":
+    def kind(cls, field: str, name: str) -> "Choice":
         """The kind of this name, with default values; may find more than `kinds` lists.
+
+        Args:
+            field: the part, for messages.
+            name: of the kind.
 
         Raises:
             ConfigurationError: there is none.
         """
+        kinds = cls.kinds()
+        if name not in kinds:
+            raise ConfigurationError(f"{field} = {name!r}: unknown.{suggest(str(name), kinds)}")
+        return kinds[name]
 
 
 class Settings:
@@ -83,7 +90,7 @@ class Settings:
         parts = {}
         for name, default in _part_fields(cls).items():
             if isinstance(default, Choice) and name in flat and flat[name] != getattr(default, name):
-                default = default.kind(flat[name])
+                default = default.kind(name, flat[name])
             parts[name] = default
         return parts
 

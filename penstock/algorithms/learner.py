@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PyTree
 
+from penstock._errors import ConfigurationError
 from penstock._settings import Settings
 from penstock._types import Key, Scalar
 from penstock.observation import Observation
@@ -29,62 +30,56 @@ class AlgorithmSettings(Settings):
     @property
     def iteration_steps(self) -> int:
         """Control steps per iteration: what `Learner.data` will ask for."""
-        raise NotImplementedError(f"{type(self).__name__} does not say how many control steps an iteration has.")
+        raise ConfigurationError(
+            f"{type(self).__module__}.{type(self).__name__}: does not say how many control steps an iteration has. "
+            "Give it a property iteration_steps (docs/add_an_algorithm.md)."
+        )
 
 
 # ---------------------------------------------------------------------- what an update learns from
 
 
 @dataclasses.dataclass(frozen=True)
-class DifferentiableWindow:
-    """The state of a functional world, from which the update itself rolls out ``steps`` steps, to differentiate them.
-
-    Attributes:
-        steps: H, control steps of an iteration.
-        stagger: environments begin at random ages, so that their time limits do not coincide.
-    """
-
-    steps: int
-    stagger: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class WindowOfRecords:
-    """What N environments went through in ``steps`` steps under the present policy: `penstock.data.Records`.
-
-    Attributes:
-        steps: H, control steps of an iteration, each acted by `Learner.explore`.
-        stagger: environments begin at random ages, so that their time limits do not coincide.
-    """
-
-    steps: int
-    stagger: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Batches:
-    """Samples from a memory of everything so far: `penstock.data.Batch`; one update for each.
+class DataNeed:
+    """What an iteration gathers; one of the kinds below.
 
     Attributes:
         steps: control steps of an iteration.
+        stagger: environments begin at random ages, so that their time limits do not coincide. Functional worlds only.
+    """
+
+    steps: int
+    stagger: bool = False
+
+
+class DifferentiableWindow(DataNeed):
+    """The state of a functional world, from which the update itself rolls out H steps, to differentiate them."""
+
+
+class WindowOfRecords(DataNeed):
+    """What N environments went through in H steps under the present policy, each acted by `Learner.explore`.
+
+    The update is given `penstock.data.Records`.
+    """
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Batches(DataNeed):
+    """Samples from a memory of everything so far: `penstock.data.Batch`; one update for each.
+
+    Attributes:
         batch_size: samples of a batch.
         capacity: transitions that the memory holds.
         warmup_steps: environment steps with uniformly random actions before the first update.
         updates_per_step: updates per control step of all environments together.
         sampling: how batches are drawn: keyword arguments of `penstock.data.Replay.sample`.
-        stagger: environments begin at random ages.
     """
 
-    steps: int
     batch_size: int
     capacity: int
     warmup_steps: int
     updates_per_step: int
     sampling: Mapping[str, Any]
-    stagger: bool = False
-
-
-DataNeed = DifferentiableWindow | WindowOfRecords | Batches
 
 
 class Clock(eqx.Module):

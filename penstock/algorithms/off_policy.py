@@ -28,9 +28,7 @@ class OffPolicyLearner(Learner[ConfigT]):
     """One off-policy algorithm, bound to a world and a plan. What it learns has an `actor`."""
 
     def __init__(self, config: ConfigT, world: World, planned_updates: int):
-        self.config = config
-        self.world = world
-        self.planned_updates = planned_updates
+        super().__init__(config, world, planned_updates)
         self.require_policy(self.shapes().actor.policy)
         planned = planned_updates * world.num_envs * config.collect_steps
         for field, most in (("warmup_steps", planned - 1), ("batch_size", planned)):

@@ -1,13 +1,13 @@
 """Settings that every off-policy algorithm has, and their rules."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any
 
-from penstock._errors import ConfigurationError, require, suggest
+from penstock._errors import ConfigurationError, require
 from penstock._settings import Choice, Part
 from penstock.algorithms.learner import AlgorithmSettings
+from penstock.algorithms.rules import require_betas, require_rate, require_widths
 from penstock.networks import Trunk
 from penstock.networks.precision import SHORTEST_SIDE, Precision
 from penstock.policies import DeterministicAction, GaussianSettings, PolicySettings
@@ -32,16 +32,6 @@ def refuse_idle(config: Any, because: str, *fields: str) -> None:
             )
 
 
-def require_rate(field: str, rate: float) -> None:
-    """Refuses learning rates that are none."""
-    require(0.0 < rate < math.inf, field, rate, "must be finite and greater than 0")
-
-
-def require_widths(field: str, widths: tuple[int, ...]) -> None:
-    """Refuses hidden layers that are none, or empty."""
-    require(len(widths) >= 1 and min(widths) >= 1, field, widths, "needs at least one positive width")
-
-
 @dataclasses.dataclass(frozen=True)
 class AdamSettings(Part):
     """Adam with a constant learning rate, for the actor; critics have a rate of their own."""
@@ -53,8 +43,7 @@ class AdamSettings(Part):
 
     def __post_init__(self):
         require_rate("actor_learning_rate", self.actor_learning_rate)
-        for beta in self.adam_betas:
-            require(0.0 <= beta < 1.0, "adam_betas", self.adam_betas, "must lie in [0, 1)")
+        require_betas(self.adam_betas)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,14 +89,6 @@ class CriticBase(CriticSettings, Choice):
     def kinds(cls) -> Mapping[str, "CriticBase"]:
         """See `Choice.kinds`."""
         return {"target": TargetCritic(), "crossq": CrossQCritic()}
-
-    @classmethod
-    def kind(cls, name: str) -> "CriticBase":
-        """See `Choice.kind`."""
-        kinds = cls.kinds()
-        if name not in kinds:
-            raise ConfigurationError(f"critic = {name!r}: unknown.{suggest(str(name), kinds)}")
-        return kinds[name]
 
 
 @dataclasses.dataclass(frozen=True)

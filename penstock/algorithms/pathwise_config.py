@@ -6,13 +6,9 @@ import math
 from penstock._errors import require
 from penstock._settings import Part
 from penstock.algorithms.learner import AlgorithmSettings
+from penstock.algorithms.rules import require_betas, require_rate, require_widths
 from penstock.networks import Trunk
 from penstock.policies import DeterministicAction, GaussianSettings, PolicySettings
-
-
-def require_widths(field: str, widths: tuple[int, ...]) -> None:
-    """Refuses hidden layers that are none, or empty."""
-    require(len(widths) >= 1 and min(widths) >= 1, field, widths, "needs at least one positive width")
 
 
 def require_decay(final: float, field: str, rate: float) -> None:
@@ -39,8 +35,7 @@ class ValueSettings(Part):
         for field in ("critic_passes", "critic_minibatches"):
             require(getattr(self, field) >= 1, field, getattr(self, field), "must be at least 1")
         require(0.0 <= self.td_lambda <= 1.0, "td_lambda", self.td_lambda, "must lie in [0, 1]")
-        rate = self.critic_learning_rate
-        require(0.0 < rate < math.inf, "critic_learning_rate", rate, "must be finite and greater than 0")
+        require_rate("critic_learning_rate", self.critic_learning_rate)
         require_widths("critic_hidden", self.critic_hidden)
 
 
@@ -60,14 +55,12 @@ class OptimizerSettings(Part):
     """Largest global norm of actor and critic gradients. SHAC, APG: 1.0."""
 
     def __post_init__(self):
-        rate = self.actor_learning_rate
-        require(0.0 < rate < math.inf, "actor_learning_rate", rate, "must be finite and greater than 0")
+        require_rate("actor_learning_rate", self.actor_learning_rate)
         require(self.gradient_clip > 0.0, "gradient_clip", self.gradient_clip, "must be greater than 0")
         for field in ("final_learning_rate", "weight_decay"):
             require(0.0 <= getattr(self, field) < math.inf, field, getattr(self, field), "must be 0 or greater")
-        require_decay(self.final_learning_rate, "actor_learning_rate", rate)
-        for beta in self.adam_betas:
-            require(0.0 <= beta < 1.0, "adam_betas", self.adam_betas, "must lie in [0, 1)")
+        require_decay(self.final_learning_rate, "actor_learning_rate", self.actor_learning_rate)
+        require_betas(self.adam_betas)
 
 
 ADAM = OptimizerSettings(weight_decay=0.0, gradient_clip=1.0)

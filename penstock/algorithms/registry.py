@@ -21,7 +21,6 @@ class AlgorithmEntry:
         learner: its learner class.
         family: pathwise (differentiates through the world) or off-policy (learns from a replay memory); others may
             come.
-        policy: default policy class, in words.
     """
 
     name: str
@@ -29,7 +28,11 @@ class AlgorithmEntry:
     config: type[AlgorithmSettings]
     learner: type[Learner]
     family: str = "pathwise"
-    policy: str = "gaussian"
+
+    @property
+    def policy(self) -> str:
+        """Its policy where nobody chooses another; empty where it has none to choose."""
+        return str(self.config().flat().get("policy", ""))
 
     @property
     def title(self) -> str:
@@ -49,20 +52,12 @@ ALGORITHMS = {
             "flow policy, with regularizers for stability and exploration",
             rfo.Config,
             rfo.Learner,
-            "pathwise",
-            "flow",
         ),
         AlgorithmEntry("sac", "maximum entropy with a Gaussian", sac.Config, sac.Learner, "off-policy"),
-        AlgorithmEntry(
-            "td3", "deterministic policy, smoothed targets", td3.Config, td3.Learner, "off-policy", "deterministic"
-        ),
+        AlgorithmEntry("td3", "deterministic policy, smoothed targets", td3.Config, td3.Learner, "off-policy"),
         AlgorithmEntry("crossq", "SAC with BatchRenorm, no targets", crossq.Config, crossq.Learner, "off-policy"),
-        AlgorithmEntry(
-            "flowrl", "flow near the best stored behaviour", flowrl.Config, flowrl.Learner, "off-policy", "flow"
-        ),
-        AlgorithmEntry(
-            "sac-flow", "SAC with a noisy flow", sac_flow.Config, sac_flow.Learner, "off-policy", "noisy flow"
-        ),
+        AlgorithmEntry("flowrl", "flow near the best stored behaviour", flowrl.Config, flowrl.Learner, "off-policy"),
+        AlgorithmEntry("sac-flow", "SAC with a noisy flow", sac_flow.Config, sac_flow.Learner, "off-policy"),
     )
 }
 
@@ -107,4 +102,4 @@ def _own_algorithm(spec: str) -> AlgorithmEntry:
             f"is {config!r} (docs/add_an_algorithm.md)."
         )
     summary = (inspect.getdoc(found) or "").partition("\n")[0]
-    return AlgorithmEntry(spec, summary, config, found, "own", str(config().flat().get("policy", "")))
+    return AlgorithmEntry(spec, summary, config, found, "own")

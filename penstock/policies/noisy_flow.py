@@ -19,7 +19,32 @@ ENTROPY_PER_STEP = 0.5 * math.log(2.0 * math.pi * math.e)
 """Entropy of a standard normal number, in nats."""
 
 
-class NoisyFlow(Policy):
+class PathPolicy(Policy):
+    """A policy of K steps with noise at each, whose density is that of the whole path ``x_0 .. x_K``.
+
+    Attributes:
+        flow_steps: K.
+    """
+
+    flow_steps: eqx.AbstractVar[int]
+
+    @property
+    def density(self) -> Density:
+        """That of the path."""
+        return Density.PATH
+
+    @property
+    def noise_shape(self) -> tuple[int, int]:
+        """The start, then the noise of every step."""
+        return (self.flow_steps + 1, self.flat_size)
+
+    @property
+    def network_evaluations(self) -> int:
+        """K, networks of the noise not counted."""
+        return self.flow_steps
+
+
+class NoisyFlow(PathPolicy):
     """A flow whose every step adds noise.
 
         x_0 ~ N(0, I),  x_{i+1} = x_i + dtau b(tau_i, x_i, s) + sigma(s) sqrt(dtau) eps_i,  a = tanh(x_K)
@@ -96,21 +121,6 @@ class NoisyFlow(Policy):
             network = MLP(key, inputs, flat_size, Trunk(hidden=()) if token else trunk, output_gain=0.01)  # pyright: ignore
             start = jnp.full((flat_size,), math.atanh(2.0 * (log_sigma - low) / (high - low) - 1.0))
             self.noise_network = eqx.tree_at(lambda n: n.output.bias, network, start)
-
-    @property
-    def network_evaluations(self) -> int:
-        """K, the noise network not counted."""
-        return self.flow_steps
-
-    @property
-    def density(self) -> Density:
-        """That of the path."""
-        return Density.PATH
-
-    @property
-    def noise_shape(self) -> tuple[int, int]:
-        """The start, then the noise of every step."""
-        return (self.flow_steps + 1, self.flat_size)
 
     def log_sigma(self, features: Float[Array, "features"]) -> Float[Array, "flat"]:
         """``log sigma(s)`` per entry, inside its bounds."""

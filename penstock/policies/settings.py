@@ -10,7 +10,7 @@ from typing import Literal
 
 import jax
 
-from penstock._errors import ConfigurationError, require, suggest
+from penstock._errors import ConfigurationError, require
 from penstock._own_code import load_own, resolved_spec
 from penstock._settings import Choice
 from penstock._types import Key
@@ -70,13 +70,9 @@ class PolicySettings(Choice):
         return POLICIES
 
     @classmethod
-    def kind(cls, name: str) -> "PolicySettings":
-        """See `Choice.kind`."""
-        if isinstance(name, str) and ":" in name:
-            return _own_policy(resolved_spec(name))
-        if name not in POLICIES:
-            raise ConfigurationError(f"policy = {name!r}: unknown.{suggest(str(name), POLICIES)}")
-        return POLICIES[name]
+    def kind(cls, field: str, name: str) -> Choice:
+        """See `Choice.kind`; also a policy in somebody's file."""
+        return _own_policy(resolved_spec(name)) if ":" in str(name) else super().kind(field, name)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ import jax
 import jaxtyping
 from jaxtyping import Array
 
-from penstock._errors import CapabilityError
+from penstock._errors import CapabilityError, ConfigurationError
 from penstock._types import Key
 from penstock.algorithms.learner import DifferentiableWindow, Learner
 from penstock.policies import DeterministicAction
@@ -124,7 +124,14 @@ def make_driver(learner: Learner, evaluation_world: World) -> Driver:
 
     Raises:
         CapabilityError: the world cannot give the data that the learner needs, or is of no known kind.
+        ConfigurationError: the learner asks for another number of steps than its settings say.
     """
+    steps, said = learner.data.steps, learner.config.iteration_steps
+    if steps != said:
+        raise ConfigurationError(
+            f"{learner.name}: its data has {steps} control steps an iteration, and its settings' iteration_steps says "
+            f"{said}; budgets would be counted wrongly. Make them equal."
+        )
     if isinstance(evaluation_world, FunctionalWorld):
         return FunctionalDriver(learner, evaluation_world)
     if isinstance(evaluation_world, HostedWorld) and not isinstance(learner.data, DifferentiableWindow):

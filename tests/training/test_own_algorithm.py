@@ -112,10 +112,18 @@ def test_it_trains_on_a_hosted_world_and_goes_on(spec, tmp_path, policy):
     assert any(np.any(np.asarray(a) != np.asarray(b)) for a, b in leaves)
 
 
+def test_steps_that_would_be_counted_wrongly_are_refused(spec, monkeypatch):
+    plan = make_plan(spec, "classic/double-integrator", num_envs=2, settings={"window": 8})
+    learner = plan.make_learner(plan.make_world())
+    monkeypatch.setattr(type(learner), "data", WindowOfRecords(4))
+    with pytest.raises(ConfigurationError, match=r"its data has 4 control steps an iteration, .* says 8"):
+        make_driver(learner, learner.world)
+
+
 def test_random_ages_are_refused_on_a_hosted_world(spec, monkeypatch):
     plan = make_plan(spec, f"{ENVIRONMENTS}:Counting", num_envs=2)
     learner = plan.make_learner(plan.make_world())
-    monkeypatch.setattr(type(learner), "data", WindowOfRecords(4, stagger=True))
+    monkeypatch.setattr(type(learner), "data", WindowOfRecords(16, stagger=True))
     with pytest.raises(CapabilityError, match="begin at their beginning, not at a random age, which policy-gradient"):
         make_driver(learner, learner.world)
 

@@ -64,6 +64,8 @@ def iterate(learner: Learner, state: RunState) -> tuple[RunState, Metrics, Evide
             state, metrics, evidence = _recorded(learner, state, steps)
         case Batches() as need:
             state, metrics, evidence = _sampled(learner, state, need)
+        case need:
+            raise CapabilityError(f"{learner.name} asks for {need!r}, which no driver knows.")
     clock = state.clock
     env_steps = clock.env_steps + learner.steps_per_update
     clock = dataclasses.replace(clock, update=clock.update + 1, env_steps=env_steps)
@@ -72,8 +74,13 @@ def iterate(learner: Learner, state: RunState) -> tuple[RunState, Metrics, Evide
 
 def _differentiated(learner, state):
     updated = learner.update(state.learned, state.world, state.key, state.clock)
-    assert updated.evidence is not None
-    return dataclasses.replace(state, learned=updated.learned, world=updated.world), updated.metrics, updated.evidence
+    if updated.world is None:
+        raise CapabilityError(
+            f"{learner.name} learns from a differentiable window, and its update returned no world: return "
+            "Updated(..., world=the state behind the window)."
+        )
+    after = dataclasses.replace(state, learned=updated.learned, world=updated.world)
+    return after, updated.metrics, updated.evidence or Evidence({})
 
 
 def _recorded(learner, state, steps):
