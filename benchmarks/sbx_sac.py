@@ -48,7 +48,7 @@ def main() -> None:
     arguments = parser.parse_args()
     begin_output(arguments)
     run, settings = named_preset("sac", arguments.preset) if arguments.preset else ({}, {})
-    config, num_envs = Config(**settings), run.get("num_envs", 1)
+    config, num_envs = Config.preset(settings), run.get("num_envs", 1)
     make = environment_factory(arguments.environment)
     for seed in arguments.seeds:
         model = sbx.SAC(
