@@ -17,9 +17,9 @@ class Engine(Choice):
         return {"steam": Steam(), "electric": Electric()}
 
     @classmethod
-    def kind(cls, name):
+    def kind(cls, field, name):
         if name not in cls.kinds():
-            raise ConfigurationError(f"engine = {name!r}: unknown.")
+            raise ConfigurationError(f"{field} = {name!r}: unknown.")
         return cls.kinds()[name]
 
 

@@ -58,10 +58,10 @@ def fault(program, tmp_path, begin, iterations, index, count, seed, seeds):
     return Fault(start, begin, iterations, index, {"world/diverged": count}, seed, 12, tmp_path, "")
 
 
-@pytest.mark.parametrize("begin", [0, 2])
-def test_a_fault_is_found_dumped_and_told(program, tmp_path, begin):
+@pytest.mark.parametrize(("begin", "iterations"), [(0, 5), (2, 1)])
+def test_a_fault_is_found_dumped_and_told(program, tmp_path, begin, iterations):
     """However far the checkpoint lies behind the block."""
-    sentence = program.explain(fault(program, tmp_path, begin, 5, 1, 12, 8, seeds=2))
+    sentence = program.explain(fault(program, tmp_path, begin, iterations, 1, 12, 8, seeds=2))
     (step, dump), *rest = list_checkpoints(tmp_path)
     assert step == 24 and not rest, "named by environment steps, as checkpoints are"
     assert sentence == (

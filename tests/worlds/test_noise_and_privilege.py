@@ -62,9 +62,9 @@ def test_every_episode_has_a_mass_of_its_own_and_keeps_it():
 
 def test_noise_is_fresh_in_every_environment_and_step_and_follows_from_the_key():
     quiet, shaken, again = (play(world(task))[1] for task in (Cart(), Shaken(), Shaken()))
-    seen = [np.stack([t.final_observation.vector for t in played]) for played in (quiet, shaken)]
-    pushes = seen[1] - seen[0]
-    assert np.unique(pushes[0]).size == 8 and 0.001 < pushes[0].std() < 0.1 and (pushes[0] != pushes[1]).all()
+    places = np.stack([t.final_observation.vector for t in shaken[:5]])  # one episode
+    pushes = places[1:, :, 0] - places[:-1, :, 0] - 0.1 * places[:-1, :, 1]  # what `advance` does not explain
+    assert np.unique(pushes.round(7)).size == pushes.size == 16 and 0.003 < pushes.std() < 0.03
     for one, other in zip(shaken, again, strict=True):
         np.testing.assert_array_equal(one.observation.vector, other.observation.vector)
     for one, other in zip(quiet, shaken, strict=True):  # resets draw what they draw without noise
