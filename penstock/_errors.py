@@ -3,6 +3,8 @@
 import difflib
 import logging
 import math
+import pathlib
+import traceback
 from collections.abc import Callable, Iterable
 
 Report = Callable[[str], None]
@@ -19,6 +21,21 @@ class ConfigurationError(PenstockError, ValueError):
 
 class CapabilityError(PenstockError, TypeError):
     """An algorithm needs something that the chosen policy or world does not offer."""
+
+
+def raised(error: BaseException) -> str:
+    """An exception of somebody's code: type, message and place in one line, then its traceback.
+
+    Frames of Penstock at its beginning, which only called that code, are left out.
+    """
+    ours, place = str(pathlib.Path(__file__).parent), error.__traceback__
+    while place is not None and place.tb_frame.f_code.co_filename.startswith(ours):
+        place = place.tb_next
+    text = "".join(traceback.format_exception(type(error), error, place)).rstrip()
+    message = f": {error}" if str(error) else ""
+    last = traceback.extract_tb(place)[-1:]
+    where = f" ({last[0].filename}, line {last[0].lineno}: {last[0].line})" if last and not message else ""
+    return f"{type(error).__name__}{message}{where}\n\n{text}\n"
 
 
 def warn(sentence: str) -> None:

@@ -73,6 +73,50 @@ def _convert_tuple(value: Any, arguments: tuple[Any, ...]) -> Any:
     return _Misfit() if any(isinstance(entry, _Misfit) for entry in entries) else entries
 
 
+def convert_arguments(values: Mapping[str, Any], factory: Any, where: str) -> dict[str, Any]:
+    """Converts keyword arguments of somebody's class or function to what its annotations, or its defaults, say.
+
+    Where it is not annotated, a text is refused in place of a flag or a number; so ``'False'`` never counts as true.
+    What is annotated as something that no text spells stays as it is.
+
+    Args:
+        values: by name.
+        factory: whose arguments they are.
+        where: whose they are, for messages.
+
+    Raises:
+        ConfigurationError: a value that is not of its parameter's kind.
+    """
+    hints = parameter_types(factory)
+    try:
+        parameters = inspect.signature(factory).parameters
+    except (TypeError, ValueError):
+        return dict(values)
+    converted = {}
+    for name, value in values.items():
+        parameter = parameters.get(name)
+        hint = hints.get(name, Any)
+        if parameter is not None and hint is Any and isinstance(value, str):
+            hint = _kind_of(parameter.default)
+        converted[name] = convert(value, hint, f"'{where}': {name}") if _is_plain(hint) else value
+    return converted
+
+
+def _kind_of(default: Any) -> Any:
+    if isinstance(default, bool):
+        return bool
+    return int | float if isinstance(default, numbers.Real) else Any
+
+
+def _is_plain(hint: Any) -> bool:
+    """Whether an annotation speaks of flags, numbers, texts, choices and tuples of them alone."""
+    if typing.get_origin(hint) is Literal or hint in (bool, int, float, str, type(None), Any, ...):
+        return True
+    if typing.get_origin(hint) in (Union, types.UnionType, tuple):
+        return all(map(_is_plain, typing.get_args(hint)))
+    return False
+
+
 def spoken(hint: Any) -> str:
     """An annotation in words, for messages."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)

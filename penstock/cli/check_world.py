@@ -23,6 +23,8 @@ class CheckWorldOptions:
     """Options of the world, as name=value, for example max_episode_steps=200."""
     num_envs: int = 4
     """Environments to check a hosted world with; a functional one is checked with four."""
+    max_seconds: float = 60.0
+    """Time for playing a hosted world."""
 
 
 def run(arguments: list[str]) -> int:
@@ -33,32 +35,38 @@ def run(arguments: list[str]) -> int:
 
     from penstock.networks import Trunk, make_encoder
     from penstock.training.plan import parse_world_options
-    from penstock.worlds.check import Finding, check_world
+    from penstock.worlds.check import Finding, iterate_checks
     from penstock.worlds.hosted.environments import NoTimeLimitError
     from penstock.worlds.loading import load_world
 
-    world_options, findings = parse_world_options(options.world_option), []
+    world_options = parse_world_options(options.world_option)
+    findings: list[Finding] = []
+
+    def tell(finding: Finding) -> None:
+        findings.append(finding)
+        mark = {"ok": "ok", "warning": "warning", "error": "ERROR"}[finding.severity]
+        print(f"{mark:<7}  {finding.title}: {finding.explanation}")
+        if finding.next_action:
+            print(f"         {finding.next_action}", flush=True)
+
     try:
         world = load_world(options.world, options.num_envs, **world_options)
     except NoTimeLimitError as error:
         sentence, advice = _sentence_and_advice(error)
         cut = f"The checks below cut episodes after {PROVISIONAL_LIMIT} steps."
-        findings, provisional = [Finding("error", "Time limit", sentence, f"{advice} {cut}")], True
+        provisional = True
+        tell(Finding("error", "Time limit", sentence, f"{advice} {cut}"))
         world = load_world(options.world, options.num_envs, max_episode_steps=PROVISIONAL_LIMIT, **world_options)
     else:
         provisional = False
-    # That the provisional limit is a limit is no news.
-    findings += [f for f in check_world(world) if not (provisional and (f.severity, f.title) == ("ok", "Time limit"))]
+    for finding in iterate_checks(world, max_seconds=options.max_seconds):
+        if not (provisional and (finding.severity, finding.title) == ("ok", "Time limit")):  # a limit: no news
+            tell(finding)
     if all(f.severity != "error" or f.title == "Time limit" for f in findings):  # else nothing can be built on it
         try:
             jax.eval_shape(lambda key: make_encoder(key, world.observation_spec, Trunk()), jax.random.key(0))
         except PenstockError as error:
-            findings.append(Finding("error", "Encoder", *_sentence_and_advice(error)))
-    for finding in findings:
-        mark = {"ok": "ok", "warning": "warning", "error": "ERROR"}[finding.severity]
-        print(f"{mark:<7}  {finding.title}: {finding.explanation}")
-        if finding.next_action:
-            print(f"         {finding.next_action}")
+            tell(Finding("error", "Encoder", *_sentence_and_advice(error)))
     errors = sum(finding.severity == "error" for finding in findings)
     print(f"{options.world}: {errors} {'error' if errors == 1 else 'errors'} in {len(findings)} checks")
     return 1 if errors else 0

@@ -29,7 +29,7 @@ class HostedEvaluator:
         self.learner = learner
         self.episodes = world.num_envs
         at_once = min(self.episodes, PROCESSES_AT_ONCE) if world.vectorization == "processes" else self.episodes
-        self.world = world.with_num_envs(at_once)
+        self.world = world.with_num_envs(world.at_once or at_once)
         structure = jax.tree.structure(learner.shapes())
         self.traces = 0
 

@@ -1,5 +1,6 @@
 """What a run is: algorithm, world, seeds, budget. Everything in ``config.json`` comes from here."""
 
+import ast
 import dataclasses
 import hashlib
 import json
@@ -194,7 +195,7 @@ def default_run_dir(plan: RunPlan) -> Path:
 
 
 def parse_world_options(texts: tuple[str, ...]) -> dict[str, Any]:
-    """Reads ``name=value`` texts; values are JSON, or plain text where they are not.
+    """Reads ``name=value`` texts; values are spelt as in JSON or Python, and plain text where they are neither.
 
     Raises:
         ConfigurationError: a text without ``=``.
@@ -204,11 +205,17 @@ def parse_world_options(texts: tuple[str, ...]) -> dict[str, Any]:
         name, equals, value = text.partition("=")
         if not equals or not name:
             raise ConfigurationError(f"--world-option {text!r}: write name=value, for example observation=points")
-        try:
-            options[name.replace("-", "_")] = json.loads(value)
-        except ValueError:
-            options[name.replace("-", "_")] = value
+        options[name.replace("-", "_")] = _spelt(value)
     return options
+
+
+def _spelt(text: str) -> Any:
+    for read in (json.loads, ast.literal_eval):
+        try:
+            return read(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            continue
+    return text
 
 
 def _refuse_unknown(given: Mapping[str, Any], dataclass_type: type[Any], where: str) -> None:

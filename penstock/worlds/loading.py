@@ -1,10 +1,12 @@
 """Finds a world by name, or in a user's module or file."""
 
+import functools
 import inspect
 from typing import Any
 
-from penstock._errors import ConfigurationError, require
-from penstock._own_code import load_own
+from penstock._errors import ConfigurationError, PenstockError, raised, require
+from penstock._field_types import convert_arguments
+from penstock._own_code import load_own, make_own, resolved_spec
 from penstock.worlds.hosted.own import is_environment, own_world, split_options
 from penstock.worlds.registry import is_own, make_world
 from penstock.worlds.task import SingleTask, Task, Vmapped
@@ -30,11 +32,13 @@ def load_world(spec: str, num_envs: int, **options: Any) -> World:
         return make_world(spec, num_envs, **options)
     factory = load_own(spec, "world", _may_be_world)
     ours, theirs = split_options(factory, options)
+    theirs = convert_arguments(theirs, factory, spec)
     made = factory
     if callable(factory) and not isinstance(factory, World | Task | SingleTask):
         made = _call(spec, factory, num_envs, theirs)
         if is_environment(made):
-            return own_world(spec, factory, made, num_envs, _arguments(factory, num_envs, theirs), ours)
+            make = functools.partial(make_own, resolved_spec(spec))
+            return own_world(spec, make, made, num_envs, _arguments(factory, num_envs, theirs), ours)
         made = made if not ours else _call(spec, factory, num_envs, options)
     elif options:
         raise ConfigurationError(f"'{spec}' is already made and takes no options, but got {sorted(options)}.")
@@ -66,10 +70,10 @@ def _call(spec: str, factory: Any, num_envs: int, options: dict[str, Any]) -> An
         raise ConfigurationError(f"'{spec}' cannot be called with the options {sorted(options)}: {error}.") from error
     try:
         return factory(**options)
-    except ConfigurationError:
+    except PenstockError:
         raise
-    except Exception as error:
-        raise ConfigurationError(f"Making '{spec}' failed: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise ConfigurationError(f"Making '{spec}' failed: {raised(error)}") from error
 
 
 def _arguments(factory: Any, num_envs: int, options: dict[str, Any]) -> dict[str, Any]:

@@ -218,7 +218,10 @@ def test_options_of_dm_control_are_refused_in_words(options, sentence):
 def test_a_task_without_a_time_limit_needs_one():
     with pytest.raises(ConfigurationError, match=r"'dmc/lqr-lqr_2_1' has no time limit.*max_episode_steps=1000"):
         make_world("dmc/lqr-lqr_2_1", 1)
-    assert make_world("dmc/lqr-lqr_2_1", 1, max_episode_steps=100).episode_length == 100
+    with pytest.raises(ConfigurationError, match=r"action 0 has the bounds \[-1e\+10, 1e\+10\]"):
+        make_world("dmc/lqr-lqr_2_1", 1, max_episode_steps=100)
+    world = make_world("dmc/lqr-lqr_2_1", 1, max_episode_steps=100, action_limit=1.0)
+    assert world.episode_length == 100 and world.declared.actions.high.tolist() == [1.0]
 
 
 def test_a_dead_worker_is_named_without_other_noise():

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Key, PyTree
 
-from penstock._errors import CapabilityError
+from penstock._errors import CapabilityError, ConfigurationError
 from penstock.algorithms.keys import purpose_key
 from penstock.algorithms.learner import (
     Batches,
@@ -171,13 +171,17 @@ class HostedDriver:
         """
         seeds = states.seeds
         self._open(seeds)
-        memory = jax.tree.map(np.array, states.memory)
-        states = dataclasses.replace(states, memory=memory)
-        for index in range(seeds):
-            if memory is not None:
+        states = dataclasses.replace(states, memory=jax.tree.map(np.array, states.memory))
+        return dataclasses.replace(states, world=_stack_on_host(self._begin_next_episodes(states)))
+
+    def _begin_next_episodes(self, states: RunState) -> list[HostedState]:
+        """Cuts the episodes that are under way."""
+        if states.memory is not None:
+            for index in range(states.seeds):
                 states.seed(index).memory.cut()
-        restarted = [world.restart(states.seed(index).world) for index, world in enumerate(self.worlds)]
-        return dataclasses.replace(states, world=_stack_on_host(restarted))
+        for index, world in enumerate(self.worlds):
+            self.seen[index] = Seen(world.num_envs)
+        return [world.restart(states.seed(index).world) for index, world in enumerate(self.worlds)]
 
     def compile(self, states: RunState, iterations: Int[Array, ""], keys: Key[Array, "K"]) -> None:
         """Compiles what training and evaluation call, so that no later call does."""
@@ -204,6 +208,8 @@ class HostedDriver:
             self.evaluator.metrics(jax.tree.leaves(states.seed(index).learned), keys[index])
             for index in range(keys.shape[0])
         ]
+        if self.worlds and self.world.at_once is not None:  # evaluation took place where training does
+            self._begin_next_episodes(states)
         return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
     def explain(self, fault: Fault) -> str:
@@ -309,7 +315,12 @@ class HostedDriver:
         """Makes the environments of every seed."""
         for world in self.worlds:
             world.close()
-        num_envs = self.world.num_envs
+        num_envs, most = self.world.num_envs, self.world.at_once or seeds * self.world.num_envs
+        if seeds * num_envs > most:
+            raise ConfigurationError(
+                f"'{self.world.name}': single_instance = True, and {seeds} x {num_envs} environments are asked for. "
+                "Pass --seeds 1 --num-envs 1."
+            )
         self.worlds = [self.world.with_num_envs(num_envs) for _ in range(seeds)]
         self.seen = [Seen(num_envs) for _ in range(seeds)]
 

@@ -6,21 +6,27 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
+from penstock._errors import PenstockError
 from penstock._types import Key
 from penstock.worlds.check._findings import Finding, Stop, differing_leaves, error, failure, ok, plural, warning
-from penstock.worlds.hosted.faults import WorldFaultError
 from penstock.worlds.hosted.hosted_world import HostedWorld
+from penstock.worlds.world import MAGNITUDE_LIMIT, Transition
+
+REPEATED_STEPS = 20
+"""Steps that are played twice, to see whether they are the same."""
+EPISODES = 2
+"""Episodes of each environment that are played, if there is time."""
 
 
-def hosted_findings(world: HostedWorld, key: Key, max_steps: int) -> Iterator[Finding]:
+def hosted_findings(world: HostedWorld, key: Key, max_steps: int, max_seconds: float) -> Iterator[Finding]:
     """Plays a hosted world with random actions and checks what comes."""
     try:
-        yield from _findings(world, key, max_steps)
+        yield from _findings(world, key, max_steps, max_seconds)
     finally:
         world.close()
 
 
-def _findings(world: HostedWorld, key: Key, max_steps: int) -> Iterator[Finding]:
+def _findings(world: HostedWorld, key: Key, max_steps: int, max_seconds: float) -> Iterator[Finding]:
     spec, actions = world.observation_spec, world.declared.actions
     parts = [f"{spec.vector} numbers"] if spec.vector else []
     parts += [f"pictures of {' x '.join(map(str, spec.pixels))}"] if spec.pixels else []
@@ -42,14 +48,16 @@ def _findings(world: HostedWorld, key: Key, max_steps: int) -> Iterator[Finding]
         raise Stop from None
     yield from _bad_starts(world, "Finite numbers at the start")
     yield from _seed_findings(start, again, other)
-    yield from _play_findings(world, key, max_steps)
+    yield from _repetition_findings(world, key)
+    yield from _play_findings(world, key, max_steps, max_seconds)
 
 
 def _fatal(title: str, method: str, exception: Exception) -> Finding:
     """What ends the checks: a fault that was told already, or one that nobody expected."""
-    if isinstance(exception, WorldFaultError):
-        return error(title, str(exception), f"Correct the environment's {method}.")
-    return failure(method, exception)
+    if not isinstance(exception, PenstockError):
+        return failure(method, exception)
+    made = "making the environment" not in str(exception)
+    return error(title, str(exception), f"Correct the environment's {method}." if made else "")
 
 
 def _bad_starts(world: HostedWorld, title: str) -> Iterator[Finding]:
@@ -79,39 +87,74 @@ def _seed_findings(start, again, other) -> Iterator[Finding]:
         yield ok("Starts differ", "Seeds start differently.")
 
 
-def _play_findings(world: HostedWorld, key: Key, max_steps: int) -> Iterator[Finding]:
+def _play(world: HostedWorld, key: Key, steps: int) -> Iterator[tuple[np.ndarray, Transition]]:
+    """Ages of the environments after each step, and its transition: the corners of the action box, then random ones."""
     generator = np.random.default_rng(0)
     state = world.reset(key)
-    steps = min(max_steps, world.episode_length + 1)
-    rewards, terminated, truncated, diverged = [], 0, 0, 0
+    box = (world.num_envs, world.action_size)
+    for t in range(steps):
+        action = np.full(box, (-1.0, 1.0)[t]) if t < 2 else generator.uniform(-1.0, 1.0, box)
+        age = state.age + 1
+        state, transition = world.step(state, action.astype(np.float32))
+        yield age, transition
+
+
+def _repetition_findings(world: HostedWorld, key: Key) -> Iterator[Finding]:
+    """Whether an episode's beginning can be played again."""
+    steps = min(REPEATED_STEPS, world.episode_length)
+    try:
+        first, second = ([t for _, t in _play(world, key, steps)] for _ in range(2))
+    except Exception as exception:
+        yield _fatal("Step", "step()", exception)
+        raise Stop from None
+    world.take_faults()  # told where more is played
+    world.take_bad_starts()
+    for t, (one, other) in enumerate(zip(first, second, strict=True)):
+        seen = [(one.final_observation, other.final_observation), (one.reward, other.reward), (one.done, other.done)]
+        names = ("observation", "reward", "end of the episode")
+        differing = [name for name, pair in zip(names, seen, strict=True) if differing_leaves(*pair)]
+        if differing:
+            yield warning(
+                "Steps are reproducible",
+                f"After the same seed and the same actions, the {' and the '.join(differing)} of step {t + 1} differ"
+                f"{'s' if len(differing) == 1 else ''}: runs cannot be repeated.",
+                "Draw every random number from self.np_random, and let reset() put back all that step() changes.",
+            )
+            return
+    yield ok("Steps are reproducible", f"The same seed and actions give the same {plural(steps, 'step')}.")
+
+
+def _play_findings(world: HostedWorld, key: Key, max_steps: int, max_seconds: float) -> Iterator[Finding]:
+    rewards, truncated, diverged = [], 0, 0
+    ends: list[int] = []
     low, high = world.declared.reader.low - 1e-5, world.declared.reader.high + 1e-5
     outside = np.zeros((world.observation_spec.vector,), int)
     begin = time.perf_counter()
     try:
-        for _ in range(steps):
-            action = generator.uniform(-1.0, 1.0, (world.num_envs, world.action_size)).astype(np.float32)
-            state, transition = world.step(state, action)
+        for age, transition in _play(world, key, min(max_steps, EPISODES * world.episode_length + 1)):
             rewards.append(np.asarray(transition.reward))
             seen = transition.final_observation.vector
             outside += ((seen < low) | (seen > high)).sum(axis=0)
-            terminated += int(transition.terminated.sum())
+            ends += age[transition.terminated & ~transition.diverged].tolist()
             truncated += int(transition.truncated.sum())
             diverged += int(transition.diverged.sum())
+            if time.perf_counter() - begin > max_seconds:
+                break
     except Exception as exception:
         yield _fatal("Step", "step()", exception)
         raise Stop from None
-    seconds = time.perf_counter() - begin
+    seconds, steps = time.perf_counter() - begin, len(rewards)
     if diverged:
         yield error(
             "Finite numbers",
             f"{plural(diverged, 'step')} of {steps * world.num_envs} brought a number that is not finite or "
-            f"beyond 1e6: {'; '.join(world.take_faults()[:3])}.",
+            f"beyond {MAGNITUDE_LIMIT:g}: {'; '.join(world.take_faults()[:3])}.",
             "Correct the environment; such steps end their episode and teach nothing.",
         )
     elif world.take_bad_starts():
         yield from _bad_starts(world, "Finite numbers")
     else:
-        yield ok("Finite numbers", f"{steps * world.num_envs} random steps, all numbers finite.")
+        yield ok("Finite numbers", f"{steps * world.num_envs} steps, at the corners of the action box and in it.")
     if outside.any():
         worst = int(outside.argmax())
         yield warning(
@@ -129,13 +172,35 @@ def _play_findings(world: HostedWorld, key: Key, max_steps: int) -> Iterator[Fin
         )
     else:
         yield ok("Reward varies", f"Between {played.min():.4g} and {played.max():.4g} under random actions.")
-    short = "" if steps > world.episode_length else f" (played {steps} steps, fewer than an episode)"
-    if not terminated and not truncated and not short:
+    if not diverged:  # what diverges ends its episode
+        yield from _end_findings(world, steps, ends, truncated, seconds > max_seconds)
+    yield ok("Speed", f"{steps * world.num_envs / seconds:,.0f} environment steps per second, {world.vectorization}.")
+
+
+def _end_findings(world: HostedWorld, steps: int, ends: list[int], truncated: int, late: bool) -> Iterator[Finding]:
+    """How episodes ended: ``ends`` are the ages at terminations."""
+    limit = world.episode_length
+    short = ""
+    if steps <= limit:
+        why = ", all that there was time for" if late else ""
+        short = f" (played {plural(steps, 'step')}{why}, fewer than an episode)"
+    if not ends and not truncated and not short:
         yield error(
             "Episodes end",
-            f"No episode ended in {steps} steps, though the time limit is {world.episode_length}.",
+            f"No episode ended in {steps} steps, though the time limit is {limit}.",
             "Set truncated=True at the time limit, or wrap the environment in gymnasium.wrappers.TimeLimit.",
         )
-    else:
-        yield ok("Episodes end", f"{terminated} terminated, {truncated} truncated{short}.")
-    yield ok("Speed", f"{steps * world.num_envs / seconds:,.0f} environment steps per second, {world.vectorization}.")
+        return
+    told = f"{len(ends)} terminated, {truncated} truncated{short}."
+    if len(ends) >= 3 and len(set(ends)) == 1:
+        at = ends[0]
+        here = "" if at == limit else f" max_episode_steps={at}"
+        yield warning(
+            "Terminations",
+            f"All {len(ends)} terminations fall on step {at}{', the time limit' if at == limit else ''}: a time limit "
+            "that is reported as terminated. Nothing would be expected behind it, and values come out too small.",
+            "Return truncated=True there, and terminated=False. If you cannot change the environment, pass "
+            f"--world-option{here} limit_as_truncation=True.",
+        )
+        return
+    yield ok("Episodes end", told)

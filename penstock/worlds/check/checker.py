@@ -23,7 +23,9 @@ __all__ = ["Finding", "check_world", "iterate_checks"]
 NUM_ENVS = 4
 
 
-def check_world(world: World | Task | SingleTask, key: Key | None = None, *, max_steps: int = 1000) -> list[Finding]:
+def check_world(
+    world: World | Task | SingleTask, key: Key | None = None, *, max_steps: int = 1000, max_seconds: float = 60.0
+) -> list[Finding]:
     """Checks a world, or a task that shall become one.
 
     Looks at declarations, shapes and types, the environment axis, finiteness, reproducible resets, purity of the step
@@ -34,30 +36,34 @@ def check_world(world: World | Task | SingleTask, key: Key | None = None, *, max
     Args:
         world: what to check.
         key: random key; fixed where not given.
-        max_steps: longest episode that is played.
+        max_steps: steps that are played at most.
+        max_seconds: of a hosted world, the time for playing.
 
     Returns:
         Findings in the order of the checks. No ``error`` among them means that algorithms can use the world. After an
         error that makes later checks meaningless the list ends.
     """
-    return list(iterate_checks(world, jax.random.key(0) if key is None else key, max_steps))
+    return list(iterate_checks(world, key, max_steps=max_steps, max_seconds=max_seconds))
 
 
-def iterate_checks(world: World | Task | SingleTask, key: Key, max_steps: int = 1000) -> Iterator[Finding]:
+def iterate_checks(
+    world: World | Task | SingleTask, key: Key | None = None, max_steps: int = 1000, max_seconds: float = 60.0
+) -> Iterator[Finding]:
     """The findings of `check_world`, one by one, as they are made (a compilation can take a while)."""
     try:
-        yield from _all_checks(world, key, max_steps)
+        yield from _all_checks(world, jax.random.key(0) if key is None else key, max_steps, max_seconds)
     except Stop:
         return
     except Exception as exception:
         yield failure("The world", exception)
 
 
-def _all_checks(world: World | Task | SingleTask, key: Key, max_steps: int) -> Iterator[Finding]:
+def _all_checks(world: World | Task | SingleTask, key: Key, max_steps: int, max_seconds: float) -> Iterator[Finding]:
     if isinstance(world, SingleTask):
         world = Vmapped(world)
     if isinstance(world, HostedWorld):
-        yield from hosted_findings(world.with_num_envs(world.num_envs), key, max_steps)
+        count = world.at_once or world.num_envs
+        yield from hosted_findings(world.with_num_envs(count), key, max_steps, max_seconds)
         return
     yield from declaration_findings(world)
     task = world if isinstance(world, Task) else world.task if isinstance(world, FunctionalWorld) else None

@@ -1,14 +1,51 @@
 """Where single environments come from: a Gymnasium id, a DMControl task, a HumanoidBench id, or a user's factory."""
 
+import contextlib
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable
+import math
+import numbers
+import pathlib
+from collections.abc import Callable, Container
 from typing import Any, get_type_hints
 
 from penstock._errors import ConfigurationError, require
-from penstock._field_types import convert
+from penstock._field_types import convert, convert_arguments, convert_fields
+from penstock._own_code import importable_from
 from penstock.worlds.hosted.packages import MissingPackageError, package, suggest_few
+
+
+@dataclasses.dataclass(frozen=True)
+class Adjustments:
+    """What every hosted world can be told beside its own options."""
+
+    action_limit: float | None = None
+    """Actions beyond +-action_limit are never tried; for boxes that are wider than what actuators can do."""
+    image_size: int | None = None
+    """Height and width to which pictures are brought."""
+    limit_as_truncation: bool = False
+    """Whether a termination at the time limit is the time limit: the value of the last state then counts."""
+    single_instance: bool = False
+    """Whether there can be one environment only (a port, a robot): evaluation then takes place in it."""
+
+    def __post_init__(self):
+        limit, size = self.action_limit, self.image_size
+        require(limit is None or 0 < limit < math.inf, "action_limit", limit, "must be a finite number above 0")
+        require(size is None or size >= 32, "image_size", size, "must be at least 32")
+
+
+def take_adjustments(options: dict[str, Any], taken: Container[str] = ()) -> tuple[Adjustments, dict[str, Any]]:
+    """Separates the options of every hosted world from a world's own, which come first where names are equal.
+
+    Args:
+        options: all of them.
+        taken: names of the world's own.
+    """
+    names = {field.name for field in dataclasses.fields(Adjustments)}
+    ours = {name: value for name, value in options.items() if name in names and name not in taken}
+    rest = {name: value for name, value in options.items() if name not in ours}
+    return Adjustments(**convert_fields(ours, Adjustments)), rest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,12 +57,14 @@ class EnvironmentSource:
         make: makes one `gymnasium.Env`; can be sent to another process if environments shall live there.
         max_episode_steps: time limit in control steps; None where the environment states its own.
         make_vector: makes N environments at once, where somebody else steps them; takes N and a seed.
+        adjustments: of what they declare.
     """
 
     name: str
     make: Callable[[], Any]
     max_episode_steps: int | None = None
     make_vector: Callable[[int, int], Any] | None = None
+    adjustments: Adjustments = Adjustments()
 
 
 # ---------------------------------------------------------------------- Gymnasium
@@ -47,6 +86,7 @@ def gymnasium_source(ident: str, *, max_episode_steps: int | None = None, **opti
     )
     module, colon, plain = ident.rpartition(":")
     if colon:
+        importable_from(pathlib.Path.cwd())
         package(module, f"gym/{ident}", "gymnasium")
     if plain not in gymnasium.registry:
         raise ConfigurationError(
@@ -54,8 +94,18 @@ def gymnasium_source(ident: str, *, max_episode_steps: int | None = None, **opti
             "another package "
             "is written gym/package:Id-v0; a class or function of yours path/to/file.py:name."
         )
+    options = convert_arguments(options, _creator(gymnasium.registry[plain]), f"gym/{ident}")
     make = functools.partial(make_gymnasium, ident, max_episode_steps, tuple(sorted(options.items())))
     return EnvironmentSource(f"gym/{ident}", make, max_episode_steps)
+
+
+def _creator(spec: Any) -> Any:
+    """The class or function behind a registered id; something that takes anything where it cannot be imported yet."""
+    from gymnasium.envs.registration import load_env_creator
+
+    with contextlib.suppress(Exception):
+        return spec.entry_point if callable(spec.entry_point) else load_env_creator(spec.entry_point)
+    return lambda **options: None
 
 
 def make_gymnasium(ident: str, max_episode_steps: int | None, options: tuple[tuple[str, Any], ...]) -> Any:
@@ -150,6 +200,30 @@ def _with_limit(make: Callable[[], Any], max_episode_steps: int) -> Any:
     return gymnasium.wrappers.TimeLimit(make(), max_episode_steps)
 
 
+def refuse_lasting_statistics(env: Any, name: str) -> None:
+    """Refuses wrappers that keep running statistics over episodes.
+
+    They are no part of a run's state: evaluation, films and continued runs would begin with others, and the policy
+    would see other observations there than it has learned from.
+
+    Raises:
+        ConfigurationError: names the wrapper.
+    """
+    layer = env
+    while layer is not None:
+        statistics = [kept for kept in ("obs_rms", "return_rms", "ret_rms") if kept in getattr(layer, "__dict__", {})]
+        frozen = getattr(layer, "update_running_mean", True) is False
+        if statistics and not frozen:
+            raise ConfigurationError(
+                f"'{name}': its wrapper {type(layer).__name__} keeps running statistics over episodes, which are no "
+                "part of a run: evaluation, films and a continued run would see other numbers than training. Take the "
+                "wrapper off and pass --normalize-observations, whose statistics belong to the run; rewards can be "
+                "scaled by a constant in gymnasium.wrappers.TransformReward. A wrapper whose update_running_mean is "
+                "False is accepted."
+            )
+        layer = getattr(layer, "env", None) or (getattr(layer, "envs", None) or [None])[0]
+
+
 def stated_limit(env: Any, name: str) -> int:
     """The time limit of an environment in control steps, from its spec or its wrappers.
 
@@ -160,13 +234,17 @@ def stated_limit(env: Any, name: str) -> int:
     members = getattr(env, "envs", None)
     if limit is None and isinstance(members, list | tuple) and members:  # a vector of environments in this process
         limit = _own_limit(members[0])
-    if not isinstance(limit, int):
+    if callable(limit):
+        with contextlib.suppress(Exception):
+            limit = limit()
+    if not isinstance(limit, numbers.Real) or isinstance(limit, bool) or not math.isfinite(limit):
         raise NoTimeLimitError(
             f"'{name}' states no time limit, so an episode that never ends could not be evaluated. Pass --world-option "
             "max_episode_steps=1000, or another number of control steps."
         )
-    require(limit >= 1, "max_episode_steps", limit, "must be at least 1")
-    return limit
+    whole = round(float(limit))
+    require(whole == limit and whole >= 1, "max_episode_steps", limit, "must be a whole number of at least 1")
+    return whole
 
 
 def _own_limit(env: Any) -> Any:

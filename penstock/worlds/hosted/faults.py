@@ -1,12 +1,11 @@
 """What goes wrong inside environments, as sentences that keep the original traceback."""
 
-import traceback
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from penstock._errors import PenstockError
+from penstock._errors import PenstockError, raised
 
 OLD_GYM = "Environments of the old gym package are wrapped with shimmy.GymV26CompatibilityV0."
 
@@ -32,6 +31,11 @@ def guarded(env: Any) -> Any:
 
     class Guarded(gymnasium.Wrapper):
         """See `guarded`."""
+
+        def __init__(self, env):
+            super().__init__(env)
+            if env.metadata is None:
+                self.metadata = {}  # vectors of environments cannot bear None
 
         def reset(self, *, seed=None, options=None):
             returned = called("reset()", lambda: self.env.reset(seed=seed, options=options))
@@ -66,15 +70,14 @@ def called(what: str, call: Callable[[], Any]) -> Any:
     """Calls somebody's code; what it raises becomes text that keeps the traceback."""
     try:
         return call()
-    except Exception as error:
-        first = f"{what} raised {type(error).__name__}: {error}"
+    except PenstockError:
+        raise
+    except (Exception, SystemExit) as error:
+        told = raised(error)
         if isinstance(error, TypeError) and "unexpected keyword argument 'seed'" in str(error):
-            first += f". Write it as reset(self, *, seed=None, options=None). {OLD_GYM}"
-        place = error.__traceback__
-        while place is not None and place.tb_frame.f_code.co_filename == __file__:  # this file is not to blame
-            place = place.tb_next
-        text = "".join(traceback.format_exception(type(error), error, place)).rstrip()
-        raise EnvironmentRaisedError(f"{first}\n\n{text}\n") from error
+            first, _, rest = told.partition("\n")
+            told = f"{first}. Write it as reset(self, *, seed=None, options=None). {OLD_GYM}\n{rest}"
+        raise EnvironmentRaisedError(f"{what} raised {told}") from error
 
 
 def _parts(returned: Any, what: str, names: tuple[str, ...]) -> tuple:
@@ -95,7 +98,24 @@ def _refuse_other_shapes(space: Any, observation: Any, what: str, where: str = "
                 "what the space declares, or declare what is returned."
             )
         for name, part in space.spaces.items():
-            _refuse_other_shapes(part, observation[name], what, f" '{name}'")
+            _refuse_other_shapes(part, observation[name], what, f"{where} '{name}'")
+    elif isinstance(space, spaces.Tuple):
+        if not isinstance(observation, tuple | list) or len(observation) != len(space.spaces):
+            got = len(observation) if isinstance(observation, tuple | list) else type(observation).__name__
+            raise EnvironmentRaisedError(
+                f"{what} returned an observation{where} with {got}; observation_space declares a tuple of "
+                f"{len(space.spaces)}. Return what the space declares, or declare what is returned."
+            )
+        for index, part in enumerate(space.spaces):
+            _refuse_other_shapes(part, observation[index], what, f"{where}[{index}]")
+    elif isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
+        numbers = np.asarray(observation)
+        fits = numbers.shape == (space.shape or ()) and numbers.dtype.kind in "biuf"
+        if not fits or not space.contains(numbers.astype(space.dtype)[()]):
+            raise EnvironmentRaisedError(
+                f"{what} returned an observation{where} of {observation!r}; observation_space declares {space}. Return "
+                "what the space declares, or declare what is returned."
+            )
     elif isinstance(space, spaces.Box):
         try:
             numbers = np.asarray(observation)

@@ -19,11 +19,16 @@ import jax
 import numpy as np
 from jaxtyping import Int, UInt32
 
-from penstock._errors import ConfigurationError, PenstockError, require
+from penstock._errors import ConfigurationError, PenstockError, raised, require
 from penstock._types import Actions, AxisNames, Key, environment_axis
 from penstock.observation import Observation
 from penstock.scene.items import Scene
-from penstock.worlds.hosted.environments import EnvironmentSource, stated_limit, stated_timestep
+from penstock.worlds.hosted.environments import (
+    EnvironmentSource,
+    refuse_lasting_statistics,
+    stated_limit,
+    stated_timestep,
+)
 from penstock.worlds.hosted.faults import WorldFaultError
 from penstock.worlds.hosted.packages import quiet_construction
 from penstock.worlds.hosted.spaces import ActionBox, ObservationReader, action_box, observation_reader
@@ -119,7 +124,15 @@ class HostedWorld(World):
 
     def with_num_envs(self, num_envs: int) -> "HostedWorld":
         """The same world with environments of its own, ``num_envs`` of them."""
-        return HostedWorld(self.source, num_envs, self.vectorization, self.timeout, self.declared)
+        other = HostedWorld(self.source, num_envs, self.vectorization, self.timeout, self.declared)
+        if self.source.adjustments.single_instance:
+            other._present = self._present
+        return other
+
+    @property
+    def at_once(self) -> int | None:
+        """How many environments there can be at a time; None for any number."""
+        return 1 if self.source.adjustments.single_instance else None
 
     def describe(self) -> dict[str, Any]:
         """See `World.describe`."""
@@ -175,8 +188,8 @@ class HostedWorld(World):
             index = int(np.flatnonzero(bad)[0])
             entry = int(np.flatnonzero(~fine[index])[0])
             fault = (
-                f"observation[{entry}] is {observation.vector[index, entry]:g} in environment {index} right after the "
-                f"reset of episode {int(episode[index])}"
+                f"observation[{entry}] is {_told(observation.vector[index, entry])} in environment {index} right after "
+                f"the reset of episode {int(episode[index])}"
             )
             if len(self._present.faults) < FAULTS_KEPT:
                 self._present.faults.append(fault)
@@ -222,6 +235,8 @@ class HostedWorld(World):
         valid = np.ones((self.num_envs,), bool) if played.valid is None else played.valid
         age = np.where(valid, state.age + 1, 0).astype(np.int32)
         terminated = played.terminated | diverged
+        if self.source.adjustments.limit_as_truncation:
+            terminated = terminated & ~((age >= self.episode_length) & ~diverged)
         truncated = played.truncated | (age >= self.episode_length)
         over = terminated | truncated
         if over.any():
@@ -267,8 +282,8 @@ class HostedWorld(World):
                 entry = int(np.flatnonzero(~fine[index])[0])
                 which = name if name == "reward" else f"{name}[{entry}]"
                 self._present.faults.append(
-                    f"{which} is {values[index, entry]:g} in environment {index}, episode {int(state.episode[index])}, "
-                    f"step {int(state.age[index])}"
+                    f"{which} is {_told(values[index, entry])} in environment {index}, "
+                    f"episode {int(state.episode[index])}, step {int(state.age[index])}"
                 )
             diverged |= bad
         return diverged
@@ -302,6 +317,11 @@ class HostedWorld(World):
     # ------------------------------------------------------------------ environments
 
     def _make_vector(self, seed: int) -> VectorEnvironment:
+        if self.at_once is not None and self.num_envs > self.at_once:
+            raise ConfigurationError(
+                f"'{self.name}': single_instance = True, and {self.num_envs} environments are asked for. Pass "
+                "--num-envs 1."
+            )
         if self.source.make_vector is not None:
             made = self.source.make_vector(self.num_envs, seed)
             return GymnasiumVector(made, self.name, self.timeout) if hasattr(made, "single_action_space") else made
@@ -314,6 +334,12 @@ class HostedWorld(World):
             int(np.random.SeedSequence(entropy, spawn_key=(env, int(number))).generate_state(1)[0])
             for env, number in enumerate(episode)
         ]
+
+
+def _told(value: Any) -> str:
+    """A number that cannot be used, and why."""
+    over = np.isfinite(value) and abs(value) > MAGNITUDE_LIMIT
+    return f"{value:g}" + (f" (the limit is {MAGNITUDE_LIMIT:g}: scale it in a wrapper)" if over else "")
 
 
 def _cleared(leaf: np.ndarray, diverged: np.ndarray) -> np.ndarray:
@@ -334,7 +360,11 @@ def declare(source: EnvironmentSource) -> Declared:
         env = _made(source.make, source.name)
     try:
         for space in ("action_space", "observation_space"):
-            if getattr(env, space, None) is None:
+            try:
+                declared = getattr(env, space, None)
+            except (Exception, SystemExit) as error:
+                raise PenstockError(f"'{source.name}': its {space} raised {raised(error)}") from error
+            if declared is None:
                 raise ConfigurationError(
                     f"'{source.name}' has no {space}. Set self.{space} in __init__, to a gymnasium.spaces.Box."
                 )
@@ -352,9 +382,11 @@ def declare_vector(source: EnvironmentSource, envs: Any) -> Declared:
 
 
 def _declared(source: EnvironmentSource, env: Any, actions: Any, observations: Any) -> Declared:
+    adjustments = source.adjustments
+    refuse_lasting_statistics(env, source.name)
     return Declared(
-        actions=action_box(actions, source.name),
-        reader=observation_reader(observations, source.name),
+        actions=action_box(actions, source.name, adjustments.action_limit),
+        reader=observation_reader(observations, source.name, adjustments.image_size),
         episode_length=source.max_episode_steps or stated_limit(env, source.name),
         control_timestep=stated_timestep(env),
         constants=_constants(env),
@@ -368,8 +400,8 @@ def _made(make: Callable[[], Any], name: str) -> Any:
         env = make()
     except PenstockError:
         raise
-    except Exception as error:
-        raise PenstockError(f"Making '{name}' failed: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise PenstockError(f"Making '{name}' failed: {raised(error)}") from error
     if not isinstance(env, gymnasium.Env):
         raise PenstockError(
             f"'{name}' made a {type(env).__module__}.{type(env).__name__}, which is no gymnasium.Env. "

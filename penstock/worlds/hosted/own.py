@@ -1,6 +1,7 @@
 """Environments that a user brings: a class or function that makes a single `gymnasium.Env` or a vector of them."""
 
 import contextlib
+import dataclasses
 import functools
 import inspect
 import sys
@@ -11,7 +12,10 @@ from penstock._errors import ConfigurationError, require
 from penstock._field_types import convert
 from penstock.worlds.world import World
 
-OUR_OPTIONS = ("vectorization", "timeout", "max_episode_steps")
+OUR_OPTIONS = (
+    *("vectorization", "timeout", "max_episode_steps"),
+    *("action_limit", "image_size", "limit_as_truncation", "single_instance"),
+)
 """Options of every hosted world; others go to the factory."""
 
 
@@ -29,7 +33,7 @@ def split_options(factory: Any, options: dict[str, Any]) -> tuple[dict[str, Any]
     """Options of the hosted world, and those of the factory, which has those that it names itself."""
     taken = inspect.signature(factory).parameters if callable(factory) else {}
     ours = {name: value for name, value in options.items() if name in OUR_OPTIONS and name not in taken}
-    return ours, {name: value for name, value in options.items() if name not in OUR_OPTIONS}
+    return ours, {name: value for name, value in options.items() if name not in ours}
 
 
 def own_world(
@@ -50,7 +54,7 @@ def own_world(
     """
     import gymnasium
 
-    from penstock.worlds.hosted.environments import EnvironmentSource, own_source
+    from penstock.worlds.hosted.environments import EnvironmentSource, own_source, take_adjustments
     from penstock.worlds.hosted.hosted_world import HostedWorld, declare, declare_vector
     from penstock.worlds.hosted.vectorization import Vectorization
 
@@ -59,10 +63,12 @@ def own_world(
     vectorization = convert(ours.get("vectorization", "serial"), Vectorization, "vectorization")
     require(vectorization != "envpool", "vectorization", vectorization, "EnvPool steps gym/<id> worlds only")
     timeout = convert(ours.get("timeout", 60.0), float, "timeout")
+    adjustments, _ = take_adjustments(ours)
     if isinstance(made, gymnasium.Env):
         with contextlib.suppress(Exception):
             made.close()
         source = own_source(spec, functools.partial(make, **factory), limit)
+        source = dataclasses.replace(source, adjustments=adjustments)
         return HostedWorld(source, num_envs, vectorization, timeout, declare(source))
     if "num_envs" not in factory:
         raise ConfigurationError(
@@ -77,5 +83,5 @@ def own_world(
 
     with contextlib.suppress(Exception):
         made.close()
-    source = EnvironmentSource(spec, make, limit, make_vector)
+    source = EnvironmentSource(spec, make, limit, make_vector, adjustments)
     return HostedWorld(source, num_envs, vectorization, timeout, declare_vector(source, made))

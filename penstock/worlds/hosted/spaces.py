@@ -1,12 +1,23 @@
 """From Gymnasium's spaces to ours: actions in [-1, 1]^d, and an `Observation` of a vector, pixels, or both."""
 
+import contextlib
 import dataclasses
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+from jaxtyping import UInt8
 
 from penstock._errors import CapabilityError, ConfigurationError
+from penstock.networks.pixel_encoder import SMALLEST as SMALLEST_PICTURE
 from penstock.observation import Observation, ObservationSpec
+
+WIDEST_ACTION = 1e6
+"""Bounds beyond it stand for "none": a policy that acts in the whole box would only ever try absurd actions."""
+
+MOST_CHANNELS = 16
+"""Channels, or stacked frames, of a picture at most."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,11 +42,18 @@ class ActionBox:
             np.asarray(action, np.float64), -1.0, 1.0
         )  # float32 would round where the box is [-1, 1] already
         scaled = self.low + 0.5 * (unit + 1.0) * (self.high - self.low)
-        return scaled.astype(self.dtype).reshape(-1, *self.shape)
+        # Rounding may lead out of the box, in float64 and again in the box's own type.
+        low, high = self.low.astype(self.dtype), self.high.astype(self.dtype)
+        return np.clip(scaled.astype(self.dtype), low, high).reshape(-1, *self.shape)
 
 
-def action_box(space: Any, name: str) -> ActionBox:
+def action_box(space: Any, name: str, limit: float | None = None) -> ActionBox:
     """Reads an action space.
+
+    Args:
+        space: of the environment.
+        name: of the world, for messages.
+        limit: narrows the box to what lies within +-limit; None for no such limit.
 
     Raises:
         CapabilityError: the actions are not continuous.
@@ -53,17 +71,18 @@ def action_box(space: Any, name: str) -> ActionBox:
             f"'{name}' has actions of type {space.dtype}; Penstock's policies make continuous ones, which would be cut "
             "off to whole numbers. Declare the Box with dtype=np.float32 and round inside the environment."
         )
-    if space.shape == () or 0 in space.shape:
+    if 0 in space.shape:
         raise ConfigurationError(f"'{name}': the action space has the shape {space.shape}; an action has entries.")
     low, high = space.low.reshape(-1).astype(np.float64), space.high.reshape(-1).astype(np.float64)
-    # Numbers near the largest float32 stand for infinity in many environments.
-    endless = np.flatnonzero(~(np.abs(low) < 1e30) | ~(np.abs(high) < 1e30))
+    if limit is not None:
+        low, high = np.maximum(low, -limit), np.minimum(high, limit)
+    endless = np.flatnonzero(~(np.abs(low) <= WIDEST_ACTION) | ~(np.abs(high) <= WIDEST_ACTION))
     if len(endless):
         raise ConfigurationError(
             f"'{name}': action {endless[0]} has the bounds [{low[endless[0]]:g}, {high[endless[0]]:g}]; every "
-            "bound must "
-            "be finite, because policies act in a box. Declare the range that its actuators have: a finite "
-            "gymnasium.spaces.Box as the environment's action_space."
+            f"bound must be finite, and within +-{WIDEST_ACTION:g}, because policies act in the whole box. "
+            "Declare the range that its actuators have, as the environment's action_space, or pass --world-option "
+            "action_limit=1.0 (actions then lie in [-1, 1], or in what is left of the box there)."
         )
     wrong = np.flatnonzero(low >= high)
     if len(wrong):
@@ -75,26 +94,88 @@ def action_box(space: Any, name: str) -> ActionBox:
 
 
 @dataclasses.dataclass(frozen=True)
+class Part:
+    """One leaf of an observation space.
+
+    Attributes:
+        path: names and indices that lead to it; () where the space is one leaf.
+        shape: of one value.
+        low: ``(n,)`` declared bounds of its numbers, flattened.
+        high: ``(n,)``.
+        choices: where it is discrete, how many values each entry has, and the first of them; they become one-hot.
+        axes: where it is a picture, the order in which its axes become (height, width, ...); the rest are channels.
+    """
+
+    path: tuple[Any, ...]
+    shape: tuple[int, ...]
+    low: np.ndarray
+    high: np.ndarray
+    choices: tuple[np.ndarray, np.ndarray] | None = None
+    axes: tuple[int, ...] | None = None
+
+    @property
+    def name(self) -> str:
+        """The path in words."""
+        return ".".join(map(str, self.path))
+
+    @property
+    def picture(self) -> tuple[int, int, int]:
+        """Height, width and channels."""
+        assert self.axes is not None
+        sizes = [self.shape[axis] for axis in self.axes]
+        return sizes[0], sizes[1], int(np.prod(sizes[2:]))
+
+    def of(self, observation: Any) -> Any:
+        """Its value, or batch of values, in an observation of the whole space."""
+        for step in self.path:
+            observation = observation[step]
+        return observation
+
+    def numbers(self, values: Any) -> np.ndarray:
+        """``(N, n)`` of a batch of values."""
+        flat = np.asarray(values)
+        flat = flat.reshape(flat.shape[0], -1)
+        if self.choices is None:
+            return flat.astype(np.float32, copy=False)
+        hot = [
+            np.arange(count) == (flat[:, [entry]] - first)
+            for entry, (count, first) in enumerate(zip(*self.choices, strict=True))
+        ]
+        return np.concatenate(hot, axis=1).astype(np.float32)
+
+    def pixels(self, values: Any) -> np.ndarray:
+        """``(N, height, width, channels)`` of a batch of pictures."""
+        assert self.axes is not None
+        batch = np.asarray(values)
+        ordered = np.transpose(batch, (0, *(axis + 1 for axis in self.axes)))
+        return ordered.reshape(batch.shape[0], *self.picture)
+
+
+@dataclasses.dataclass(frozen=True)
 class ObservationReader:
     """Reads batched observations of one space.
 
     Attributes:
         spec: sizes.
-        vectors: names of the parts that form the vector; ("",) where the space is one box.
-        image: name of the part that is an image; None where there is none.
-        stacked: whether the image has a leading axis of stacked frames.
-        low: ``(n,)`` declared bounds of the vector.
-        high: ``(n,)``.
-        shapes: of the parts, by name.
+        vectors: parts that form the vector, one behind the other.
+        pictures: parts that are pictures; their channels are put together.
+        image_size: height and width to which pictures are brought; None keeps theirs.
     """
 
     spec: ObservationSpec
-    vectors: tuple[str, ...]
-    image: str | None
-    stacked: bool
-    low: np.ndarray
-    high: np.ndarray
-    shapes: dict[str, tuple[int, ...]]
+    vectors: tuple[Part, ...]
+    pictures: tuple[Part, ...]
+    image_size: int | None = None
+
+    @property
+    def low(self) -> np.ndarray:
+        """``(n,)`` declared bounds of the vector."""
+        return np.concatenate([np.zeros((0,)), *(part.low for part in self.vectors)])
+
+    @property
+    def high(self) -> np.ndarray:
+        """``(n,)``."""
+        return np.concatenate([np.zeros((0,)), *(part.high for part in self.vectors)])
 
     def read_any(self, observation: Any) -> tuple[Observation, bool]:
         """One observation, or a batch of them, as the space's environment gives it.
@@ -105,71 +186,136 @@ class ObservationReader:
         Raises:
             ConfigurationError: it is not of this space.
         """
-        parts = observation if isinstance(observation, dict) else {"": observation}
-        found = {name: np.asarray(value) for name, value in parts.items() if name in self.shapes}
-        extra = {found[name].ndim - len(shape) for name, shape in self.shapes.items() if name in found}
-        fits = all(name in found and found[name].shape[-len(shape) :] == shape for name, shape in self.shapes.items())
+        parts = (*self.vectors, *self.pictures)
+        found: dict[str, np.ndarray] = {}
+        for part in parts:
+            with contextlib.suppress(KeyError, IndexError, TypeError):
+                found[part.name] = np.asarray(part.of(observation))
+        extra = {found[part.name].ndim - len(part.shape) for part in parts if part.name in found}
+        fits = all(
+            part.name in found and found[part.name].shape[found[part.name].ndim - len(part.shape) :] == part.shape
+            for part in parts
+        )
         if not fits or extra not in ({0}, {1}):
-            shapes = {name: found[name].shape for name in found}
-            wanted, seen = (" and ".join(f"{n} {s}".strip() for n, s in d.items()) for d in (self.shapes, shapes))
+            wanted = {part.name: part.shape for part in parts}
+            shapes = {name: value.shape for name, value in found.items()}
+            told, seen = (" and ".join(f"{n} {s}".strip() for n, s in d.items()) for d in (wanted, shapes))
             raise ConfigurationError(
-                f"observation: the environment's has the shape {wanted}, and this one {seen or type(observation)}. "
+                f"observation: the environment's has the shape {told}, and this one {seen or type(observation)}. "
                 "Pass one as the environment gives it, or a batch with one more axis in front."
             )
         single = extra == {0}
-        return self.read({name: value[None] if single else value for name, value in found.items()}), single
+        return self._assembled(lambda part: found[part.name][None] if single else found[part.name]), single
 
     def read(self, batch: Any) -> Observation:
         """Observations of N environments, as their vector environment batches them."""
-        parts = batch if isinstance(batch, dict) else {"": batch}
-        flat = [np.asarray(parts[name], np.float32) for name in self.vectors]
-        flat = [part.reshape(part.shape[0], -1) for part in flat]
-        if self.image is None:
+        return self._assembled(lambda part: part.of(batch))
+
+    def _assembled(self, values: Callable[[Part], Any]) -> Observation:
+        flat = [part.numbers(values(part)) for part in self.vectors]
+        if not self.pictures:
             return Observation(flat[0].copy() if len(flat) == 1 else np.concatenate(flat, axis=1))
-        pixels = np.asarray(parts[self.image])
-        if self.stacked:  # (N, frames, H, W, C) to (N, H, W, frames * C)
-            pixels = np.moveaxis(pixels, 1, -2).reshape(pixels.shape[0], *pixels.shape[2:4], -1)
+        pictures = [resized(part.pixels(values(part)), self.image_size) for part in self.pictures]
+        pixels = pictures[0].copy() if len(pictures) == 1 else np.concatenate(pictures, axis=-1)
         vector = np.concatenate(flat, axis=1) if flat else np.zeros((pixels.shape[0], 0), np.float32)
-        return Observation(vector, pixels=pixels.copy())
+        return Observation(vector, pixels=pixels)
 
 
-def observation_reader(space: Any, name: str) -> ObservationReader:
-    """Reads an observation space: a box, or a dictionary of boxes (flattened in the order of its names).
+def resized(pictures: UInt8[np.ndarray, "N H W C"], size: int | None) -> UInt8[np.ndarray, "N rows columns C"]:
+    """Pictures brought to another height and width: means over the areas that each new pixel covers."""
+    if size is None or pictures.shape[1:3] == (size, size):
+        return pictures
+    rows, columns = (_coverage(old, size) for old in pictures.shape[1:3])
+    result = np.einsum("ah,nhwc,bw->nabc", rows, pictures.astype(np.float32), columns, optimize=True)
+    return np.clip(np.rint(result), 0, 255).astype(np.uint8)
 
-    Bytes of three axes (height, width, channels), or four with stacked frames first, are an image.
+
+@functools.cache
+def _coverage(old: int, new: int) -> np.ndarray:
+    """``(new, old)`` the share of each old pixel in the area of each new one, along one axis."""
+    edges = np.arange(new + 1) * old / new
+    low, high = edges[:-1, None], edges[1:, None]
+    pixel = np.arange(old)
+    covered = np.clip(np.minimum(high, pixel + 1) - np.maximum(low, pixel), 0.0, None)
+    return (covered / covered.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def observation_reader(space: Any, name: str, image_size: int | None = None) -> ObservationReader:
+    """Reads an observation space.
+
+    Boxes are flattened, discrete entries become one-hot; dictionaries (in the order of their names) and tuples may be
+    nested. Bytes of at least `SMALLEST_PICTURE` rows and columns are pictures: gray, with channels last or first,
+    frames stacked or not.
+
+    Args:
+        space: of the environment.
+        name: of the world, for messages.
+        image_size: height and width to which pictures are brought; None keeps theirs.
 
     Raises:
-        CapabilityError: the space holds something else than boxes, or several images.
+        CapabilityError: the space holds something else, or pictures of several sizes.
     """
+    parts = list(_leaves(space, (), name))
+    pictures = tuple(part for part in parts if part.axes is not None)
+    vectors = tuple(part for part in parts if part.axes is None)
+    size = sum(len(part.low) for part in vectors)
+    if not pictures and size == 0:
+        raise ConfigurationError(f"'{name}': the observation space {space} holds no number. Correct it.")
+    if not pictures:
+        return ObservationReader(ObservationSpec(vector=size), vectors, ())
+    sizes = {part.picture[:2] for part in pictures} if image_size is None else {(image_size, image_size)}
+    if len(sizes) > 1:
+        told = ", ".join(f"{part.name} {part.picture[0]} x {part.picture[1]}" for part in pictures)
+        raise CapabilityError(
+            f"'{name}': the observation space has pictures of several sizes ({told}). Bring them to one size: "
+            "--world-option image_size=84."
+        )
+    channels = sum(part.picture[2] for part in pictures)
+    spec = ObservationSpec(vector=size, pixels=(*sizes.pop(), channels))
+    return ObservationReader(spec, vectors, pictures, image_size)
+
+
+def _leaves(space: Any, path: tuple[Any, ...], name: str) -> Iterator[Part]:
     import gymnasium.spaces as spaces
 
-    parts: dict[str, Any] = dict(sorted(space.spaces.items())) if isinstance(space, spaces.Dict) else {"": space}
-    for part, box in parts.items():
-        if not isinstance(box, spaces.Box):
-            where = f"the part '{part}' of the observation space" if part else "the observation space"
-            raise CapabilityError(
-                f"'{name}': {where} is {box}, no Box. Wrap the environment in gymnasium.wrappers.FlattenObservation."
-            )
-    images = [part for part, box in parts.items() if box.dtype == np.uint8 and len(box.shape) >= 3]
-    vectors = tuple(part for part in parts if part not in images)
-    size = sum(int(np.prod(parts[part].shape)) for part in vectors)
-    if len(images) > 1:
+    if isinstance(space, spaces.Dict):
+        for key in sorted(space.spaces):
+            yield from _leaves(space.spaces[key], (*path, key), name)
+    elif isinstance(space, spaces.Tuple):
+        for index, part in enumerate(space.spaces):
+            yield from _leaves(part, (*path, index), name)
+    elif isinstance(space, spaces.Box):
+        low, high = space.low.reshape(-1).astype(np.float64), space.high.reshape(-1).astype(np.float64)
+        yield Part(path, tuple(space.shape), low, high, axes=_picture_axes(space))
+    elif isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
+        many = isinstance(space, spaces.MultiDiscrete)
+        counts = np.asarray(space.nvec if many else space.n, int).reshape(-1)
+        first = np.broadcast_to(np.asarray(space.start, int), np.shape(space.nvec) if many else ()).reshape(-1)
+        size = int(counts.sum())
+        yield Part(path, tuple(space.shape or ()), np.zeros(size), np.ones(size), (counts, first))
+    elif isinstance(space, spaces.MultiBinary):
+        size = int(np.prod(space.shape))
+        yield Part(path, tuple(space.shape), np.zeros(size), np.ones(size))
+    else:
+        where = f"the part '{'.'.join(map(str, path))}' of the observation space" if path else "the observation space"
         raise CapabilityError(
-            f"'{name}': the observation space has {len(images)} images ({', '.join(images)}); one is possible. Stack "
-            "them along their channels in a wrapper."
+            f"'{name}': {where} is {space}, whose values are no fixed number of numbers. Wrap the environment in "
+            "gymnasium.wrappers.FilterObservation or TransformObservation, so that it observes boxes."
         )
-    low, high = (
-        np.concatenate([np.zeros((0,)), *(getattr(parts[part], side).reshape(-1) for part in vectors)])
-        for side in ("low", "high")
-    )
-    shapes = {part: tuple(box.shape) for part, box in parts.items()}
-    if not images and size == 0:
-        raise ConfigurationError(f"'{name}': the observation space {space} holds no number. Correct it.")
-    if not images:
-        return ObservationReader(ObservationSpec(vector=size), vectors, None, False, low, high, shapes)
-    shape = parts[images[0]].shape
-    stacked = len(shape) == 4
-    height, width, channels = shape[-3:]
-    pixels = (height, width, channels * (shape[0] if stacked else 1))
-    spec = ObservationSpec(vector=size, pixels=pixels)
-    return ObservationReader(spec, vectors, images[0], stacked, low, high, shapes)
+
+
+def _picture_axes(space: Any) -> tuple[int, ...] | None:
+    """How the axes of a picture become (height, width, ...), or None where a box is none."""
+    shape, axes = space.shape, len(space.shape)
+    if space.dtype != np.uint8 or axes not in (2, 3, 4):
+        return None
+    first = shape[-3:]  # of one frame
+    if axes == 2:
+        order = (0, 1)
+    elif first[2] <= MOST_CHANNELS:  # channels last
+        order = (axes - 3, axes - 2, *range(axes - 3), axes - 1)
+    elif first[0] <= MOST_CHANNELS:  # channels first, or gray frames stacked
+        order = (axes - 2, axes - 1, *range(axes - 2))
+    else:
+        return None
+    return order if min(shape[order[0]], shape[order[1]]) >= SMALLEST_PICTURE else None

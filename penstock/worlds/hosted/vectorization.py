@@ -161,17 +161,7 @@ class GymnasiumVector:
     def _final(self, observation: Any, done: np.ndarray, info: dict[str, Any]) -> Any:
         if not done.any():
             return observation
-        last = info["final_obs"]
-
-        def merged(batch, name=None):
-            batch = np.array(batch)
-            for index in np.flatnonzero(done):
-                batch[index] = last[index] if name is None else last[index][name]
-            return batch
-
-        if isinstance(observation, dict):
-            return {name: merged(part, name) for name, part in observation.items()}
-        return merged(observation)
+        return _merged(observation, {int(index): info["final_obs"][index] for index in np.flatnonzero(done)})
 
     def _guard(self, call: Callable[[], Any]) -> Any:
         """Turns faults of environments and workers into sentences, and ends the other workers."""
@@ -230,6 +220,29 @@ class GymnasiumVector:
                 self.envs.close()
 
 
+def _merged(batch: Any, last: dict[int, Any]) -> Any:
+    """A batch of observations, with others in some of its places."""
+    if isinstance(batch, dict):
+        return {
+            name: _merged(part, {index: value[name] for index, value in last.items()}) for name, part in batch.items()
+        }
+    if isinstance(batch, tuple):
+        return tuple(
+            _merged(part, {index: value[place] for index, value in last.items()}) for place, part in enumerate(batch)
+        )
+    merged = np.array(batch)
+    for index, value in last.items():
+        merged[index] = value
+    return merged
+
+
+FAILED = "an environment failed."
+ONE_COULD_BE_MADE = (
+    "several environments could not be made, though one could. If there can be only one at a time (a port, a robot), "
+    "pass --num-envs 1 --world-option single_instance=True."
+)
+
+
 def vectorize(
     make: Callable[[], Any], num_envs: int, vectorization: Vectorization, name: str, timeout: float
 ) -> GymnasiumVector:
@@ -252,7 +265,7 @@ def vectorize(
         try:
             envs = SyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.DISABLED)
         except EnvironmentRaisedError as error:
-            raise WorldFaultError(f"'{name}': an environment failed. {error}") from None
+            raise WorldFaultError(f"'{name}': {ONE_COULD_BE_MADE if num_envs > 1 else FAILED} {error}") from None
         return GymnasiumVector(envs, name)
     _refuse_unpicklable(make, name)
     try:
