@@ -89,3 +89,77 @@ def surface(mesh: TetMesh) -> tuple[np.ndarray, np.ndarray]:
     _, first, count = np.unique(np.sort(faces, axis=1), axis=0, return_index=True, return_counts=True)
     boundary = np.sort(first[count == 1])
     return faces[boundary], owners[boundary]
+
+
+def without_repetitions(mesh: TetMesh) -> TetMesh:
+    """The mesh with every element once, however often it is listed."""
+    _, first = np.unique(np.sort(mesh.tets, axis=1), axis=0, return_index=True)
+    return mesh if len(first) == len(mesh.tets) else TetMesh(mesh.vertices, mesh.tets[np.sort(first)])
+
+
+def coinciding_vertices(vertices: np.ndarray, distance: float) -> np.ndarray:
+    """For each vertex the first one within ``distance`` metres of it, or of one that is: itself where none is, ``(V,)``."""
+    order = np.argsort(vertices[:, 0], kind="stable")
+    ordered = vertices[order]
+    first = np.arange(len(vertices))
+    for step in range(1, len(vertices)):  # pairs that are ``step`` apart in the order along x
+        near = ordered[step:, 0] - ordered[:-step, 0] <= distance
+        if not near.any():
+            break
+        close = near & (np.linalg.norm(ordered[step:] - ordered[:-step], axis=1) <= distance)
+        for low, high in zip(order[:-step][close].tolist(), order[step:][close].tolist(), strict=True):
+            a, b = _root(first, low), _root(first, high)
+            first[max(a, b)] = min(a, b)
+    return np.array([_root(first, vertex) for vertex in range(len(vertices))])
+
+
+def merged(mesh: TetMesh, tolerance: float) -> TetMesh:
+    """Joins vertices that are not further apart than ``tolerance`` times the body's size (the diagonal of its box).
+
+    Raises:
+        ConfigurationError: the tolerance is not positive, or so large that elements collapse.
+    """
+    require(0 < tolerance < 0.1, "merge_tolerance", tolerance, "must lie between 0 and 0.1")
+    first = coinciding_vertices(mesh.vertices, tolerance * size_of(mesh.vertices))
+    kept, inverse = np.unique(first, return_inverse=True)
+    tets = inverse.reshape(-1)[mesh.tets].astype(np.int32)
+    collapsed = int((np.diff(np.sort(tets, axis=1), axis=1) == 0).any(axis=1).sum())
+    require(
+        collapsed == 0, "merge_tolerance", tolerance, f"makes {collapsed} elements collapse; choose a smaller tolerance"
+    )
+    return without_repetitions(TetMesh(mesh.vertices[kept], tets))
+
+
+def size_of(vertices: np.ndarray) -> float:
+    """The diagonal of the box around vertices, in metres."""
+    return float(np.linalg.norm(np.ptp(vertices, axis=0)))
+
+
+def pieces(tets: np.ndarray, shared: int) -> np.ndarray:
+    """For each element the number of the first one that it hangs together with, ``(T,)``.
+
+    Args:
+        tets: ``(T, 4)``.
+        shared: vertices that neighbours share: 3 for a face, 1 for a vertex.
+    """
+    corners = _FACES if shared == 3 else np.arange(4)[:, None]
+    parts = np.sort(tets[:, corners].reshape(-1, shared), axis=1)
+    _, group = np.unique(parts, axis=0, return_inverse=True)
+    owners = np.repeat(np.arange(len(tets)), 4)
+    first = np.arange(len(tets))
+    seen: dict[int, int] = {}
+    for part, owner in zip(group.reshape(-1).tolist(), owners.tolist(), strict=True):
+        if part in seen:
+            a, b = _root(first, seen[part]), _root(first, owner)
+            first[max(a, b)] = min(a, b)
+        else:
+            seen[part] = owner
+    return np.array([_root(first, element) for element in range(len(tets))])
+
+
+def _root(first: np.ndarray, index: int) -> int:
+    """The head of a set of the union-find forest ``first``, whose paths become shorter on the way."""
+    while first[index] != index:
+        first[index] = first[first[index]]
+        index = first[index]
+    return int(index)

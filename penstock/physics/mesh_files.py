@@ -6,23 +6,31 @@ from typing import Any
 import numpy as np
 
 from penstock._errors import ConfigurationError, require
-from penstock.physics.mesh import TetMesh
+from penstock.physics.mesh import TetMesh, merged, without_repetitions
 from penstock.physics.quality import MIN_QUALITY, check_mesh
 
+VOLUME_CELLS = ("tetra", "hexahedron", "wedge", "pyramid", "polyhedron", "VTK_LAGRANGE")
+"""How meshio's names of cells that fill a volume begin."""
 
-def read_mesh(path: str | Path, *, scale: float = 1.0, min_quality: float = MIN_QUALITY) -> TetMesh:
+
+def read_mesh(
+    path: str | Path, *, scale: float = 1.0, min_quality: float = MIN_QUALITY, merge_tolerance: float | None = None
+) -> TetMesh:
     """Reads the tetrahedra of a mesh file. Needs ``pip install 'penstock[meshes]'``.
 
-    Other cells (surface triangles, lines) are ignored and vertices without tetrahedron dropped. A file in which every
-    element is left-handed is turned; a mixture is refused.
+    Surface triangles and lines are ignored, vertices without tetrahedron dropped, and an element that is listed again
+    (in a second group of Gmsh) counts once. A file in which every element is left-handed is turned; a mixture is
+    refused.
 
     Args:
         path: any format that meshio reads, for example ``.msh`` or ``.vtk``.
         scale: multiplies the coordinates (0.001 for a file in millimetres).
         min_quality: see `penstock.physics.quality.check_mesh`.
+        merge_tolerance: vertices that are not further apart, relative to the body's size, become one; None merges none.
 
     Raises:
-        ConfigurationError: meshio missing, no such file, unreadable, without tetrahedra, or unfit for simulation.
+        ConfigurationError: meshio missing, no such file, unreadable, without tetrahedra, with volume cells of another
+            kind, or unfit for simulation.
     """
     path = Path(path)
     require(path.is_file(), "mesh", str(path), "no such file")
@@ -40,15 +48,32 @@ def read_mesh(path: str | Path, *, scale: float = 1.0, min_quality: float = MIN_
             f"mesh = '{path}': holds no four-node tetrahedra, only {kinds}. Export a first-order volume mesh."
         )
     tets = np.concatenate(blocks).astype(np.int64)
+    _refuse_other_volumes(path, found.cells, len(tets))
     points = np.asarray(found.points, np.float64)
     require(points.ndim == 2 and points.shape[1] == 3, "mesh.points shape", points.shape, "must be (V, 3)")
     used, inverse = np.unique(tets, return_inverse=True)
     require(int(used[-1]) < len(points), "mesh", int(used[-1]), f"vertex index beyond the file's {len(points)} points")
-    mesh = TetMesh(points[used] * scale, inverse.reshape(tets.shape).astype(np.int32))
+    mesh = without_repetitions(TetMesh(points[used] * scale, inverse.reshape(tets.shape).astype(np.int32)))
+    if merge_tolerance is not None:
+        mesh = merged(mesh, merge_tolerance)
     if (mesh.volumes < 0).all():
         mesh = TetMesh(mesh.vertices, np.ascontiguousarray(mesh.tets[:, [0, 1, 3, 2]]))
     check_mesh(mesh, min_quality)
     return mesh
+
+
+def _refuse_other_volumes(path: Path, cells: Any, tets: int) -> None:
+    others: dict[str, int] = {}
+    for block in cells:
+        if block.type.startswith(VOLUME_CELLS) and block.type != "tetra":
+            others[block.type] = others.get(block.type, 0) + len(block.data)
+    if others:
+        told = " and ".join(f"{count} cells of the kind {kind}" for kind, count in sorted(others.items()))
+        raise ConfigurationError(
+            f"mesh = '{path}': holds {told} beside {tets} four-node tetrahedra. Only the latter are simulated, so that "
+            "part of the body would be missing. Export tetrahedra of first order alone (Gmsh: Mesh.ElementOrder = 1, "
+            "no recombination)."
+        )
 
 
 def write_mesh(mesh: TetMesh, path: str | Path) -> None:

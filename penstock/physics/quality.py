@@ -4,11 +4,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from penstock._errors import ConfigurationError, require
+from penstock._errors import ConfigurationError, require, warn
 from penstock.physics.elastic import Matrix, PerElement
 from penstock.physics.layout import Coordinates, gather
-from penstock.physics.mesh import TetMesh
+from penstock.physics.mesh import TetMesh, coinciding_vertices, pieces, size_of, without_repetitions
 from penstock.physics.soft_body import SoftBody, stage_for
+
+COINCIDING = 1e-6
+"""Vertices are taken for one point that was written twice where they are not further apart, relative to the body."""
 
 MIN_QUALITY = 0.05
 """Mean-ratio quality below which an element is refused: it would force a tiny time step on the whole body."""
@@ -32,7 +35,8 @@ def check_mesh(mesh: TetMesh, min_quality: float = MIN_QUALITY) -> None:
 
     Raises:
         ConfigurationError: wrong shapes, non-finite vertices, an index out of range, a vertex without element, an
-            inverted or flat element, or one below ``min_quality``. Names the (worst) element or vertex.
+            element that is listed twice, vertices at one place, several pieces, an inverted or flat element, or one
+            below ``min_quality``. Names the (worst) element or vertex.
     """
     vertices, tets = mesh.vertices, mesh.tets
     require(vertices.ndim == 2 and vertices.shape[1] == 3, "mesh.vertices shape", vertices.shape, "must be (V, 3)")
@@ -51,6 +55,7 @@ def check_mesh(mesh: TetMesh, min_quality: float = MIN_QUALITY) -> None:
         unused[:8].tolist(),
         "these vertices belong to no element and would have no mass; remove them",
     )
+    _require_one_body(mesh)
     quality, volumes = mean_ratio(mesh), mesh.volumes
     worst = int(np.argmin(quality))
     numbers = f"Element {worst} (vertices {tets[worst].tolist()})"
@@ -65,6 +70,38 @@ def check_mesh(mesh: TetMesh, min_quality: float = MIN_QUALITY) -> None:
             f"{numbers} has mean-ratio quality {quality[worst]:.3g}, below {min_quality:g} (volume "
             f"{volumes[worst]:.3g} m^3): nearly flat, it would force a tiny time step. Improve or coarsen the mesh "
             "there (or lower min_quality)."
+        )
+
+
+def _require_one_body(mesh: TetMesh) -> None:
+    """Refuses elements and vertices that are there twice, and bodies in several pieces; warns of hinges."""
+    vertices, tets = mesh.vertices, mesh.tets
+    repeated = len(tets) - len(without_repetitions(mesh).tets)
+    if repeated:
+        raise ConfigurationError(
+            f"mesh.tets: {repeated} of {len(tets)} elements are listed twice and would weigh twice. Remove the "
+            "repetitions (penstock.physics.mesh.without_repetitions)."
+        )
+    first = coinciding_vertices(vertices, COINCIDING * size_of(vertices))
+    twins = np.flatnonzero(first != np.arange(len(vertices)))
+    parts = len(np.unique(pieces(tets, 1)))
+    if len(twins):
+        raise ConfigurationError(
+            f"mesh.vertices: {len(twins)} of {len(vertices)} vertices coincide with another one (vertex {twins[0]} "
+            f"with {first[twins[0]]}), so that parts which seem to touch are not joined: the body has {parts} pieces that "
+            "share no vertex. Let the mesher join them, or pass merge_tolerance=1e-6 (mesh_merge_tolerance of a world)."
+        )
+    if parts > 1:
+        sizes = sorted(np.unique(pieces(tets, 1), return_counts=True)[1].tolist(), reverse=True)
+        raise ConfigurationError(
+            f"mesh.tets: the body has {parts} pieces that share no vertex, of {', '.join(map(str, sizes[:5]))}"
+            f"{' ...' if parts > 5 else ''} elements; it would fall apart. Export one body."
+        )
+    hinged = len(np.unique(pieces(tets, 3)))
+    if hinged > 1:
+        warn(
+            f"The mesh has {hinged} parts that hang together by single vertices or edges only, as by hinges. If they "
+            "should share faces, mesh again."
         )
 
 

@@ -91,6 +91,24 @@ def warn_if_unstable(body: SoftBody, dt: float) -> None:
         )
 
 
+USUAL_SIZES = (1e-3, 50.0)
+"""Metres between which the longest side of a body usually lies."""
+
+
+def warn_if_absurd(body: SoftBody) -> None:
+    """Issues a `StabilityWarning` where a body is so small or large that its file was hardly meant in metres."""
+    sides = np.ptp(body.rest, axis=0)
+    low, high = USUAL_SIZES
+    if not low <= sides.max() <= high:
+        measures = " x ".join(f"{side:.3g}" for side in sides)
+        warnings.warn(
+            f"The body measures {measures} m and weighs {body.masses.sum():.3g} kg. Coordinates are metres: a file in "
+            "millimetres needs scale=0.001 (mesh_scale of a world).",
+            StabilityWarning,
+            stacklevel=3,
+        )
+
+
 def _apply(body: SoftBody, law: tuple[float, ...], u: np.ndarray) -> np.ndarray:
     """``M^-1/2 A M^-1/2 u`` for the linear stress law ``dP = a dF + b dF^T + c tr(dF) I``."""
     a, b, c = law

@@ -1,6 +1,7 @@
 """Voxel meshes, surfaces, quality, files."""
 
 import sys
+import warnings
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +22,8 @@ from penstock.physics import (
     voxel_mesh,
     write_mesh,
 )
+from penstock.physics.mesh import coinciding_vertices
+from penstock.physics.stability import StabilityWarning, warn_if_absurd
 from penstock.worlds.soft.jumper import SPACING, jumper_cells
 from penstock.worlds.soft.jumper_mini import mini_cells
 
@@ -125,6 +128,89 @@ def test_mesh_files_are_cleaned_and_checked(tmp_path):
         read_mesh(tmp_path / "c.vtk")
     with pytest.raises(ConfigurationError, match="no such file"):
         read_mesh(tmp_path / "d.vtk")
+
+
+BAR = voxel_mesh([(x, 0, 0) for x in range(3)], 0.3)
+
+
+def written(path, points, *cells):
+    pytest.importorskip("meshio").Mesh(points, list(cells)).write(path)
+    return path
+
+
+def halves_with_vertices_of_their_own():
+    """A bar whose last voxel was meshed apart, so that four vertices are there twice."""
+    vertices, tets = [], []
+    for part in (BAR.tets[:10], BAR.tets[10:]):
+        used, inverse = np.unique(part, return_inverse=True)
+        tets.append(inverse.reshape(-1, 4) + sum(map(len, vertices)))
+        vertices.append(BAR.vertices[used])
+    return np.vstack(vertices), np.vstack(tets)
+
+
+def test_parts_that_only_seem_to_touch_are_refused_or_joined(tmp_path):
+    vertices, tets = halves_with_vertices_of_their_own()
+    path = written(tmp_path / "halves.vtk", vertices, ("tetra", tets[:10]), ("tetra", tets[10:]))
+    with pytest.raises(ConfigurationError, match=r"4 of 20 vertices coincide .* 2 pieces .*merge_tolerance=1e-6"):
+        read_mesh(path)
+    joined = read_mesh(path, merge_tolerance=1e-6)
+    assert len(joined.vertices) == 16 and joined.volumes.sum() == pytest.approx(3 * 0.3**3)
+    for tolerance, sentence in ((0.5, "must lie between 0 and 0.1"), (0.0, "must lie between 0 and 0.1")):
+        with pytest.raises(ConfigurationError, match=sentence):
+            read_mesh(path, merge_tolerance=tolerance)
+    thin = written(tmp_path / "thin.vtk", UNIT.vertices * [1.0, 0.05, 1.0], ("tetra", UNIT.tets))
+    with pytest.raises(ConfigurationError, match="makes 1 elements collapse"):
+        read_mesh(thin, merge_tolerance=0.05)
+
+
+def test_a_soup_of_elements(tmp_path):
+    soup = BAR.vertices[BAR.tets].reshape(-1, 3)
+    path = written(tmp_path / "soup.vtk", soup, ("tetra", np.arange(len(soup)).reshape(-1, 4)))
+    with pytest.raises(ConfigurationError, match=r"44 of 60 vertices coincide .* 15 pieces"):
+        read_mesh(path)
+    joined = read_mesh(path, merge_tolerance=1e-6)
+    assert len(joined.vertices) == 16 and len(joined.tets) == 15
+
+
+def test_an_element_in_two_groups_counts_once(tmp_path):
+    path = written(tmp_path / "groups.vtk", BAR.vertices, ("tetra", BAR.tets), ("tetra", BAR.tets[3:9, [1, 2, 0, 3]]))
+    found = read_mesh(path)
+    np.testing.assert_array_equal(found.tets, BAR.tets)
+    with pytest.raises(ConfigurationError, match="6 of 21 elements are listed twice"):
+        check_mesh(TetMesh(BAR.vertices, np.vstack([BAR.tets, BAR.tets[3:9]])))
+
+
+def test_volume_cells_that_would_be_lost_are_refused(tmp_path):
+    cube = np.array([[0, 1, 2, 3, 4, 5, 6, 7]])
+    path = written(tmp_path / "mixed.vtk", BAR.vertices, ("hexahedron", cube), ("tetra", BAR.tets[5:]))
+    with pytest.raises(ConfigurationError, match=r"1 cells of the kind hexahedron beside 10 four-node tetrahedra"):
+        read_mesh(path)
+
+
+def test_pieces_and_hinges(caplog):
+    apart = voxel_mesh([(0, 0, 0), (2, 0, 0)], 0.3)
+    with pytest.raises(ConfigurationError, match=r"2 pieces that share no vertex, of 5, 5 elements"):
+        check_mesh(apart)
+    check_mesh(BAR)
+    assert not caplog.records
+    check_mesh(voxel_mesh([(0, 0, 0), (1, 1, 0)], 0.3))
+    assert "2 parts that hang together by single vertices or edges" in caplog.text
+
+
+def test_vertices_that_coincide_by_brute_force():
+    generator = np.random.default_rng(4)
+    vertices = generator.integers(0, 4, (80, 3)) + generator.uniform(-1e-4, 1e-4, (80, 3))
+    near = np.linalg.norm(vertices[:, None] - vertices[None], axis=2) < 0.5
+    np.testing.assert_array_equal(coinciding_vertices(vertices, 1e-3), near.argmax(axis=1))
+
+
+def test_a_body_of_absurd_size_is_warned_about():
+    large = TetMesh(BAR.vertices * 1000, BAR.tets)
+    with pytest.warns(StabilityWarning, match=r"900 x 300 x 300 m and weighs 8.1e\+10 kg.*mesh_scale"):
+        warn_if_absurd(SoftBody(large, Material(1e4, 1e4, 0.0, 1000.0)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_if_absurd(SoftBody(BAR, Material(1e4, 1e4, 0.0, 1000.0)))
 
 
 def test_missing_meshio_names_the_extra(tmp_path, monkeypatch):

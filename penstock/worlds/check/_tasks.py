@@ -239,10 +239,20 @@ def _changed_types(before: PyTree, after: PyTree) -> list[str]:
 
 def _describe_findings(task: Task) -> Iterator[Finding]:
     try:
-        json.dumps(task.describe())
+        told = task.describe()
+        json.dumps(told)
     except Exception as exception:
         yield warning(
             "Description",
             f"describe() cannot be written into a run's config.json: {exception}",
             "Return a dict of numbers, strings, lists and dicts.",
         )
+        return
+    if told:
+        yield ok("Description", f"{listed([f'{name} = {_short(value)}' for name, value in told.items()], 8)}.")
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list):
+        return " x ".join(map(_short, value))
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -16,7 +16,7 @@ from penstock.physics.layout import Coordinates, Layout, checked_layout, pack, u
 from penstock.physics.mesh import TetMesh, surface
 from penstock.physics.quality import volume_ratios
 from penstock.physics.soft_body import Motion, SoftBody, simulate
-from penstock.physics.stability import warn_if_unstable
+from penstock.physics.stability import warn_if_absurd, warn_if_unstable
 from penstock.scene.items import Scene, Surface
 from penstock.worlds.task import Outcome, Task
 
@@ -126,6 +126,7 @@ class SoftTask(Task):
         self.reset_noise = reset_noise
         self.layout = checked_layout(layout)
         self.rematerialise = rematerialise
+        warn_if_absurd(body)
         warn_if_unstable(body, control_timestep / substeps)
 
     def start(self, position: Any, velocity: Any, num_envs: int) -> SoftState:
@@ -201,6 +202,7 @@ class SoftTask(Task):
         return {
             "vertices": self.body.num_vertices,
             "tets": self.body.num_tets,
+            "size": np.ptp(self.body.rest, axis=0).tolist(),
             "mass": float(self.body.masses.sum()),
             "volume": float(self.body.volumes.sum()),
             "mu": material.mu,

@@ -80,6 +80,7 @@ class Jumper(SoftTask):
         height_weight: float = 3.0,
         mesh: str | Path | None = None,
         mesh_scale: float = 1.0,
+        mesh_merge_tolerance: float | None = None,
         tets_per_action: int = 2,
         mu: float = 1000.0,
         lam: float = 1000.0,
@@ -109,6 +110,7 @@ class Jumper(SoftTask):
             mesh: file with a tetrahedral mesh to use in place of the built-in one (see
                 `penstock.physics.mesh_files.read_mesh`); it is placed with its lowest vertex 0.207 m high.
             mesh_scale: multiplies the coordinates of ``mesh``.
+            mesh_merge_tolerance: joins vertices of ``mesh`` that are not further apart, relative to its size.
             tets_per_action: for ``mesh``: consecutive elements driven by one action.
             mu: Lame parameter, Pa.
             lam: Lame parameter, Pa.
@@ -134,7 +136,7 @@ class Jumper(SoftTask):
             chosen = voxel_mesh(jumper_cells(), SPACING)
             actuator = two_actuators_per_voxel(chosen)
         else:
-            chosen = read_mesh(mesh, scale=mesh_scale)
+            chosen = read_mesh(mesh, scale=mesh_scale, merge_tolerance=mesh_merge_tolerance)
             actuator = np.arange(len(chosen.tets)) // tets_per_action
         lift = np.array([0.0, CLEARANCE - chosen.vertices[:, 1].min(), 0.0])
         law: Contact
