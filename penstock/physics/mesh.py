@@ -98,7 +98,7 @@ def without_repetitions(mesh: TetMesh) -> TetMesh:
 
 
 def coinciding_vertices(vertices: np.ndarray, distance: float) -> np.ndarray:
-    """For each vertex the first one within ``distance`` metres of it, or of one that is: itself where none is, ``(V,)``."""
+    """For each vertex the first one within ``distance`` metres of it, or of one that is; else itself, ``(V,)``."""
     order = np.argsort(vertices[:, 0], kind="stable")
     ordered = vertices[order]
     first = np.arange(len(vertices))
