@@ -16,7 +16,7 @@ def run(arguments: list[str]) -> int:
     parse(AlgorithmsOptions, arguments, "penstock algorithms")
     set_up_jax()
     from penstock.algorithms.registry import ALGORITHMS
-    from penstock.reports.tables import text_table
+    from penstock.reports.tables import terminal_width, text_table
 
     rows = [
         {
@@ -28,5 +28,5 @@ def run(arguments: list[str]) -> int:
         }
         for name, entry in ALGORITHMS.items()
     ]
-    print(text_table(rows))
+    print(text_table(rows, width=terminal_width()))
     return 0

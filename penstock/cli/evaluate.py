@@ -41,7 +41,7 @@ def run(arguments: list[str]) -> int:
     import jax
 
     from penstock.policies import DeterministicAction
-    from penstock.reports.tables import text_table
+    from penstock.reports.tables import terminal_width, text_table
     from penstock.training.restore import restore_run
     from penstock.training.running import evaluate_seeds
 
@@ -73,5 +73,5 @@ def run(arguments: list[str]) -> int:
         | {f"seed {seed}": result[name] for seed, result in zip(seeds, results, strict=True)}
         for name in sorted(results[0])
     ]
-    print(text_table(rows))
+    print(text_table(rows, width=terminal_width()))
     return 0

@@ -15,7 +15,7 @@ def run(arguments: list[str]) -> int:
     """Runs the subcommand."""
     parse(WorldsOptions, arguments, "penstock worlds")
     set_up_jax()
-    from penstock.reports.tables import text_table
+    from penstock.reports.tables import terminal_width, text_table
     from penstock.worlds import make_functional_world, world_entries, world_families
 
     rows = []
@@ -32,12 +32,12 @@ def run(arguments: list[str]) -> int:
                 "what it is": entry.summary,
             }
         )
-    print(text_table(rows))
+    print(text_table(rows, width=terminal_width()))
     print("\nHosted worlds, for off-policy algorithms (docs/hosted_worlds.md):")
     families = [{"world": family.pattern, "what it is": family.summary} for family in world_families()]
     own = {
         "world": "path/to/file.py:make",
         "what it is": "your own gymnasium.Env: a class, or a function that makes one",
     }
-    print(text_table([*families, own]))
+    print(text_table([*families, own], width=terminal_width()))
     return 0

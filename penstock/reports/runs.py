@@ -1,7 +1,8 @@
-"""Reads run folders: ``config.json`` and ``metrics.jsonl``, as curves per seed and arm."""
+"""Reads run folders: ``config.json`` and ``metrics.jsonl``, as one curve per seed."""
 
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,22 +27,30 @@ class Run:
         folder: where it lies.
         config: content of ``config.json``.
         rows: lines of ``metrics.jsonl``, in order.
+        name: what the user who compares calls it; empty where nobody has said.
     """
 
     folder: Path
     config: dict[str, Any]
     rows: list[dict[str, Any]]
+    name: str = ""
 
     @property
-    def arm(self) -> str:
-        """What the run is compared as: its ``label``, else its algorithm."""
+    def title(self) -> str:
+        """What people call it: the name that was given, else its ``label``, else its algorithm."""
         algorithm = str(self.config.get("algorithm") or "").rpartition(":")[2]  # of one in a file, its name
-        return str(self.config.get("label") or algorithm or self.folder.name)
+        for name in (self.name, self.config.get("label"), algorithm, self.folder.resolve().name):
+            text = "".join(character if character.isprintable() else " " for character in str(name or "")).strip()
+            if text:
+                return text
+        return "run"
 
     @property
     def world(self) -> str:
-        """Name of the world, or an empty string if the configuration does not say."""
-        return str(self.config.get("world") or "")
+        """Name of the world, of one in a file without its folders; empty if the configuration does not say."""
+        world = str(self.config.get("world") or "")
+        place, colon, attribute = world.rpartition(":")
+        return f"{Path(place).name}:{attribute}" if colon and place.endswith(".py") else world
 
     @property
     def metrics(self) -> list[str]:
@@ -54,18 +63,14 @@ class SeedCurve:
     """One metric of one seed.
 
     Attributes:
-        arm: see `Run.arm`.
-        world: see `Run.world`.
         seed: the seed, as text.
         folder: run folder that it comes from.
         env_steps: ``(G,)``, strictly increasing.
         x: ``(G,)``, the horizontal axis: environment steps or seconds, not decreasing.
-        values: ``(G,)``.
+        values: ``(G,)``; NaN where the metric was not finite.
         cpu_seconds: CPU seconds of the program up to the last point, divided by its number of seeds; NaN if unknown.
     """
 
-    arm: str
-    world: str
     seed: str
     folder: Path
     env_steps: np.ndarray
@@ -74,25 +79,37 @@ class SeedCurve:
     cpu_seconds: float
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path, name: str = "") -> Run:
     """Reads one run folder.
 
     A last line that was cut off by a kill is left out; ``config.json`` may be absent.
 
+    Args:
+        folder: the run folder.
+        name: what to call the run in place of its label.
+
     Raises:
-        RunError: the folder or ``metrics.jsonl`` is missing or empty, or a line is damaged.
+        RunError: the folder or ``metrics.jsonl`` is missing or empty, cannot be read, or a line is damaged.
     """
     metrics = folder / "metrics.jsonl"
-    if not folder.is_dir():
-        raise RunError(f"There is no run folder {folder}.")
-    if not metrics.is_file():
-        raise RunError(f"{folder} is not a run folder: it has no metrics.jsonl. Name the folder that a run wrote.")
-    lines = [line for line in metrics.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    try:
+        if not folder.is_dir():
+            what = "is a file" if folder.exists() else "does not exist"
+            raise RunError(f"There is no run folder {folder}: it {what}. Name the folder that a run wrote.")
+        if not metrics.is_file():
+            inside = sorted(path.parent.name for path in folder.glob("*/metrics.jsonl"))
+            hint = f"It holds run folders: name them, for example {folder / inside[0]}." if inside else ""
+            hint = hint or "Name the folder that a run wrote."
+            raise RunError(f"{folder} is not a run folder: it has no metrics.jsonl. {hint}")
+        text = metrics.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise RunError(_unreadable(metrics, error)) from error
+    lines = [line for line in text.split("\n") if line.strip()]
     rows = []
     for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if number == len(lines):
                 break
             raise RunError(f"Line {number} of {metrics} is not JSON ({error}). Delete that line to go on.") from error
@@ -101,7 +118,17 @@ def read_run(folder: Path) -> Run:
         rows.append(row)
     if not rows:
         raise RunError(f"{metrics} is empty: the run stopped before its first report. Continue it, then plot again.")
-    return Run(folder, _read_config(folder / "config.json"), rows)
+    return Run(folder, _read_config(folder / "config.json"), rows, name)
+
+
+RunSource = Path | str | tuple[str, Path | str]
+"""A run folder, or a pair of a name for it and the folder."""
+
+
+def read_runs(sources: Sequence[RunSource]) -> list[Run]:
+    """Reads several run folders. See `read_run`."""
+    pairs = [source if isinstance(source, tuple) else ("", source) for source in sources]
+    return [read_run(Path(folder), name) for name, folder in pairs]
 
 
 def seed_curves(run: Run, metric: str, x: str = STEP_KEY) -> list[SeedCurve]:
@@ -115,13 +142,15 @@ def seed_curves(run: Run, metric: str, x: str = STEP_KEY) -> list[SeedCurve]:
         x: ``env_steps``, ``wall_seconds`` or ``cpu_seconds``; CPU seconds are divided by the number of seeds.
 
     Raises:
-        RunError: no line has the metric.
+        RunError: no line has the metric, or a line holds something that is not a number.
     """
     default_seed = run.config.get("seed", run.folder.name)
-    by_seed: dict[str, dict[float, dict[str, Any]]] = {}
+    by_seed: dict[str, dict[float, dict[str, float]]] = {}
     for row in run.rows:
         if metric in row and row.get(STEP_KEY) is not None and row.get(x) is not None:
-            by_seed.setdefault(str(row.get("seed", default_seed)), {})[float(row[STEP_KEY])] = row
+            numbers = {key: _number(row.get(key), key, run) for key in (STEP_KEY, x, "cpu_seconds", metric)}
+            if math.isfinite(numbers[STEP_KEY]) and math.isfinite(numbers[x]):
+                by_seed.setdefault(str(row.get("seed", default_seed)), {})[numbers[STEP_KEY]] = numbers
     if not by_seed:
         known = [key for key in run.metrics if "/" in key]
         hint = suggest(metric, known) if known else " It has no evaluations or training metrics yet."
@@ -133,56 +162,54 @@ def seed_curves(run: Run, metric: str, x: str = STEP_KEY) -> list[SeedCurve]:
         share = 1 / seeds if x == "cpu_seconds" else 1.0
         curves.append(
             SeedCurve(
-                arm=run.arm,
-                world=run.world,
                 seed=seed,
                 folder=run.folder,
-                env_steps=_column(rows, STEP_KEY),
-                x=_column(rows, x) * share,
-                values=_column(rows, metric),
-                cpu_seconds=float(_column(rows, "cpu_seconds")[-1]) / seeds,
+                env_steps=np.array([row[STEP_KEY] for row in rows]),
+                # A clock that was set back, for example on another host, must not let the curve run backwards.
+                x=np.maximum.accumulate(np.array([row[x] for row in rows])) * share,
+                values=np.array([row[metric] for row in rows]),
+                cpu_seconds=rows[-1]["cpu_seconds"] / seeds,
             )
         )
     return curves
 
 
-def collect(runs: Sequence[Run], metric: str, x: str = STEP_KEY) -> dict[str, dict[str, list[SeedCurve]]]:
-    """Curves of several runs: world, then arm, then its seeds, in the order in which they appear.
-
-    Raises:
-        RunError: a metric is missing, or two runs bring the same seed of the same arm (which would count it twice).
-    """
-    if not runs:
-        raise RunError("There are no runs to compare. Name one run folder or more.")
-    worlds: dict[str, dict[str, list[SeedCurve]]] = {}
-    for run in runs:
-        for curve in seed_curves(run, metric, x):
-            arm = worlds.setdefault(curve.world, {}).setdefault(curve.arm, [])
-            for other in arm:
-                if other.seed == curve.seed:
-                    raise RunError(
-                        f"{other.folder} and {curve.folder} both hold seed {curve.seed} of '{curve.arm}': one seed "
-                        "would count twice. Leave one out, or give one run another label."
-                    )
-            arm.append(curve)
-    return worlds
-
-
 def _read_config(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
     try:
+        if not path.exists():
+            return {}
         config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise RunError(f"{path} is not JSON ({error}).") from error
+    except OSError as error:
+        raise RunError(_unreadable(path, error)) from error
+    except (ValueError, RecursionError) as error:
+        raise RunError(f"{path} is not JSON ({error}). Restore the file, or delete it to plot without it.") from error
     if not isinstance(config, dict):
-        raise RunError(f"{path} is not a JSON object.")
+        raise RunError(f"{path} is not a JSON object. Restore the file, or delete it to plot without it.")
     return config
 
 
-def _column(rows: Sequence[dict[str, Any]], key: str) -> np.ndarray:
-    return np.array([np.nan if row.get(key) is None else float(row[key]) for row in rows])
+def _unreadable(path: Path, error: OSError) -> str:
+    return f"{path} cannot be read: {(error.strerror or str(error)).lower()}. Check its name and its permissions."
+
+
+def _number(value: Any, key: str, run: Run) -> float:
+    """NaN for ``null``, which stands for a number that is not finite, and for what is not finite."""
+    if value is None:
+        return math.nan
+    try:
+        if isinstance(value, str | bool):
+            raise TypeError
+        number = float(value)
+    except OverflowError:
+        return math.nan
+    except (TypeError, ValueError):
+        raise RunError(
+            f"{run.folder / 'metrics.jsonl'}: {key} = {json.dumps(value)}: must be a number or null. "
+            "Delete that line, or choose another metric."
+        ) from None
+    return number if math.isfinite(number) else math.nan
 
 
 def _natural(seed: str) -> tuple[int, int, str]:
-    return (0, int(seed), "") if seed.lstrip("-").isdigit() else (1, 0, seed)
+    digits = seed.removeprefix("-")
+    return (0, int(seed), "") if digits.isdecimal() and len(digits) < 1000 else (1, 0, seed)

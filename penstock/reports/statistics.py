@@ -115,10 +115,7 @@ def bootstrap_curves(
         Value, low, high: ``(G,)`` each.
     """
     _check(confidence, resamples)
-    arrays = [np.asarray(curves, float) for curves in strata]
-    require(
-        len(arrays) > 0 and all(len(a) > 0 for a in arrays), "strata", [a.shape for a in arrays], "may not be empty"
-    )
+    arrays = _strata(strata)
     pooled = np.concatenate(arrays)
     value = statistic(np.moveaxis(pooled, 0, -1))
     if all(len(a) < 2 for a in arrays):
@@ -143,26 +140,92 @@ def bootstrap_curves(
     return value, low, high
 
 
-def probability_of_improvement(
-    better: np.ndarray, baseline: np.ndarray, *, confidence: float | int = 0.95, resamples: int = 5000, seed: int = 0
-) -> Estimate:
-    """Probability that a random seed of ``better`` scores above one of ``baseline``, ties counting half.
+def performance_profile(
+    strata: Sequence[np.ndarray],
+    thresholds: Num[np.ndarray, "T"],
+    *,
+    confidence: float | int = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Score distribution of an arm: the fraction of runs above each threshold, in the mean over worlds.
 
-    This is the Mann-Whitney statistic U / (n m), with a bootstrap interval over the seeds of both arms.
+    With as many seeds on every world this is the fraction of all runs, as Agarwal et al. (2021) define it;
+    else every world still weighs the same. The interval is pointwise, from seeds drawn with replacement within worlds.
 
     Args:
-        better: scores ``(n,)``.
-        baseline: scores ``(m,)``.
+        strata: one ``(n_k,)`` array of normalised scores per world.
+        thresholds: ``(T,)``. A score must lie above one, not on it.
         confidence: nominal coverage.
         resamples: number of bootstrap samples.
         seed: of the resampling.
+
+    Returns:
+        Value, low, high: ``(T,)`` each, all NaN where a score is NaN; low and high also where no world has two scores.
     """
+    _check(confidence, resamples)
+    arrays = _strata(strata)
+    thresholds = np.asarray(thresholds, float)
+    nothing = np.full(thresholds.shape, np.nan)
+    if any(np.isnan(scores).any() for scores in arrays):
+        return nothing, nothing, nothing
+    above = [(scores[:, None] > thresholds).astype(float) for scores in arrays]
+    value = np.mean([rows.mean(0) for rows in above], axis=0)
+    if all(len(scores) < 2 for scores in arrays):
+        return value, nothing, nothing
+    generator = np.random.default_rng(seed)
+    spread = np.zeros((resamples, len(thresholds)))
+    for rows in above:
+        # How often each seed is drawn is all that a fraction depends on.
+        times = generator.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=resamples)
+        spread += times @ rows / len(rows) / len(above)
+    tail = 50 * (1 - confidence)
+    low, high = np.percentile(spread, [tail, 100 - tail], axis=0)
+    return value, low, high
 
-    def above(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        difference = x[..., :, None] - y[..., None, :]
-        return np.asarray(((np.sign(difference) + 1) / 2).mean((-1, -2)))
 
-    return _two_arms(better, baseline, above, confidence, resamples, seed)
+def probability_of_improvement(
+    better: Sequence[np.ndarray],
+    baseline: Sequence[np.ndarray],
+    *,
+    confidence: float | int = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Estimate:
+    """Probability that a random seed of ``better`` scores above one of ``baseline`` on a random world; ties count half.
+
+    On each world this is the Mann-Whitney statistic U / (n m); the worlds are averaged (Agarwal et al. 2021). The
+    interval is a bootstrap over the seeds of both arms within each world. Scores need not be normalised: only their
+    order within a world counts.
+
+    Args:
+        better: one ``(n_k,)`` array of scores per world.
+        baseline: one ``(m_k,)`` array per world, in the same order.
+        confidence: nominal coverage.
+        resamples: number of bootstrap samples.
+        seed: of the resampling.
+
+    Returns:
+        The estimate; NaN where a score is NaN, and without an interval where no world has two scores of both arms.
+    """
+    _check(confidence, resamples)
+    first, second = _strata(better), _strata(baseline)
+    require(len(first) == len(second), "strata", [len(first), len(second)], "both arms need the same worlds")
+    pairs = list(zip(first, second, strict=True))
+    count = min(sum(map(len, first)), sum(map(len, second)))
+    if any(np.isnan(scores).any() for scores in [*first, *second]):
+        return Estimate(np.nan, np.nan, np.nan, count)
+    value = float(np.mean([_fraction_above(x, y) for x, y in pairs]))
+    if all(min(len(x), len(y)) < 2 for x, y in pairs):
+        return Estimate(value, np.nan, np.nan, count)
+    generator = np.random.default_rng(seed)
+    spread = np.zeros(resamples)
+    for x, y in pairs:
+        drawn = [scores[generator.integers(len(scores), size=(resamples, len(scores)))] for scores in (x, y)]
+        spread += _fraction_above(*drawn) / len(pairs)
+    tail = 50 * (1 - confidence)
+    low, high = np.percentile(spread, [tail, 100 - tail])
+    return Estimate(value, float(low), float(high), count)
 
 
 def ratio(
@@ -270,6 +333,18 @@ def _two_arms(
     tail = 50 * (1 - confidence)
     low, high = np.percentile(spread, [tail, 100 - tail])
     return Estimate(value, float(low), float(high), count)
+
+
+def _fraction_above(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Fraction of pairs in which x is above y, ties counting half, over the last axes."""
+    return np.asarray(((np.sign(x[..., :, None] - y[..., None, :]) + 1) / 2).mean((-1, -2)))
+
+
+def _strata(strata: Sequence[np.ndarray]) -> list[np.ndarray]:
+    arrays = [np.asarray(scores, float) for scores in strata]
+    shapes = [scores.shape for scores in arrays]
+    require(len(arrays) > 0 and all(len(scores) > 0 for scores in arrays), "strata", shapes, "may not be empty")
+    return arrays
 
 
 def _check(confidence: float | int, resamples: int) -> None:

@@ -10,6 +10,7 @@ from penstock.reports.statistics import (
     bootstrap_interval,
     common_grid,
     interquartile_mean,
+    performance_profile,
     probability_of_improvement,
     ratio,
 )
@@ -97,11 +98,64 @@ def test_probability_of_improvement_is_mann_whitney():
     generator = np.random.default_rng(2)
     first, second = np.round(generator.normal(0.5, 1, 9), 1), np.round(generator.normal(0, 1, 7), 1)
     statistic = scipy.stats.mannwhitneyu(first, second).statistic
-    estimate = probability_of_improvement(first, second)
+    estimate = probability_of_improvement([first], [second])
     assert estimate.value == pytest.approx(statistic / (9 * 7))
     assert estimate.low < estimate.value < estimate.high
-    assert probability_of_improvement(np.array([1.0, 2.0]), np.array([1.0, 2.0])).value == 0.5
-    assert probability_of_improvement(np.array([3.0]), np.array([1.0, 2.0])).value == 1.0
+    assert probability_of_improvement([np.array([1.0, 2.0])], [np.array([1.0, 2.0])]).value == 0.5
+    single = probability_of_improvement([np.array([3.0])], [np.array([1.0, 2.0])])
+    assert single.value == 1.0 and np.isnan(single.low)
+
+
+def test_probability_of_improvement_averages_worlds_not_runs():
+    # World 1: 2 of 4 pairs above. World 2, with more seeds: 8 of 9 above and a tie. Pooled runs: other numbers.
+    better = [np.array([1.0, 4.0]), np.array([50.0, 60.0, 70.0])]
+    baseline = [np.array([2.0, 3.0]), np.array([10.0, 20.0, 50.0])]
+    assert probability_of_improvement(better, baseline).value == pytest.approx((2 / 4 + 8.5 / 9) / 2)
+    mirrored = probability_of_improvement(baseline, better).value
+    assert mirrored == pytest.approx(1 - (2 / 4 + 8.5 / 9) / 2)
+
+
+def test_probability_of_improvement_has_the_interval_of_a_plain_bootstrap():
+    generator = np.random.default_rng(4)
+    better = [generator.normal(0.4, 1, 6), generator.normal(0.8, 1, 5)]
+    baseline = [generator.normal(0, 1, 7), generator.normal(0, 1, 4)]
+    ours = probability_of_improvement(better, baseline, resamples=4000)
+    draws = []
+    for _ in range(4000):  # one pair at a time, by counting
+        fractions = []
+        for x, y in zip(better, baseline, strict=True):
+            x, y = generator.choice(x, len(x)), generator.choice(y, len(y))
+            fractions.append(sum((a > b) + 0.5 * (a == b) for a in x for b in y) / (len(x) * len(y)))
+        draws.append(np.mean(fractions))
+    assert ours.low == pytest.approx(np.percentile(draws, 2.5), abs=0.02)
+    assert ours.high == pytest.approx(np.percentile(draws, 97.5), abs=0.02)
+
+
+def test_performance_profile_of_hand_numbers():
+    worlds = [np.array([0.1, 0.5, 0.9, 0.5]), np.array([0.2, 0.6])]
+    value, low, high = performance_profile(worlds, np.array([0.0, 0.2, 0.5, 0.75, 1.0]))
+    # Above 0.5: one of four runs and one of two, each world for half; a score on the threshold is not above it.
+    np.testing.assert_allclose(value, [1, (3 / 4 + 1 / 2) / 2, (1 / 4 + 1 / 2) / 2, 1 / 8, 0])
+    assert (low <= value).all() and (value <= high).all() and low[2] < value[2] < high[2]
+    assert (low[0], high[0], low[-1], high[-1]) == (1, 1, 0, 0)
+
+
+def test_performance_profile_is_the_survival_function_of_all_runs_where_seeds_are_equal():
+    generator = np.random.default_rng(0)
+    worlds = list(generator.normal(0.5, 0.3, (3, 5)))
+    thresholds = np.linspace(-0.5, 1.5, 41)
+    value, low, high = performance_profile(worlds, thresholds, resamples=4000)
+    np.testing.assert_allclose(value, 1 - scipy.stats.ecdf(np.concatenate(worlds)).cdf.evaluate(thresholds))
+    resampled = [[generator.choice(scores, 5) for scores in worlds] for _ in range(4000)]
+    fractions = (np.reshape(resampled, (4000, 15, 1)) > thresholds).mean(1)
+    np.testing.assert_allclose(low, np.percentile(fractions, 2.5, axis=0), atol=0.07)  # steps of 1 / 15
+    np.testing.assert_allclose(high, np.percentile(fractions, 97.5, axis=0), atol=0.07)
+
+
+def test_a_score_that_is_not_a_number_is_not_a_failed_run():
+    value, _, _ = performance_profile([np.array([1.0, np.nan])], np.array([0.0]))
+    assert np.isnan(value).all()
+    assert np.isnan(probability_of_improvement([np.array([1.0, np.nan])], [np.array([0.0, 0.5])]).value)
 
 
 def test_ratio_of_arms():
@@ -155,3 +209,7 @@ def test_errors_are_sentences():
         bootstrap_interval([np.ones(3)], confidence=95)
     with pytest.raises(ConfigurationError, match="may not be empty"):
         bootstrap_interval([np.ones(3), np.ones(0)])
+    with pytest.raises(ConfigurationError, match="may not be empty"):
+        performance_profile([], np.ones(2))
+    with pytest.raises(ConfigurationError, match="both arms need the same worlds"):
+        probability_of_improvement([np.ones(3)], [np.ones(3), np.ones(3)])
