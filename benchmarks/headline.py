@@ -83,7 +83,7 @@ TRIALS: dict[str, dict[str, list[str]]] = {
         "no-decay+lr-2e-3": [EARLY, "actor_learning_rate=2e-3"],
         "no-decay+clip-1": [EARLY, "gradient_clip=1.0"],
         "no-decay+window-32": [EARLY, "window=32"],
-        "no-decay+elu-gain-1.4": [EARLY, "activation='elu'", "initialization_gain=1.4142135"],
+        "no-decay+elu-gain-1.4": [EARLY, "activation='elu'"],
         "no-decay+no-weight-decay": [EARLY, "weight_decay=0.0"],
     },
 }

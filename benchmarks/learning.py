@@ -39,12 +39,13 @@ def train_arm(arguments: argparse.Namespace) -> None:
 
     set_up_jax()
     from penstock.training.loop import Silent, train
-    from penstock.training.plan import make_plan, parse_world_options
+    from penstock.training.plan import RUN_FIELDS, make_plan, parse_world_options
 
     algorithm, settings = ARMS[arguments.arm]
     settings = settings | {name: ast.literal_eval(value) for name, value in (pair.split("=") for pair in arguments.set)}
     given = {"evaluate_every": arguments.evaluate_every, "num_envs": arguments.num_envs}
     fields = {name: value for name, value in given.items() if value}
+    fields |= {name: settings.pop(name) for name in RUN_FIELDS if name in settings}
     plan = make_plan(
         algorithm,
         arguments.world,

@@ -11,8 +11,10 @@ import numpy as np
 from penstock._errors import ConfigurationError, require
 from penstock._jax_setup import set_up_jax
 from penstock._types import Actions
+from penstock.networks.precision import Precision
 from penstock.observation import Observation
-from penstock.policies import Agent
+from penstock.policies import Agent, DeterministicAction
+from penstock.policies.deterministic_action import DeterministicName
 from penstock.storage.metrics_log import read_metrics
 from penstock.storage.run_folder import METRICS_NAME
 from penstock.training.loop import Observer, Result, Silent
@@ -42,6 +44,9 @@ def train(
     log_every: int | None = None,
     evaluate_every: int | None = None,
     evaluation_episodes: int | None = None,
+    deterministic_action: DeterministicName | None = None,
+    deterministic_draws: int = DeterministicAction.draws,
+    precision: Precision = "float32",
     label: str = "",
     progress: bool = True,
     on_metrics: Callable[[Rows], bool | None] | None = None,
@@ -63,6 +68,9 @@ def train(
         log_every: iterations per line of metrics.
         evaluate_every: environment steps between evaluations.
         evaluation_episodes: episodes per evaluation.
+        deterministic_action: of a flow, the action without noise: zero, typical, mean or modal; None as usual.
+        deterministic_draws: fixed noises of mean and modal.
+        precision: float32 or bfloat16; see `RunPlan`.
         label: name of the arm in comparisons.
         progress: show the progress display on standard error.
         on_metrics: called with every new line of metrics, one dictionary per seed; True stops the run, which is saved
@@ -77,7 +85,14 @@ def train(
     given = {"steps": steps, "num_envs": num_envs, "log_every": log_every, "evaluate_every": evaluate_every}
     given["evaluation_episodes"] = evaluation_episodes
     fields = {name: value for name, value in given.items() if value is not None}
-    fields |= {"seed": seed, "seeds": seeds, "label": label, "world_options": dict(world_options or {})}
+    fields |= {
+        "seed": seed,
+        "seeds": seeds,
+        "label": label,
+        "precision": precision,
+        "world_options": dict(world_options or {}),
+    }
+    fields |= {"deterministic_action": deterministic_action, "deterministic_draws": deterministic_draws}
     plan = make_plan(algorithm, world, preset=preset, settings=settings, **fields)
     return _train(plan, run_dir or default_run_dir(plan), progress, on_metrics, allow_config_change)
 
@@ -166,7 +181,7 @@ class Run:
         require(seed in self.seeds, "seed", seed, f"this run has the seeds {list(self.seeds)}")
         restored = self._open(checkpoint)
         learned = restored.state.seed(seed - self.plan.seed).learned
-        return TrainedAgent(restored.learner.agent(learned), restored.learner.world)
+        return TrainedAgent(restored.learner.evaluated(learned), restored.learner.world)
 
     def evaluate(
         self, episodes: int = 64, *, seed: int = 12345, checkpoint: Literal["last", "best"] = "last"

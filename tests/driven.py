@@ -44,7 +44,7 @@ class Driven:
 
     def learn(self, learned, batch, key, count):
         zero = jnp.zeros((), jnp.int32)
-        updated = self.learner.update(learned, batch, key, Clock(zero, zero, count))
+        updated = self.learner.update_from_batch(learned, batch, key, Clock(zero, zero, count))
         return updated.learned, results(updated.metrics)
 
     def measure(self, state):

@@ -20,8 +20,6 @@ class Config(PathwiseConfig):
 
     activation: str = "elu"
     """Activation of all networks: silu, elu, relu or tanh. APG: elu."""
-    initialization_gain: float = 2.0**0.5
-    """Gain of the orthogonal initialisation of hidden layers. APG: sqrt(2)."""
     policy: PolicySettings = GLOBAL_STD
     """The policy; its class first. APG: a Gaussian with a global standard deviation."""
     critic: None = None

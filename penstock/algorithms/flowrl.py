@@ -34,7 +34,17 @@ from penstock.critics.expectile import expectile_loss
 from penstock.data import Batch
 from penstock.networks import Trunk, make_encoder
 from penstock.networks.optimization import guarded_step, make_constant_optimizer
-from penstock.policies import Actor, Agent, FlowSettings, Need, PolicySettings, VelocityFlow, make_actor
+from penstock.policies import (
+    Actor,
+    Agent,
+    DeterministicAction,
+    FlowSettings,
+    Need,
+    PolicySettings,
+    VelocityFlow,
+    make_actor,
+)
+from penstock.policies.deterministic_action import ZERO_NOISE
 from penstock.worlds import World
 
 
@@ -94,7 +104,7 @@ class Config(OffPolicyConfig):
     """Activation of the actor."""
     layer_norm: bool = True
     """LayerNorm in all networks."""
-    policy: PolicySettings = FlowSettings(flow_steps=1, stepper="midpoint", velocity="mlp", deterministic_action="zero")
+    policy: PolicySettings = FlowSettings(flow_steps=1, stepper="midpoint", velocity="mlp")
     """The policy; its class first. FlowRL: one step of the midpoint rule, two network calls."""
     critic: ValueSettings = ValueSettings()
     """The value networks."""
@@ -129,6 +139,10 @@ class Config(OffPolicyConfig):
             refuse_idle(self, "behaviour_values = False", "expectile")
         if self.recent_fraction == 0.0:
             refuse_idle(self, "recent_fraction = 0.0", "newest")
+
+    def deterministic(self) -> DeterministicAction:
+        """See `AlgorithmSettings.deterministic`: zero noise."""
+        return ZERO_NOISE
 
     def actor_trunk(self) -> Trunk:
         """Shape of the velocity network."""

@@ -19,8 +19,10 @@ from jaxtyping import Array, Bool, Int, PyTree
 from penstock._errors import ConfigurationError
 from penstock._settings import Settings
 from penstock._types import Key, Scalar
+from penstock.networks.precision import Precision, in_precision
 from penstock.observation import Observation
-from penstock.policies import Agent, Draw, Need, Policy, require_of_policy
+from penstock.policies import Agent, DeterministicAction, Draw, Need, Policy, PolicySettings, require_of_policy
+from penstock.policies.deterministic_action import ZERO_NOISE
 from penstock.worlds import World
 
 
@@ -34,6 +36,16 @@ class AlgorithmSettings(Settings):
             f"{type(self).__module__}.{type(self).__name__}: does not say how many control steps an iteration has. "
             "Give it a property iteration_steps (docs/add_an_algorithm.md)."
         )
+
+    @property
+    def widest_layer(self) -> int | None:
+        """The widest hidden layer, where the settings say: of whether bfloat16 can do anything."""
+        return None
+
+    def deterministic(self) -> DeterministicAction:
+        """What the policy does without noise, where the plan does not say otherwise."""
+        policy = getattr(self, "policy", None)
+        return policy.deterministic() if isinstance(policy, PolicySettings) else ZERO_NOISE
 
 
 # ---------------------------------------------------------------------- what an update learns from
@@ -230,6 +242,10 @@ class Learner(abc.ABC, Generic[ConfigT]):
     config: ConfigT
     world: World
     planned_updates: int
+    precision: Precision = "float32"
+    """In which large matrix products of updates from batches are; the plan's, which sets it."""
+    deterministic: DeterministicAction | None = None
+    """The action without noise of who is evaluated and filmed, likewise; None leaves it to `agent`."""
 
     def __init__(self, config: ConfigT, world: World, planned_updates: int):
         self.config = config
@@ -292,6 +308,14 @@ class Learner(abc.ABC, Generic[ConfigT]):
     def shapes(self) -> Any:
         """What is learned, in shapes and dtypes without values."""
         return jax.eval_shape(lambda key: self.init(self.run_keys(key).learned), jax.random.key(0))
+
+    def update_from_batch(self, learned: Any, batch: Any, key: Key, clock: Clock) -> Updated:
+        """`update` on a batch of a replay memory, in the run's precision."""
+        return in_precision(self.precision, self.update)(learned, batch, key, clock)
+
+    def evaluated(self, learned: Any) -> Agent:
+        """`agent`, with the run's action without noise: who is evaluated and filmed."""
+        return self.agent(learned).acting_by(self.deterministic)
 
     @property
     def steps_per_update(self) -> int:

@@ -17,7 +17,6 @@ from penstock.algorithms.learner import Batches, Clock, Learner, Metrics, Update
 from penstock.algorithms.off_policy_config import OffPolicyConfig
 from penstock.data import Batch
 from penstock.networks import Normalizer
-from penstock.networks.precision import in_precision
 from penstock.policies import Agent
 from penstock.worlds import World
 
@@ -67,10 +66,9 @@ class OffPolicyLearner(Learner[ConfigT]):
     # ------------------------------------------------------------------ what follows
 
     def update(self, learned: Any, data: Batch, key: Key, clock: Clock) -> Updated:
-        """See `Learner.update`: `gradient_step` in the configured precision."""
+        """See `Learner.update`: a `gradient_step`."""
         count = clock.gradient_steps
-        step = in_precision(self.config.precision, self.gradient_step)
-        return Updated(*step(learned, data, purpose_key(key, count, "gradient step"), count))
+        return Updated(*self.gradient_step(learned, data, purpose_key(key, count, "gradient step"), count))
 
     @property
     def data(self) -> Batches:

@@ -9,8 +9,7 @@ from penstock._settings import Choice, Part
 from penstock.algorithms.learner import AlgorithmSettings
 from penstock.algorithms.rules import require_betas, require_rate, require_widths
 from penstock.networks import Trunk
-from penstock.networks.precision import SHORTEST_SIDE, Precision
-from penstock.policies import DeterministicAction, GaussianSettings, PolicySettings
+from penstock.policies import GaussianSettings, PolicySettings
 
 
 def refuse_idle(config: Any, because: str, *fields: str) -> None:
@@ -147,9 +146,6 @@ class OffPolicyConfig(AlgorithmSettings):
     activation: str = "relu"
     """Activation of networks that have none of their own: relu, silu, gelu, elu, mish or tanh. A decoded velocity and
     SAC Flow's gated one have."""
-    precision: Precision = "float32"
-    """Factors of the large matrix products of gradient steps: float32, or bfloat16, quicker on accelerators and CPUs
-    that multiply bfloat16 matrices in hardware. All else is float32: convolutions, acting, evaluation."""
     policy: PolicySettings = GaussianSettings(initial_log_std=0.0)
     """The policy; its class first."""
     critic: CriticSettings = CriticSettings()
@@ -169,14 +165,6 @@ class OffPolicyConfig(AlgorithmSettings):
             self.batch_size,
             f"must not exceed replay_capacity = {self.replay_capacity}",
         )
-        widest = max(*self.actor_hidden, *self.critic.critic_hidden)
-        for field, value in (("batch_size", self.batch_size), ("the widest hidden layer", widest)):
-            require(
-                self.precision == "float32" or value >= SHORTEST_SIDE,
-                field,
-                value,
-                f"must be at least {SHORTEST_SIDE} with precision = 'bfloat16': smaller products stay float32",
-            )
         self.actor_trunk()  # refuses an unknown activation
 
     @property
@@ -184,10 +172,11 @@ class OffPolicyConfig(AlgorithmSettings):
         """Control steps per iteration."""
         return self.collect_steps
 
+    @property
+    def widest_layer(self) -> int:
+        """See `AlgorithmSettings.widest_layer`."""
+        return max(*self.actor_hidden, *self.critic.critic_hidden)
+
     def actor_trunk(self) -> Trunk:
         """Shape of the actor's networks."""
         return Trunk(self.actor_hidden, self.activation, layer_norm=False)
-
-    def deterministic(self) -> DeterministicAction:
-        """What the policy does without noise."""
-        return self.policy.deterministic()

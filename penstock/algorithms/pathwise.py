@@ -152,7 +152,7 @@ class PathwiseLearner(Learner[ConfigT]):
     @property
     def data(self) -> DifferentiableWindow:
         """See `Learner.data`."""
-        return DifferentiableWindow(self.config.window, self.config.stagger_episodes)
+        return DifferentiableWindow(self.config.window, stagger=True)
 
     def run_keys(self, key: Key) -> RunKeys:
         """See `Learner.run_keys`; one key for the actor, one for the critic."""
@@ -286,9 +286,6 @@ class PathwiseLearner(Learner[ConfigT]):
         now = Now(learned, window, key, clock, metrics, events)
         evidence = Evidence(window.diagnostics, gradient, window.gradient_events)
         metrics["actor/return_gradient_norm"] = optax.tree.norm(gradient)
-        if self.config.return_gradient_clip is not None:
-            scale = jnp.minimum(1.0, self.config.return_gradient_clip / metrics["actor/return_gradient_norm"])
-            gradient = jax.tree.map(lambda leaf: leaf * scale, gradient)
         for name, part in self.regularizer_gradients(now).items():
             metrics[f"actor/{name}_gradient_norm"] = optax.tree.norm(part)
             gradient = jax.tree.map(jnp.add, gradient, part)

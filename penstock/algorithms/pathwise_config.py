@@ -8,7 +8,16 @@ from penstock._settings import Part
 from penstock.algorithms.learner import AlgorithmSettings
 from penstock.algorithms.rules import require_betas, require_rate, require_widths
 from penstock.networks import Trunk
-from penstock.policies import DeterministicAction, GaussianSettings, PolicySettings
+from penstock.policies import GaussianSettings, PolicySettings
+
+INITIAL_GAINS = {"elu": math.sqrt(2.0), "relu": math.sqrt(2.0), "tanh": 5.0 / 3.0}
+"""Gains of the orthogonal initialisation of hidden layers that keep a signal's scale: elu as SHAC and APG published
+it, relu by He et al. 2015 (arXiv 1502.01852), tanh as PyTorch's `calculate_gain`."""
+
+
+def initial_gain(activation: str) -> float:
+    """Gain of the orthogonal initialisation of hidden layers with this activation; silu, as SAPO published it: 1."""
+    return INITIAL_GAINS.get(activation, 1.0)
 
 
 def require_decay(final: float, field: str, rate: float) -> None:
@@ -78,24 +87,17 @@ class PathwiseConfig(AlgorithmSettings):
     """H, environment steps per gradient window. Longer sees further and makes gradients rougher. Papers: 32."""
     discount: float = 0.99
     """gamma, weight of the next step's reward."""
-    return_gradient_clip: float | None = None
-    """Largest norm of the return's gradient alone, before regularizers are added; None leaves it to
-    ``gradient_clip``. Use it where exploding returns drown the regularizers."""
     gradient_limit: float = 1e3
     """Largest gradient of one environment's own window return with respect to its state and action at any step;
     beyond it that environment is scaled down and counted."""
     actor_hidden: tuple[int, ...] = (128, 64, 32)
     """Widths of the actor's hidden layers."""
     activation: str = "silu"
-    """Activation of all networks: silu, elu, relu or tanh. SHAC, APG: elu."""
+    """Activation of all networks: silu, elu, relu or tanh; their initial weights follow. SHAC, APG: elu."""
     layer_norm: bool = True
     """LayerNorm in all hidden layers."""
-    initialization_gain: float = 1.0
-    """Gain of the orthogonal initialisation of hidden layers. SHAC, APG: sqrt(2)."""
     normalize_observations: bool = True
     """Normalise observation vectors by running statistics, frozen inside a window. Point clouds never are."""
-    stagger_episodes: bool = True
-    """Start environments at random ages, so that their time limits do not coincide."""
     chunk_length: int = 1
     """C, actions planned per policy call and run open loop. Must divide ``window``."""
     policy: PolicySettings = GaussianSettings()
@@ -110,10 +112,6 @@ class PathwiseConfig(AlgorithmSettings):
             require(getattr(self, field) >= 1, field, getattr(self, field), "must be at least 1")
         require(0.0 <= self.discount <= 1.0, "discount", self.discount, "must lie in [0, 1]")
         require(self.gradient_limit > 0.0, "gradient_limit", self.gradient_limit, "must be greater than 0")
-        gain = self.initialization_gain
-        require(0.0 < gain < math.inf, "initialization_gain", gain, "must be finite and greater than 0")
-        clip = self.return_gradient_clip
-        require(clip is None or clip > 0.0, "return_gradient_clip", clip, "must be greater than 0, or None")
         require_widths("actor_hidden", self.actor_hidden)
         if self.critic is not None:
             final = self.optimizer.final_learning_rate
@@ -133,8 +131,4 @@ class PathwiseConfig(AlgorithmSettings):
 
     def trunk(self, hidden: tuple[int, ...]) -> Trunk:
         """Shape of a network with these hidden layers."""
-        return Trunk(hidden, self.activation, self.layer_norm, self.initialization_gain)
-
-    def deterministic(self) -> DeterministicAction:
-        """What the policy does without noise."""
-        return self.policy.deterministic()
+        return Trunk(hidden, self.activation, self.layer_norm, initial_gain(self.activation))

@@ -26,8 +26,6 @@ class Config(PathwiseConfig):
     humanoids, hands, soft bodies)."""
     activation: str = "elu"
     """Activation of all networks: silu, elu, relu or tanh. SHAC: elu."""
-    initialization_gain: float = 2.0**0.5
-    """Gain of the orthogonal initialisation of hidden layers. SHAC: sqrt(2)."""
     policy: PolicySettings = GLOBAL_STD
     """The policy; its class first. SHAC: a Gaussian with a global standard deviation."""
     optimizer: OptimizerSettings = ADAM

@@ -58,7 +58,7 @@ def episode_scenes(learner: Learner, state: RunState, *, seed: int = 0, determin
 
     @jax.jit
     def episode(learned, key):
-        evaluation, bodies = run_episodes(learner.agent(learned), world, key, deterministic=deterministic)
+        evaluation, bodies = run_episodes(learner.evaluated(learned), world, key, deterministic=deterministic)
         return evaluation.episode_length, bodies
 
     length, bodies = jax.device_get(episode(first.learned, key))

@@ -17,7 +17,8 @@ from penstock.training.plan import RunPlan, parse_world_options
 def plan_from_options(options: Any) -> RunPlan:
     """The plan that a parsed command line describes."""
     shared = ("algorithm", "settings", "seed", "seeds", "steps", "num_envs", "log_every", "evaluate_every")
-    fields = {name: getattr(options, name) for name in (*shared, "evaluation_episodes", "label")}
+    more = ("evaluation_episodes", "deterministic_action", "deterministic_draws", "precision", "label")
+    fields = {name: getattr(options, name) for name in (*shared, *more)}
     world_options = parse_world_options(options.world_option)
     return RunPlan(world=resolved_spec(options.world), world_options=world_options, **fields)
 

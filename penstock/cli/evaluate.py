@@ -50,8 +50,7 @@ def run(arguments: list[str]) -> int:
         raise ConfigurationError("replan_every_step: this policy acts at every step already; leave it out.")
     rule = None
     if options.deterministic_action != "run":
-        draws = restored.plan.settings.flat().get("deterministic_draws", DeterministicAction.draws)
-        rule = DeterministicAction(options.deterministic_action, draws)
+        rule = DeterministicAction(options.deterministic_action, restored.plan.deterministic_draws)
     results = evaluate_seeds(
         restored.learner,
         restored.state,

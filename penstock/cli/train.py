@@ -3,7 +3,7 @@
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from tyro.conf import Suppress
 
@@ -43,6 +43,14 @@ class TrainOptions(Generic[ConfigT]):
     """Environment steps between evaluations."""
     evaluation_episodes: int = 16
     """Episodes per evaluation, for the stochastic and for the deterministic policy."""
+    deterministic_action: Literal["zero", "typical", "mean", "modal"] | None = None
+    """Of a flow, the action without noise, for evaluation and films: that of zero noise, of one fixed typical noise,
+    the mean over a few fixed noises, or modal: the middle of one mode of those. None: zero with FlowRL, else modal."""
+    deterministic_draws: int = 8
+    """Fixed noises of mean and modal. An even number."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Off-policy: factors of the large matrix products of gradient steps: float32, or bfloat16, quicker on accelerators
+    and CPUs that multiply bfloat16 matrices in hardware. All else is float32: convolutions, acting, evaluation."""
     label: str = ""
     """Name of the arm in comparisons; by default the algorithm."""
     video: bool = True

@@ -6,7 +6,7 @@ import functools
 import inspect
 import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 
@@ -18,7 +18,7 @@ from penstock.networks import Trunk, make_encoder
 from penstock.observation import ObservationSpec
 from penstock.policies.agent import Actor
 from penstock.policies.deterministic import Deterministic
-from penstock.policies.deterministic_action import ZERO_NOISE, DeterministicAction, DeterministicName
+from penstock.policies.deterministic_action import ZERO_NOISE, DeterministicAction
 from penstock.policies.gaussian import LOG_STD_BOUNDS, SquashedGaussian
 from penstock.policies.marginal_flow import MarginalFlow
 from penstock.policies.noisy_flow import NoisyFlow, largest_step_std, path_entropy_target
@@ -36,6 +36,8 @@ class PolicySettings(Choice):
 
     policy: str = ""
     """Policy class."""
+    has_rules: ClassVar[bool] = False
+    """Whether a run may choose another `deterministic` by ``deterministic_action``."""
 
     @abc.abstractmethod
     def build(self, key: Key, feature_size: int, flat_size: int, trunk: Trunk) -> Policy:
@@ -108,6 +110,8 @@ class GaussianSettings(PolicySettings):
 class FlowSettings(PolicySettings):
     """A velocity flow."""
 
+    has_rules: ClassVar[bool] = True
+    """See `PolicySettings`: zero noise is none of the noises on which a flow is trained."""
     policy: str = "flow"
     """Policy class: gaussian (tanh-squashed), flow (velocity flow), noisy-flow (with a density) or deterministic."""
     flow_steps: int = 4
@@ -117,15 +121,9 @@ class FlowSettings(PolicySettings):
     velocity: VelocityName = "affine"
     """Flow: velocity field: affine (p + q x, which shapes the noise of every entry), mlp (RFO's paper), gated (Flow-G)
     or decoded (Flow-T, whose width is the first of ``actor_hidden``)."""
-    deterministic_action: DeterministicName = "modal"
-    """Flow: the action without noise, for evaluation and films: that of zero noise, of one fixed typical noise, the
-    mean over a few fixed noises, or modal: the middle of one mode of those."""
-    deterministic_draws: int = 8
-    """Flow: fixed noises of mean and modal. An even number."""
 
     def __post_init__(self):
         require_scheme(self.flow_steps, self.stepper)
-        self.deterministic()  # refuses an odd number
 
     def build(self, key: Key, feature_size: int, flat_size: int, trunk: Trunk) -> VelocityFlow:
         """See `PolicySettings.build`."""
@@ -138,8 +136,8 @@ class FlowSettings(PolicySettings):
         )
 
     def deterministic(self) -> DeterministicAction:
-        """See `PolicySettings.deterministic`."""
-        return DeterministicAction(self.deterministic_action, self.deterministic_draws)
+        """See `PolicySettings.deterministic`: the middle of one mode of a few fixed noises' actions."""
+        return DeterministicAction("modal")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,7 +22,7 @@ class HostedEvaluator:
     Args:
         learner: the algorithm.
         world: one environment per episode.
-        deterministic: the rule of the deterministic action, in place of the learner's own.
+        deterministic: the rule of the deterministic action, in place of the run's.
     """
 
     def __init__(self, learner: Learner, world: HostedWorld, deterministic: DeterministicAction | None = None):
@@ -37,7 +37,7 @@ class HostedEvaluator:
 
         def act(leaves, observation, key, t, deterministic):
             self.traces += 1
-            agent = learner.agent(jax.tree.unflatten(structure, leaves)).acting_by(rule)
+            agent = learner.evaluated(jax.tree.unflatten(structure, leaves)).acting_by(rule)
             sample = agent.mode(observation) if deterministic else agent.sample(observation, jax.random.fold_in(key, t))
             return sample.action
 

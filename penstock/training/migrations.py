@@ -1,5 +1,6 @@
 """What runs of earlier versions called things, so that they can be continued, evaluated and filmed."""
 
+import math
 from collections.abc import Container, Mapping
 from typing import Any
 
@@ -9,8 +10,11 @@ import jax.numpy as jnp
 
 from penstock._errors import ConfigurationError
 from penstock.algorithms.learner import Clock
+from penstock.algorithms.pathwise_config import initial_gain
 from penstock.algorithms.registry import ALGORITHMS
+from penstock.policies import DeterministicAction
 from penstock.training.drivers.state import RunState
+from penstock.training.plan import RUN_FIELDS
 
 STATE_NAMES = (
     (".policy.inner.", ".policy."),  # chunks were a policy around a policy
@@ -49,9 +53,6 @@ class FormerState(eqx.Module):
 
 
 ADDED_LATER: dict[str, Any] = {
-    "deterministic_action": "zero",
-    "deterministic_draws": 8,
-    "precision": "float32",
     "actor_batch_renorm": False,
     "state_dependent_std": True,
     "stepper": "euler",
@@ -73,11 +74,27 @@ RELEASED_ALONE = {
 """Settings of sac-flow that reproduced the released code, each with the paper's value, which is the only one now."""
 
 
+RULE_THEN = "zero"
+"""The deterministic action before there was a choice."""
+
+
+def _gain_of(settings: Mapping[str, Any]) -> float:
+    return initial_gain(str(settings.get("activation")))
+
+
+GONE: dict[str, dict[str, Any]] = {
+    "pathwise": {"stagger_episodes": True, "return_gradient_clip": None, "initialization_gain": _gain_of},
+}
+"""Settings that are no more, by family or algorithm, each with the value that all runs have now; or a function that
+makes it of the other settings."""
+
+
 def completed(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The content of a ``config.json`` as it would be written today.
 
     Settings that did not exist when it was written are `ADDED_LATER`; those that nothing read, as a Gaussian's beside a
-    flow, are gone. So an older run can be continued. Any other setting that is missing counts as a change.
+    flow, are gone, as are those that have one value now; some are fields of the plan. So an older run can be continued.
+    Any other setting that is missing counts as a change.
 
     Raises:
         ConfigurationError: the run was made with what exists no more.
@@ -88,12 +105,41 @@ def completed(config: Mapping[str, Any]) -> Mapping[str, Any]:
     config_class, known = ALGORITHMS[algorithm].config, ALGORITHMS[algorithm].config.all_names()
     if algorithm == "sac-flow":
         settings = _without_released_settings(settings)
+    settings = _without_gone({**GONE.get(ALGORITHMS[algorithm].family, {}), **GONE.get(algorithm, {})}, settings)
+    kept = {name: value for name, value in settings.items() if name not in RUN_FIELDS}
     then = {**ADDED_LATER, "policy": POLICY_THEN[algorithm]} if algorithm in POLICY_THEN else ADDED_LATER
     later = {name: value for name, value in then.items() if name in known}
     try:
-        return {**config, "settings": config_class.applicable({**later, **settings}, {})}
+        kept = config_class.applicable({**later, **kept}, {})
+        run = {**_run_fields(settings, config_class.of(**kept)), **config}
     except ConfigurationError:
         return config  # likewise
+    return {**run, "settings": kept}
+
+
+def _run_fields(settings: Mapping[str, Any], now: Any) -> dict[str, Any]:
+    """What a run of former settings says of the fields that are the plan's now; None where it did as is done anyway."""
+    fields = {"deterministic_action": None, "deterministic_draws": DeterministicAction.draws}
+    fields["precision"] = settings.get("precision", "float32")
+    if now.policy.has_rules:
+        rule = settings.get("deterministic_action", RULE_THEN)
+        fields["deterministic_action"] = None if rule == now.deterministic().rule else rule
+        if rule in ("mean", "modal"):
+            fields["deterministic_draws"] = settings.get("deterministic_draws", DeterministicAction.draws)
+    return fields
+
+
+def _without_gone(gone: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    for name, today in gone.items():
+        expected = today(settings) if callable(today) else today
+        found = settings.get(name, expected)
+        same = math.isclose(found, expected, rel_tol=1e-6) if isinstance(expected, float) else found == expected
+        if not same:
+            raise ConfigurationError(
+                f"{name} = {found!r}: this run was made with a setting that is gone; all runs have {expected!r} now. "
+                "It can be plotted, but neither continued nor evaluated. Train anew, or use the version that made it."
+            )
+    return {name: value for name, value in settings.items() if name not in gone}
 
 
 def _without_released_settings(settings: Mapping[str, Any]) -> dict[str, Any]:

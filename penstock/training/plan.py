@@ -12,21 +12,30 @@ import penstock
 from penstock._errors import ConfigurationError, require, suggest
 from penstock._field_types import convert, convert_fields
 from penstock._own_code import resolved_spec
-from penstock.algorithms.learner import Learner
+from penstock.algorithms.learner import Batches, Learner
 from penstock.algorithms.registry import algorithm_entry
+from penstock.networks.precision import SHORTEST_SIDE, Precision
+from penstock.policies import DeterministicAction
+from penstock.policies.deterministic_action import DeterministicName
 from penstock.training.presets import preset as preset_of
 from penstock.worlds import FunctionalWorld, World
 from penstock.worlds.loading import load_world
 from penstock.worlds.registry import is_own, option_types
 
 SAFE_TO_CHANGE = frozenset(
-    {"steps", "label", "log_every", "evaluate_every", "evaluation_episodes", "penstock", "world_constants"}
+    {
+        *("steps", "label", "log_every", "evaluate_every", "evaluation_episodes"),
+        *("deterministic_action", "deterministic_draws", "penstock", "world_constants"),
+    }
 )
 """Fields in which a continued run may differ from the run so far. ``world_constants`` follow from the others."""
 
 
 KEPT_FOR_LIFE = frozenset({"num_envs", "seeds", "settings.collect_steps", "settings.window"})
 """Fields that a run keeps whatever is allowed: they give its state a shape, or its steps a count."""
+
+RUN_FIELDS = ("deterministic_action", "deterministic_draws", "precision")
+"""Fields of the plan that were settings of the algorithm: they say how a run is computed and evaluated."""
 
 NOT_OF_THE_PLAN = ("penstock", "world_constants", "world_source", "algorithm_source", "policy_source")
 """What ``config.json`` records beside the plan."""
@@ -47,6 +56,11 @@ class RunPlan:
         log_every: iterations per line of metrics.
         evaluate_every: environment steps between evaluations.
         evaluation_episodes: episodes per evaluation, for the stochastic and the deterministic policy each.
+        deterministic_action: of policies that have several rules (flows), the action without noise that is evaluated
+            and filmed; None leaves it to algorithm and policy.
+        deterministic_draws: fixed noises of the rules that use several.
+        precision: of algorithms that learn from a replay memory, factors of the large matrix products of updates:
+            float32 or bfloat16.
         label: name of the arm in comparisons.
         settings: the algorithm's configuration.
     """
@@ -62,6 +76,9 @@ class RunPlan:
     log_every: int = 10
     evaluate_every: int = 20_000
     evaluation_episodes: int = 16
+    deterministic_action: DeterministicName | None = None
+    deterministic_draws: int = DeterministicAction.draws
+    precision: Precision = "float32"
     label: str = ""
 
     def __post_init__(self):
@@ -72,6 +89,7 @@ class RunPlan:
             require(getattr(self, field) >= 1, field, getattr(self, field), "must be at least 1")
         require(0 <= self.seed < 2**31 - self.seeds, "seed", self.seed, "must lie in [0, 2^31)")
         require(self.steps < 2**31, "steps", self.steps, "must be smaller than 2^31")
+        self.deterministic()  # refuses what does nothing
 
     def make_world(self) -> World:
         """Builds the world.
@@ -109,7 +127,51 @@ class RunPlan:
 
     def make_learner(self, world: World) -> Learner:
         """Builds the learner, bound to the world and to this plan's number of iterations."""
-        return algorithm_entry(self.algorithm).learner(self.settings, world, self.updates)
+        learner = algorithm_entry(self.algorithm).learner(self.settings, world, self.updates)
+        if self.precision != "float32":
+            self._require_large_products(learner)
+        learner.precision, learner.deterministic = self.precision, self.deterministic()
+        return learner
+
+    def deterministic(self) -> DeterministicAction | None:
+        """What the policy does without noise; None leaves it to algorithm and policy.
+
+        Raises:
+            ConfigurationError: the policy has no choice of rules, or the rule uses no fixed noises.
+        """
+        action, draws = self.deterministic_action, self.deterministic_draws
+        chosen = {"deterministic_action": (action, None), "deterministic_draws": (draws, DeterministicAction.draws)}
+        changed = {field: value for field, (value, default) in chosen.items() if value != default}
+        if not changed:
+            return None
+        policy = getattr(self.settings, "policy", None)
+        for field, value in changed.items():
+            if not getattr(policy, "has_rules", False):
+                name = getattr(policy, "policy", "none")
+                raise ConfigurationError(
+                    f"{field} = {value!r}: does nothing with policy = {name!r}, which has one action without noise. "
+                    "Leave it out, or choose --policy flow."
+                )
+        rule = DeterministicAction(self.settings.deterministic().rule if action is None else action, draws)
+        if "deterministic_draws" in changed and rule.rule not in ("mean", "modal"):
+            raise ConfigurationError(
+                f"deterministic_draws = {draws}: does nothing with deterministic_action = {rule.rule!r}. Leave it out, "
+                "or choose mean or modal."
+            )
+        return rule
+
+    def _require_large_products(self, learner: Learner) -> None:
+        """Refuses a precision in which nothing would be computed."""
+        need, precision = learner.data, f"precision = {self.precision!r}"
+        if not isinstance(need, Batches):
+            raise ConfigurationError(
+                f"{precision}: is of updates from a replay memory, and {self.title} learns from none: all of its "
+                "updates are float32. Leave it out."
+            )
+        for field, side in (("batch_size", need.batch_size), ("the widest hidden layer", self.settings.widest_layer)):
+            fits = side is None or side >= SHORTEST_SIDE
+            require(fits, field, side, f"must be at least {SHORTEST_SIDE} with {precision}: smaller products stay "
+                    "float32")  # fmt: skip
 
     @property
     def title(self) -> str:
@@ -179,6 +241,11 @@ def make_plan(
     config_class = algorithm_entry(algorithm).config
     run_fields, preset_settings = preset_of(algorithm, world, preset, velocity)
     _refuse_unknown(fields, RunPlan, "run")
+    for name in settings or {}:
+        if name in RUN_FIELDS:
+            raise ConfigurationError(
+                f"settings: '{name}' is a field of the run, not of the algorithm. Pass it beside settings."
+            )
     return RunPlan(
         algorithm=resolved_spec(algorithm),
         world=resolved_spec(world),

@@ -78,7 +78,7 @@ def make_evaluate(
     if isinstance(world, FunctionalWorld):
 
         def compiled(learned, key):
-            agent = learner.agent(learned).acting_by(deterministic)
+            agent = learner.evaluated(learned).acting_by(deterministic)
             return evaluation_metrics(agent, world, key, replan_every_step=replan_every_step)
 
         return jax.jit(compiled)

@@ -318,10 +318,6 @@ def test_refusals():
         learner("sac", n_step=17)
     with pytest.raises(ConfigurationError, match=r"target_noise_clip = 0\.1: does nothing with target_noise = 0\.0"):
         learner("td3", target_noise=0.0, target_noise_clip=0.1)
-    with pytest.raises(ConfigurationError, match=r"batch_size = 8: must be at least 16 with precision = 'bfloat16'"):
-        learner("sac", precision="bfloat16")
-    with pytest.raises(ConfigurationError, match=r"the widest hidden layer = 8: must be at least 16"):
-        learner("sac", precision="bfloat16", batch_size=16)
     with pytest.raises(ConfigurationError, match=r"newest = 3000000000: must lie between 1 and"):
         learner("flowrl", newest=3 * 10**9)
     with pytest.raises(ConfigurationError, match=r"expectile = 1\.0"):

@@ -23,10 +23,12 @@ ARMS = [*ALL, *(pytest.param(f"sac-flow {kind}", marks=pytest.mark.slow) for kin
 def learner(arm, precision, **fields):
     name, _, velocity = arm.partition(" ")
     sizes = {"batch_size": 64, "actor_hidden": (32, 32), "critic_hidden": (32, 32, 32), "replay_capacity": 256}
-    settings = {**sizes, "warmup_steps": 64, "collect_steps": 8, "precision": precision, **fields}
+    settings = {**sizes, "warmup_steps": 64, "collect_steps": 8, **fields}
     if velocity:
         settings["velocity"] = velocity
-    return Driven(ALGORITHMS[name].learner(ALGORITHMS[name].config.of(**settings), world(), 100))
+    algorithm = ALGORITHMS[name].learner(ALGORITHMS[name].config.of(**settings), world(), 100)
+    algorithm.precision = precision
+    return Driven(algorithm)
 
 
 def batch(size=64):

@@ -23,7 +23,6 @@ TINY = {
     "critic_passes": 2,
     "critic_minibatches": 2,
     "flow_steps": 2,
-    "stagger_episodes": True,
 }
 
 

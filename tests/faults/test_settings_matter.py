@@ -18,14 +18,12 @@ OTHER = {
     "policy": ("gaussian", "deterministic"),
     "stepper": "heun",
     "velocity": ("gated", "mlp"),
-    "deterministic_action": "typical",
     "flow_matching_reduction": ("mean", "sum"),
     "critic": ("crossq", "target"),
     "weighting": "code",
     "squash_target": "atanh",
     "value_activation": "gelu",
     "entropy": "action",
-    "precision": "bfloat16",  # refused where nothing is large enough for it
 }
 """Other values of settings that are names; the first that differs is taken."""
 

@@ -116,7 +116,8 @@ class SharedProgram(FunctionalDriver):
 
     def __init__(self, learner, evaluation_world):
         super().__init__(learner, evaluation_world)
-        plan = (learner.name, learner.config, learner.planned_updates, repr(learner.world), repr(evaluation_world))
+        run = (learner.config, learner.planned_updates, learner.precision, learner.deterministic)
+        plan = (learner.name, *run, repr(learner.world), repr(evaluation_world))
         self._plan = plan
         # One learner per plan, so that what is compiled for a post-mortem is shared, too.
         self.learner = self.compiled.setdefault((*plan, "learner"), learner)

@@ -94,7 +94,7 @@ def test_precision_reaches_the_gradient_steps():
     wide = {"actor_hidden": (32, 32), "critic_hidden": (32, 32), "batch_size": 16}
     learned, acted = [], []
     for precision in ("float32", "bfloat16"):
-        program = program_of(tiny_plan(settings={**wide, "precision": precision}))
+        program = program_of(tiny_plan(settings=wide, precision=precision))
         state = program.init(seed_keys(0, 1))
         try:
             state, _ = program.train(state, jnp.asarray(1, jnp.int32))  # half of the warm-up
@@ -128,10 +128,10 @@ def test_a_run_from_before_a_setting_existed_continues(tmp_path):
     train(tiny_plan(steps=30), tmp_path / "run")
     path = tmp_path / "run" / "config.json"
     config = json.loads(path.read_text())
-    del config["settings"]["precision"]
+    del config["precision"]
     path.write_text(json.dumps(config))
     assert train(tiny_plan(steps=40, evaluate_every=40), tmp_path / "run").finished
-    assert json.loads(path.read_text())["settings"]["precision"] == "float32"
+    assert json.loads(path.read_text())["precision"] == "float32"
 
 
 def test_evaluation_does_not_change_training(whole, tmp_path):

@@ -17,9 +17,10 @@ from penstock._errors import ConfigurationError
 from penstock._field_types import convert
 from penstock.algorithms.registry import ALGORITHMS, family
 from penstock.cli.train import TrainOptions
+from penstock.policies import DeterministicAction
 from penstock.storage.run_folder import RunFolder, compare_configs
 from penstock.training.migrations import completed
-from penstock.training.plan import RunPlan, from_config, make_plan, parse_world_options
+from penstock.training.plan import RUN_FIELDS, SAFE_TO_CHANGE, RunPlan, from_config, make_plan, parse_world_options
 from penstock.training.presets import NAMED, PRESETS, preset
 from penstock.training.restore import read_plan
 from penstock.worlds import world_entries, world_families
@@ -44,7 +45,7 @@ def fails(call, *words):
 def test_config_round_trips_through_the_file(tmp_path, algorithm, world):
     settings = {"adam_betas": (0.1, 0.2)}
     if algorithm in family("pathwise"):
-        settings["return_gradient_clip"] = 0.3
+        settings["gradient_limit"] = 0.3
     plan = make_plan(algorithm, world, seed=3, seeds=2, label="arm", settings=settings)
     folder = RunFolder(tmp_path / "run")
     folder.write_config({**plan.to_config(), "world_constants": {"anything": 1}})
@@ -54,13 +55,13 @@ def test_config_round_trips_through_the_file(tmp_path, algorithm, world):
 def test_a_run_from_before_a_setting_existed_can_be_continued():
     """Only a setting that is known to be new is filled in; any other that is missing is a change."""
     now = make_plan("sac", "classic/pendulum", settings={"discount": 0.9}).to_config()
-    older = {**now, "settings": {k: v for k, v in now["settings"].items() if k != "precision"}}
+    older = {k: v for k, v in now.items() if k not in RUN_FIELDS}
     assert compare_configs(completed(older), now) == []
-    chosen = make_plan("sac", "classic/pendulum", settings={"discount": 0.9, "precision": "bfloat16"}).to_config()
+    chosen = make_plan("sac", "classic/pendulum", settings={"discount": 0.9}, precision="bfloat16").to_config()
     changes = compare_configs(completed(older), chosen)
-    assert [(change.field, change.old, change.new) for change in changes] == [
-        ("settings.precision", "float32", "bfloat16")
-    ]
+    assert [(change.field, change.old, change.new) for change in changes] == [("precision", "float32", "bfloat16")]
+    once = {**older, "settings": {**older["settings"], "precision": "bfloat16"}}  # it was a setting
+    assert compare_configs(completed(once), chosen) == []
     fewer = {**older, "settings": {k: v for k, v in older["settings"].items() if k != "batch_size"}}
     changes = compare_configs(completed(fewer), now)
     assert [change.field for change in changes] == ["settings.batch_size"], "a preset may differ from the default"
@@ -109,13 +110,49 @@ def test_a_crossq_run_from_before_its_actor_had_batch_renorm_goes_on_without(tmp
 @pytest.mark.parametrize("algorithm", ["rfo", "shac"])
 def test_a_pathwise_run_from_before_there_were_rules_for_actions_without_noise_goes_on(algorithm, tmp_path):
     now = make_plan(algorithm, WORLD).to_config()
-    added = ("deterministic_action", "deterministic_draws")
     idle = {"rfo": {"initial_log_std": 0.3}, "shac": {"flow_steps": 7, "velocity": "gated"}}[algorithm]
-    older = {**now, "settings": {k: v for k, v in now["settings"].items() if k not in added} | idle}
+    older = {k: v for k, v in now.items() if k not in RUN_FIELDS} | {"settings": now["settings"] | idle}
     RunFolder(tmp_path / "run").write_config(older)
     plan = read_plan(tmp_path / "run")
-    assert plan == make_plan(algorithm, WORLD, settings={"deterministic_action": "zero"} if algorithm == "rfo" else {})
+    assert plan == make_plan(algorithm, WORLD, **({"deterministic_action": "zero"} if algorithm == "rfo" else {}))
     assert compare_configs(completed(older), plan.to_config()) == []
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "then", "now"),
+    [
+        ("rfo", {"deterministic_action": "modal", "deterministic_draws": 8}, {}),
+        ("rfo", {"deterministic_action": "mean", "deterministic_draws": 4}, None),
+        ("flowrl", {"deterministic_action": "zero", "deterministic_draws": 8}, {}),
+        ("flowrl", {"deterministic_action": "modal", "deterministic_draws": 12}, None),
+        ("sac", {"precision": "bfloat16"}, None),
+        ("shac", {"initialization_gain": 1.4142135, "stagger_episodes": True, "return_gradient_clip": None}, {}),
+        ("shac2", {"initialization_gain": 1.0, "deterministic_action": "modal"}, {}),
+    ],
+)
+def test_what_was_a_setting_is_read_as_a_field_of_the_run_or_not_at_all(algorithm, then, now):
+    """``now``: fields of the plan; None for those that are named alike."""
+    plan = make_plan(algorithm, WORLD, **(then if now is None else now))
+    new = plan.to_config()
+    older = {k: v for k, v in new.items() if k not in RUN_FIELDS} | {"settings": {**new["settings"], **then}}
+    assert from_config(completed(older)) == plan
+    assert compare_configs(completed(older), new) == []
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "settings"),
+    [
+        ("rfo", {"stagger_episodes": False}),
+        ("rfo", {"return_gradient_clip": 0.3}),
+        ("shac2", {"initialization_gain": 1.4142135}),
+        ("shac2", {"initialization_gain": 1.0, "activation": "elu"}),
+    ],
+)
+def test_a_run_that_did_otherwise_than_all_runs_do_now_is_refused_with_the_reason(algorithm, settings):
+    now = make_plan(algorithm, WORLD).to_config()
+    name, value = next(iter(settings.items()))
+    with pytest.raises(ConfigurationError, match=rf"{name} = {value}: this run was made with .* all runs have .* now"):
+        completed({**now, "settings": {**now["settings"], **settings}})
 
 
 def test_round_trip_keeps_every_bit_and_infinity(tmp_path):
@@ -129,6 +166,10 @@ def test_round_trip_keeps_every_bit_and_infinity(tmp_path):
     assert (
         back.settings.optimizer.actor_learning_rate == 0.30000000000000004 and back.settings.gradient_limit == math.inf
     )
+
+
+def test_a_number_or_nothing_is_no_text():
+    fails(lambda: make_plan("sac", WORLD, settings={"target_entropy": "1"}), "target_entropy = '1'", "a number or None")
 
 
 def test_python_numbers_become_what_the_field_holds():
@@ -199,7 +240,6 @@ def test_unknown_and_misspelt_names():
         ("actor_hidden", 64, "a list"),
         ("actor_hidden", [64, "64"], "a list"),
         ("adam_betas", [0.9], "a list of 2"),
-        ("return_gradient_clip", "1", "a number or None"),
     ],
 )
 def test_wrong_types_of_settings(field, value, rule):
@@ -281,6 +321,37 @@ def test_seed_and_steps_have_limits():
     fails(lambda: make_plan("rfo", WORLD, seed=-1), "seed = -1")
     fails(lambda: make_plan("rfo", WORLD, steps=2**31), "steps")
     fails(lambda: make_plan("rfo", WORLD, seed=2**31 - 1, seeds=2), "seed")
+
+
+def test_an_action_without_noise_is_chosen_where_there_is_a_choice():
+    """It says how a run is evaluated; so it is no setting of the algorithm, and may change."""
+    plan = make_plan("rfo", WORLD, deterministic_action="mean", deterministic_draws=4)
+    learner = plan.make_learner(plan.make_world())
+    assert learner.deterministic == plan.deterministic() == DeterministicAction("mean", 4)
+    assert make_plan("rfo", WORLD, deterministic_draws=10).deterministic() == DeterministicAction("modal", 10)
+    assert make_plan("rfo", WORLD).deterministic() is None
+    assert make_plan("flowrl", WORLD).settings.deterministic() == DeterministicAction("zero")
+    changes = compare_configs(make_plan("rfo", WORLD).to_config(), plan.to_config(), SAFE_TO_CHANGE)
+    assert len(changes) == 2 and all(change.safe for change in changes)
+    for algorithm, policy in (("shac", "gaussian"), ("td3", "deterministic"), ("sac-flow", "noisy-flow")):
+        words = ("deterministic_action = 'zero'", f"policy = '{policy}'", "one action without noise")
+        fails(lambda algorithm=algorithm: make_plan(algorithm, WORLD, deterministic_action="zero"), *words)
+        fails(lambda algorithm=algorithm: make_plan(algorithm, WORLD, deterministic_draws=4), "deterministic_draws = 4")
+    fails(lambda: make_plan("flowrl", WORLD, deterministic_draws=4), "draws = 4: does nothing with", "'zero'")
+    fails(lambda: make_plan("rfo", WORLD, deterministic_draws=9), "deterministic_draws = 9: must be even")
+    fails(lambda: make_plan("rfo", WORLD, deterministic_action="median"), "deterministic_action", "'median'")
+    fails(lambda: make_plan("rfo", WORLD, settings={"deterministic_action": "zero"}), "a field of the run", "beside")
+
+
+def test_a_precision_in_which_nothing_would_be_computed_is_refused():
+    def learner(algorithm="sac", **settings):
+        plan = make_plan(algorithm, WORLD, precision="bfloat16", settings=settings)
+        return plan.make_learner(plan.make_world())
+
+    assert learner().precision == "bfloat16"
+    fails(lambda: learner(batch_size=8), "batch_size = 8: must be at least 16 with precision = 'bfloat16'")
+    fails(lambda: learner(actor_hidden=(8,), critic_hidden=(8,)), "the widest hidden layer = 8: must be at least 16")
+    fails(lambda: learner("shac2"), "precision = 'bfloat16'", "shac2 learns from none", "Leave it out")
 
 
 def test_rates_do_not_grow():

@@ -138,7 +138,7 @@ def _updates(learner, need: Batches, learned, memory, key, clock):
     def one(carry, _):
         learned, clock = carry
         batch = memory.sample(purpose_key(key, clock.gradient_steps, "batch"), need.batch_size, **need.sampling)
-        updated = learner.update(learned, batch, key, clock)
+        updated = learner.update_from_batch(learned, batch, key, clock)
         clock = dataclasses.replace(clock, gradient_steps=clock.gradient_steps + 1)
         return (updated.learned, clock), updated.metrics | counts({"train/gradient_steps": 1})
 
@@ -202,7 +202,7 @@ class FunctionalDriver:
 
         def evaluate(states, keys):
             self.traces["evaluate"] += 1
-            one = lambda pair: evaluation_metrics(learner.agent(pair[0]), evaluation_world, pair[1])  # noqa: E731
+            one = lambda pair: evaluation_metrics(learner.evaluated(pair[0]), evaluation_world, pair[1])  # noqa: E731
             return over_seeds(one, (states.learned, keys), 0)
 
         self.init = jax.jit(init)

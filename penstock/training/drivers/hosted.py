@@ -122,7 +122,7 @@ class HostedDriver:
 
         def one(carry, batch):
             learned, clock = carry
-            updated = self.learner.update(learned, batch, key, clock)
+            updated = self.learner.update_from_batch(learned, batch, key, clock)
             clock = dataclasses.replace(clock, gradient_steps=clock.gradient_steps + 1)
             return (updated.learned, clock), updated.metrics | counts({"train/gradient_steps": 1})
 
