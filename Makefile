@@ -12,11 +12,12 @@ RUN_DIR ?= runs/quickstart
 train: $(VENV)/.installed
 	$(BIN)/penstock train rfo --world soft/jumper-mini --seed $(SEED) --steps $(STEPS) --run-dir $(RUN_DIR)
 
+# Each worker takes a stretch of neighbouring tests, which share fixtures and compiled programs.
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 test-slow: $(VENV)/.installed
-	$(BIN)/python -m pytest -n 2 -m slow
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

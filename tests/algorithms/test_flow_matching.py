@@ -140,7 +140,7 @@ def test_mean_loss_is_the_average_over_valid_samples(reduction):
     found = mean_flow_matching_loss(policy, normalizer, data, key_noise, key_time, reduction)
     features = Agent(policy, normalizer).features(Observation(data.observation.vector.reshape(8, 3)))
     losses = np.array(
-        jax.vmap(flow_matching_loss, in_axes=(None, 0, 0, 0, 0))(
+        jax.jit(jax.vmap(flow_matching_loss, in_axes=(None, 0, 0, 0, 0)))(
             policy.policy,
             features,
             data.latent.reshape(8, 2),

@@ -104,7 +104,7 @@ def test_the_training_rollout_normalises_by_the_batch_at_every_step(name):
     keys = jax.random.split(jax.random.key(4), B)
     sample, log_prob, moved = rollout(flow, features, keys)
 
-    noise = np.asarray(jax.vmap(lambda key: jax.random.normal(key, (K + 1, D)))(keys), np.float64)
+    noise = np.asarray(jax.jit(jax.vmap(lambda key: jax.random.normal(key, (K + 1, D))))(keys), np.float64)
     x = noise[:, 0]
     density = -0.5 * np.square(noise).sum((1, 2)) - 0.5 * (K + 1) * D * np.log(2 * np.pi)
     seen = []
@@ -164,9 +164,9 @@ def test_other_uses_normalise_by_running_statistics(name):
 
     settled = jax.jit(lambda field: jax.lax.fori_loop(0, 2_000, lambda _, f: train(f)[1], field))(flow.field)
     outputs, _ = train(settled)
-    same = jax.vmap(lambda f, x: settled(settled.condition(f), x, tau))(features, x)
+    same = jax.jit(jax.vmap(lambda f, x: settled(settled.condition(f), x, tau)))(features, x)
     np.testing.assert_allclose(same, outputs, rtol=1e-3, atol=1e-3)
-    other = jax.vmap(lambda f, x: flow.field(flow.field.condition(f), x, tau))(features, x)
+    other = jax.jit(jax.vmap(lambda f, x: flow.field(flow.field.condition(f), x, tau)))(features, x)
     assert np.abs(other - outputs).max() > 0.01
 
 
@@ -184,7 +184,7 @@ def mean_ratio(old):
         drawn, log_prob = old.draw_with_log_prob(jnp.ones(FEATURES), old.noise(key))
         return jnp.exp(exact(drawn.record) - log_prob)
 
-    ratios = np.asarray(jax.vmap(ratio)(jax.random.split(jax.random.key(6), 100_000)))
+    ratios = np.asarray(jax.jit(jax.vmap(ratio))(jax.random.split(jax.random.key(6), 100_000)))
     return ratios.mean(), ratios.std() / math.sqrt(ratios.size)
 
 

@@ -30,7 +30,7 @@ def trapezoids(y, x):
 
 
 def log_probs(policy, latents):
-    return jax.vmap(policy.log_prob, in_axes=(None, 0))(FEATURES, latents)
+    return jax.jit(jax.vmap(policy.log_prob, in_axes=(None, 0)))(FEATURES, latents)
 
 
 @pytest.mark.parametrize("state_dependent", [True, False])
@@ -66,7 +66,7 @@ def test_samples_come_with_their_own_log_density_and_are_reparameterised():
     noise = np.asarray(jax.random.normal(key, (2,)))
     np.testing.assert_allclose(sample.latent, [0.4, -0.9] + np.exp([-0.5, 0.2]) * noise, rtol=1e-5, atol=1e-6)
     # d latent / d mean = 1 and d latent / d log_std = sigma eps.
-    gradient = jax.grad(lambda p: p.sample(FEATURES, key).latent.sum())(policy).network.output.bias
+    gradient = jax.jit(jax.grad(lambda p: p.sample(FEATURES, key).latent.sum()))(policy).network.output.bias
     np.testing.assert_allclose(gradient, [1.0, 1.0, *(np.exp([-0.5, 0.2]) * noise)], rtol=1e-5)
 
 
@@ -89,7 +89,7 @@ def test_entropy_estimate_is_unbiased():
 @pytest.mark.parametrize("latent", [20.0, -60.0, 300.0])
 def test_saturated_actions_have_finite_log_density_and_gradient(latent):
     policy = gaussian([0.0], [0.0])
-    value, gradient = jax.value_and_grad(lambda p: p.log_prob(FEATURES, jnp.array([latent])))(policy)
+    value, gradient = jax.jit(jax.value_and_grad(lambda p: p.log_prob(FEATURES, jnp.array([latent]))))(policy)
     expected = -0.5 * latent**2 - 0.5 * np.log(2 * np.pi) - (2 * np.log(2.0) - 2 * abs(latent))
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
@@ -168,10 +168,10 @@ def test_acting_with_batch_renorm_normalises_by_running_statistics():
 
     mean, log_std = by_numpy(policy, BATCH, running)
     latent, density = density_by_numpy(mean, log_std, NOISE)
-    sample, log_prob = jax.vmap(policy.draw_with_log_prob)(BATCH, DRAWN)
+    sample, log_prob = jax.jit(jax.vmap(policy.draw_with_log_prob))(BATCH, DRAWN)
     np.testing.assert_allclose(sample.latent, latent, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(log_prob, density, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(jax.vmap(policy.mode)(BATCH).action, np.tanh(mean), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(jax.vmap(policy.mode))(BATCH).action, np.tanh(mean), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("calls", [9, 10])
@@ -198,5 +198,5 @@ def test_training_with_batch_renorm_normalises_by_the_batch(calls):
     back = eqx.tree_at(lambda p: p.network.norms, after, policy.network.norms)
     for ours, theirs in zip(jax.tree.leaves(back), jax.tree.leaves(policy), strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    acting, _ = jax.vmap(policy.draw_with_log_prob)(BATCH, DRAWN)
+    acting, _ = jax.jit(jax.vmap(policy.draw_with_log_prob))(BATCH, DRAWN)
     assert float(jnp.abs(acting.latent - sample.latent).max()) > 0.1, "the two ways differ"

@@ -69,7 +69,7 @@ def test_t1_density_integrates_to_one(drift):
 
 def test_t2_density_matches_a_histogram():
     flow = policy(flow_steps=1, step_std=0.34, learn_noise=False)
-    actions = np.sort(np.asarray(jax.vmap(flow.sample, (None, 0))(
+    actions = np.sort(np.asarray(jax.jit(jax.vmap(flow.sample, (None, 0)))(
         NOTHING, jax.random.split(jax.random.key(1), 200_000)).action[:, 0]))  # fmt: skip
     starts = jnp.linspace(-8.0, 8.0, 801)
     ends = jnp.arctanh(jnp.linspace(-0.9999, 0.9999, 2001))
@@ -91,8 +91,8 @@ def test_t2_density_matches_a_histogram():
 def test_t3_a_recorded_path_has_the_density_it_was_drawn_with(make, drift):
     field = make(jax.random.key(3), 1, 2, TRUNK, output_gain=1.0)
     flow = policy(field, 2, drift=drift)
-    path, log_prob = path_of(flow, jnp.array([0.4]), jax.random.key(5))
-    again = flow.log_prob(jnp.array([0.4]), path)
+    path, log_prob = eqx.filter_jit(path_of)(flow, jnp.array([0.4]), jax.random.key(5))
+    again = eqx.filter_jit(flow.log_prob)(jnp.array([0.4]), path)
     np.testing.assert_allclose(again, log_prob, rtol=1e-4, atol=1e-3)
 
 
@@ -106,7 +106,7 @@ def test_t4_the_mean_ratio_of_two_policies_is_one():
         path, log_prob = path_of(old, NOTHING, key)
         return jnp.exp(new.log_prob(NOTHING, path) - log_prob)
 
-    ratios = np.asarray(jax.vmap(ratio)(keys))
+    ratios = np.asarray(jax.jit(jax.vmap(ratio))(keys))
     assert ratios.std() > 0.1
     assert abs(ratios.mean() - 1.0) < 3 * ratios.std() / math.sqrt(ratios.size)
 
@@ -121,7 +121,7 @@ def test_t5_entropy_of_constant_noise(std, entropy):
         squash = 2.0 * (jnp.log(2.0) - path[-1] - jax.nn.softplus(-2.0 * path[-1]))
         return -(log_prob + squash.sum()) / 3
 
-    values = np.asarray(jax.vmap(unsquashed)(jax.random.split(jax.random.key(7), 20_000)))
+    values = np.asarray(jax.jit(jax.vmap(unsquashed))(jax.random.split(jax.random.key(7), 20_000)))
     assert abs(values.mean() - entropy) < 3 * values.std() / math.sqrt(values.size) + 1e-3
     assert abs(path_entropy_target(3, 4, std) / 3 - entropy) < 1e-3
 
@@ -151,10 +151,11 @@ def test_t10_drift_in_its_other_form():
         np.testing.assert_allclose(got, x + 0.25 * b, rtol=1e-6)
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize(("drift", "std"), [(True, 0.299), pytest.param(False, 0.380, marks=pytest.mark.slow)])
 def test_t11_drift_keeps_the_marginal_of_an_ideal_flow(drift, std):
     flow = policy(ToGaussian(), flow_steps=400, step_std=0.34 / 20.0, drift=drift, learn_noise=False)
-    ends = jax.vmap(flow.sample, (None, 0))(NOTHING, jax.random.split(jax.random.key(9), 60_000)).latent
+    ends = jax.jit(jax.vmap(flow.sample, (None, 0)))(NOTHING, jax.random.split(jax.random.key(9), 60_000)).latent
     np.testing.assert_allclose(np.std(np.asarray(ends)), std, rtol=0.01)
 
 
@@ -167,7 +168,7 @@ def test_t12_entropy_gradient_reaches_the_noise():
         squash = 2.0 * (jnp.log(2.0) - path[-1] - jax.nn.softplus(-2.0 * path[-1]))
         return log_prob + squash.sum()
 
-    gradient = eqx.filter_grad(unsquashed)(flow).noise_network.output.bias
+    gradient = jax.jit(jax.grad(unsquashed))(flow).noise_network.output.bias
     low, high = log_sigma_bounds(flow.drift)
     slope = 0.5 * (high - low) * (1 - jnp.tanh(flow.noise_network.output.bias) ** 2)  # d log sigma / d bias
     np.testing.assert_allclose(gradient / slope, [-4.0, -4.0], rtol=1e-3)
@@ -241,7 +242,7 @@ def test_the_entropy_of_a_path_says_nothing_about_the_velocity(drift):
         path, log_prob = path_of(flow, NOTHING, jax.random.key(9))
         return log_prob + 2.0 * (jnp.log(2.0) - path[-1] - jax.nn.softplus(-2.0 * path[-1])).sum()
 
-    gradient = eqx.filter_grad(unsquashed)(flow)
+    gradient = jax.jit(jax.grad(unsquashed))(flow)
     assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradient.field)) < 1e-5
     assert float(jnp.abs(gradient.noise_network.output.bias).min()) > 0.1
 
@@ -342,7 +343,7 @@ def test_the_entropy_of_an_action_has_a_slope_in_the_velocity():
 
     with jax.enable_x64(True):
         at = jnp.asarray(1.0)
-        slope = float(jax.grad(entropy)(at))
+        slope = float(jax.jit(jax.grad(entropy))(at))
         difference = float(entropy(at + 1e-5) - entropy(at - 1e-5)) / 2e-5
     np.testing.assert_allclose(slope, difference, rtol=1e-5)
     assert slope < -0.1
@@ -361,11 +362,11 @@ def test_a_recorded_action_has_the_density_it_was_drawn_with(other_paths):
     flow = policy(MLPVelocity(jax.random.key(3), 1, 2, TRUNK, 1.0), 2)
     marginal = MarginalFlow(flow, other_paths)
     noise = marginal.noise(jax.random.key(4))
-    drawn, log_prob = marginal.draw_with_log_prob(NOTHING, noise)
-    np.testing.assert_allclose(marginal.log_prob(NOTHING, drawn.record), log_prob, rtol=1e-4, atol=1e-4)
-    alone = marginal.draw(NOTHING, noise)
+    drawn, log_prob = eqx.filter_jit(marginal.draw_with_log_prob)(NOTHING, noise)
+    np.testing.assert_allclose(eqx.filter_jit(marginal.log_prob)(NOTHING, drawn.record), log_prob, rtol=1e-4, atol=1e-4)
+    alone = eqx.filter_jit(marginal.draw)(NOTHING, noise)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), drawn, alone)
-    np.testing.assert_array_equal(alone.latent, flow.draw(NOTHING, noise[0]).latent)
+    np.testing.assert_array_equal(alone.latent, eqx.filter_jit(flow.draw)(NOTHING, noise[0]).latent)
     assert (flow.density, marginal.density) == (Density.PATH, Density.ACTION)
     assert flow.has_velocity and marginal.has_velocity
     with pytest.raises(ConfigurationError, match="other_paths = 0"):

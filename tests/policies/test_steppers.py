@@ -94,8 +94,8 @@ def test_gradient_through_many_steps_approaches_the_continuous_adjoint():
         [(adaptive_solution(start + h * e)[0] - adaptive_solution(start - h * e)[0]) / (2 * h) for e in np.eye(2)]
     )
     with jax.enable_x64(True):
-        gradient = jax.grad(lambda x: integrate(pendulum_with_wind, x, 40, "rk4")[0])(jnp.asarray(start))
-        coarse = jax.grad(lambda x: integrate(pendulum_with_wind, x, 1, "euler")[0])(jnp.asarray(start))
+        gradient = jax.jit(jax.grad(lambda x: integrate(pendulum_with_wind, x, 40, "rk4")[0]))(jnp.asarray(start))
+        coarse = jax.jit(jax.grad(lambda x: integrate(pendulum_with_wind, x, 1, "euler")[0]))(jnp.asarray(start))
     np.testing.assert_allclose(gradient, exact, rtol=1e-5)
     assert np.abs(np.asarray(coarse) - exact).max() > 1e-2  # and with one Euler step it is another map's gradient
 

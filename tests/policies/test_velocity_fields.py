@@ -1,5 +1,7 @@
 """Affine, Flow-G and Flow-T: what they are at the start, what noise they can shape, the decoder against attention."""
 
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -143,7 +145,7 @@ def test_fields_depend_on_state_latent_and_time(make):
         return field(field.condition(features), x, tau)
 
     point = (FEATURES, jnp.array([0.7, -0.4]), jnp.asarray(0.25))
-    for jacobian in jax.jacobian(velocity, argnums=(0, 1, 2))(*point):
+    for jacobian in jax.jit(jax.jacobian(velocity, argnums=(0, 1, 2)))(*point):
         assert np.abs(jacobian).max() > 1e-4
 
 
@@ -183,7 +185,8 @@ def test_bias_of_the_gain_alone_sets_every_standard_deviation():
     np.testing.assert_allclose(policy.draw(FEATURES, x).latent, [0.0, -0.0625, 2.0 * 1.25**4], rtol=1e-6)
     normalizer = Normalizer.create(3, enabled=False)
     agent = Agent(Actor(VectorEncoder(3), policy), normalizer)
-    std = agent.latent_std(Observation(jnp.stack([FEATURES, -FEATURES])), jax.random.key(0), draws=4000)
+    latent_std = jax.jit(functools.partial(agent.latent_std, draws=4000))
+    std = latent_std(Observation(jnp.stack([FEATURES, -FEATURES])), jax.random.key(0))
     np.testing.assert_allclose(std, [0.0, 0.0625, 1.25**4], rtol=0.03)
 
 
@@ -200,7 +203,7 @@ def test_rank_of_the_noise_that_can_be_shaped(name, rank):
     kind = "mlp" if name in ("chunks", "waist") else name
     field = make_velocity(jax.random.key(0), kind, 3, 6, Trunk(hidden, "silu", False), 1.0)
     policy = VelocityFlow(field=shaken(field), flat_size=6, flow_steps=3, stepper="euler")
-    jacobian = jax.jacfwd(lambda x: policy.draw(FEATURES, x).latent)(jnp.linspace(-1.0, 1.0, 6))
+    jacobian = jax.jit(jax.jacfwd(lambda x: policy.draw(FEATURES, x).latent))(jnp.linspace(-1.0, 1.0, 6))
     singular = np.linalg.svd(np.asarray(jacobian, np.float64) - np.eye(6))[1]
     assert (singular > 1e-5).sum() == rank
     assert policy.noise_rank == rank

@@ -294,7 +294,7 @@ def test_what_has_been_taken_is_gone():
             return jax.lax.scan(lambda s, a: (lambda n, o: (n, o.reward))(*task.advance(s, a)), state, actions)[1].sum()
 
         actions = jax.random.uniform(jax.random.key(1), (3, 2), jnp.float64, -0.5, 0.8)
-        slope = jax.grad(total)(actions)
+        slope = jax.jit(jax.grad(total))(actions)
         for i in range(3):
             bump = jnp.zeros((3, 2), jnp.float64).at[i, 0].set(1e-6)
             np.testing.assert_allclose(slope[i, 0], (total(actions + bump) - total(actions - bump)) / 2e-6, rtol=1e-5)

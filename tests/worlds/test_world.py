@@ -188,22 +188,22 @@ def test_gradient_flows_within_an_episode_and_is_exactly_zero_across_a_reset():
         _, transition = world.step(state, jnp.zeros((2, 1)))
         return transition.reward.sum()
 
-    np.testing.assert_array_equal(jax.grad(later_rewards)(jnp.full((2, 1), 0.1)), [[0.0], [2.0]])
+    np.testing.assert_array_equal(jax.jit(jax.grad(later_rewards))(jnp.full((2, 1), 0.1)), [[0.0], [2.0]])
 
     def observed(action):
         return world.step(start, action)[1].observation.vector.sum()
 
-    np.testing.assert_array_equal(jax.grad(observed)(jnp.full((2, 1), 0.1)), [[0.0], [1.0]])
+    np.testing.assert_array_equal(jax.jit(jax.grad(observed))(jnp.full((2, 1), 0.1)), [[0.0], [1.0]])
 
     def observed_before_reset(action):  # the bootstrap of a truncated episode keeps its gradient
         return world.step(start, action)[1].final_observation.vector.sum()
 
-    np.testing.assert_array_equal(jax.grad(observed_before_reset)(jnp.full((2, 1), 0.1)), [[1.0], [1.0]])
+    np.testing.assert_array_equal(jax.jit(jax.grad(observed_before_reset))(jnp.full((2, 1), 0.1)), [[1.0], [1.0]])
 
     def own_reward(action):
         return world.step(start, action)[1].reward.sum()
 
-    np.testing.assert_array_equal(jax.grad(own_reward)(jnp.full((2, 1), 0.1)), [[2.0], [2.0]])
+    np.testing.assert_array_equal(jax.jit(jax.grad(own_reward))(jnp.full((2, 1), 0.1)), [[2.0], [2.0]])
 
 
 def test_window_gradient_equals_finite_differences():
@@ -223,7 +223,7 @@ def test_window_gradient_equals_finite_differences():
 
         weight = jnp.asarray(0.7)
         numeric = (window(weight + 1e-6) - window(weight - 1e-6)) / 2e-6
-        np.testing.assert_allclose(jax.grad(window)(weight), numeric, rtol=1e-7)
+        np.testing.assert_allclose(jax.jit(jax.grad(window))(weight), numeric, rtol=1e-7)
 
 
 # --- divergence -------------------------------------------------------------------------------------------------
@@ -326,7 +326,7 @@ def test_firewall_is_the_identity_forward_and_scales_whole_environments_backward
         np.testing.assert_array_equal(passed["tick"], body["tick"])
         return jnp.sum(passed["a"] * pull_body) + jnp.sum(acted * pull[:, 2:])
 
-    got_body, got_action, cut = jax.grad(loss, (0, 1, 2))(body["a"], action, jnp.zeros((2, 3)))
+    got_body, got_action, cut = jax.jit(jax.grad(loss, (0, 1, 2)))(body["a"], action, jnp.zeros((2, 3)))
     expected = np.array([[3.0, 4.0, 0.0], [3.0, 4.0, 12.0], [0.0, 0.0, 0.0]])
     np.testing.assert_allclose(got_body if env_axis == 0 else got_body.T, expected[:, :2], rtol=1e-6)
     np.testing.assert_allclose(got_action, expected[:, 2:], rtol=1e-6)
@@ -344,7 +344,7 @@ def test_a_huge_but_finite_gradient_is_scaled_not_lost():
         passed, _ = gradient_firewall({"a": a}, jnp.zeros((1, 1)), probe, 0, 10.0)
         return jnp.sum(passed["a"] * pull)
 
-    got, events = jax.grad(loss, (0, 1))(jnp.zeros((1, 2)), jnp.zeros((2, 1)))
+    got, events = jax.jit(jax.grad(loss, (0, 1)))(jnp.zeros((1, 2)), jnp.zeros((2, 1)))
     np.testing.assert_allclose(got, [[6.0, -8.0]], rtol=1e-5)
     np.testing.assert_array_equal(events, [[1.0], [0.0]])
 
