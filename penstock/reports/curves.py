@@ -11,7 +11,7 @@ import numpy as np
 
 from penstock._errors import require, suggest
 from penstock._files import write_text
-from penstock.reports.runs import Run, RunError, SeedCurve, collect, read_run, seed_curves
+from penstock.reports.runs import STEP_KEY, Run, RunError, SeedCurve, collect, read_run, seed_curves
 from penstock.reports.statistics import (
     Estimate,
     area_under_curve,
@@ -20,8 +20,8 @@ from penstock.reports.statistics import (
     common_grid,
     interquartile_mean,
 )
-from penstock.reports.style import FAINT, PALETTE, SOFT, canvas, label_lines, save, tick
-from penstock.reports.tables import markdown_table
+from penstock.reports.style import FAINT, PALETTE, SOFT, canvas, label_lines, save
+from penstock.reports.tables import markdown_table, quantity
 
 AXES = {
     "env_steps": "environment steps",
@@ -29,6 +29,9 @@ AXES = {
     "cpu_seconds": "CPU time per seed (s)",
 }
 """Possible horizontal axes."""
+
+CONFIDENCE = 0.95
+"""Of all intervals."""
 
 MANY_ARMS = 5
 """A panel with more arms draws no line for each seed and names each arm in one line."""
@@ -82,8 +85,6 @@ def plot_runs(
     metric: str = "eval/return_deterministic",
     *,
     x: str = "env_steps",
-    title: str | None = None,
-    confidence: float = 0.95,
 ) -> list[Path]:
     """Compares runs: interquartile mean and bootstrap interval over the seeds of each arm, seeds as thin lines.
 
@@ -95,8 +96,6 @@ def plot_runs(
         output: the figure; written as ``.png`` and ``.svg``, and its table as ``.json`` and ``.md`` beside them.
         metric: key in ``metrics.jsonl``.
         x: ``env_steps``, ``wall_seconds`` or ``cpu_seconds``.
-        title: above the figure; the world's name by default.
-        confidence: of the pointwise interval.
 
     Returns:
         The files written.
@@ -105,15 +104,15 @@ def plot_runs(
         RunError: a folder is missing, empty, damaged or lacks the metric, or a seed would count twice.
         MissingExtraError: matplotlib is not installed.
     """
-    _check_axis(x)
+    require(x in AXES, "x", x, f"is not a horizontal axis.{suggest(x, AXES)}")
     worlds = collect([read_run(Path(folder)) for folder in runs], metric, x)
     names = list(dict.fromkeys(arm for arms in worlds.values() for arm in arms))
     colors = {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(names)}
     with canvas(len(worlds)) as (figure, panels):
         for axes, (world, arms) in zip(panels, worlds.items(), strict=True):
             many = len(arms) > MANY_ARMS
-            ends = [_draw_arm(axes, curves, colors[arm], confidence, seeds=not many) for arm, curves in arms.items()]
-            _finish(axes, x, title if title and len(worlds) == 1 else world, metric)
+            ends = [_draw_arm(axes, curves, colors[arm], band=True, seeds=not many) for arm, curves in arms.items()]
+            _finish(axes, x, world, metric)
             label_lines(
                 axes,
                 [
@@ -122,47 +121,41 @@ def plot_runs(
                     if math.isfinite(end)
                 ],
             )
-        if title and len(worlds) > 1:
-            figure.suptitle(title, x=0.01, ha="left")
         some_band = any(len(curves) > 1 for arms in worlds.values() for curves in arms.values())
         note = "thick: interquartile mean over seeds"
         if any(len(arms) <= MANY_ARMS for arms in worlds.values()):
             note += "; thin: single seeds"
         if some_band:
-            note += f"; band: pointwise {confidence:.0%} bootstrap interval"
+            note += f"; band: pointwise {CONFIDENCE:.0%} bootstrap interval"
         figure.supxlabel(note, fontsize=7.5, color=SOFT, x=0.01, ha="left")
         written = save(figure, Path(output))
-    summaries = _summaries(worlds, confidence)
+    summaries = _summaries(worlds)
     stem = written[0].with_suffix("")
-    written.append(write_text(stem.with_suffix(".json"), _as_json(summaries, metric, confidence)))
+    written.append(write_text(stem.with_suffix(".json"), _as_json(summaries, metric)))
     written.append(write_text(stem.with_suffix(".md"), markdown_table([s.row() for s in summaries]) + "\n"))
     return written
 
 
-def summary_table(
-    runs: Sequence[Path], metric: str = "eval/return_deterministic", *, confidence: float = 0.95
-) -> list[ArmSummary]:
+def summary_table(runs: Sequence[Path], metric: str = "eval/return_deterministic") -> list[ArmSummary]:
     """One row per world and arm: the numbers behind `plot_runs`. Needs no optional dependency.
 
     Args:
         runs: run folders.
         metric: key in ``metrics.jsonl``.
-        confidence: of the intervals.
 
     Raises:
         RunError: as for `plot_runs`.
     """
-    return _summaries(collect([read_run(Path(folder)) for folder in runs], metric), confidence)
+    return _summaries(collect([read_run(Path(folder)) for folder in runs], metric))
 
 
-def plot_single(run_dir: Path, *, x: str = "env_steps") -> Path:
+def plot_single(run_dir: Path) -> Path:
     """Draws the returns of one run, and its forward velocity where it has one, into ``figures/return.png``.
 
     Of a run with several seeds, each seed is a thin line and the interquartile mean a thick one. Also writes the SVG.
 
     Args:
         run_dir: the run folder.
-        x: ``env_steps``, ``wall_seconds`` or ``cpu_seconds``.
 
     Returns:
         Path of the PNG.
@@ -171,37 +164,28 @@ def plot_single(run_dir: Path, *, x: str = "env_steps") -> Path:
         RunError: the folder is missing, empty or damaged, or holds no evaluation yet.
         MissingExtraError: matplotlib is not installed.
     """
-    _check_axis(x)
     run = read_run(Path(run_dir))
-    returns = [
-        (metric, name)
-        for metric, name in (
-            ("eval/return_deterministic", "deterministic"),
-            ("eval/return_mean", "stochastic"),
-        )
-        if metric in run.metrics
-    ]
+    known = {"eval/return_deterministic": "deterministic", "eval/return_mean": "stochastic"}
+    returns = {metric: name for metric, name in known.items() if metric in run.metrics}
     if not returns:
         raise RunError(f"{run.folder} holds no evaluation yet. Let it run on to its first one, then plot again.")
     velocity = "eval/forward_velocity" in run.metrics
     with canvas(2 if velocity else 1) as (figure, panels):
         ends = []
-        for color, (metric, name) in zip(PALETTE, returns, strict=False):
-            ends.append((_draw_arm(panels[0], seed_curves(run, metric, x), color, None), name, color))
-        _finish(panels[0], x, "return per episode", "")
+        for color, (metric, name) in zip(PALETTE, returns.items(), strict=False):
+            ends.append((_draw_arm(panels[0], seed_curves(run, metric), color, band=False), name, color))
+        _finish(panels[0], STEP_KEY, "return per episode", "")
         if len(returns) > 1:
             label_lines(panels[0], [end for end in ends if math.isfinite(end[0])])
         if velocity:
-            _draw_arm(panels[1], seed_curves(run, "eval/forward_velocity", x), PALETTE[2], None)
-            _finish(panels[1], x, "forward velocity (m/s)", "")
+            _draw_arm(panels[1], seed_curves(run, "eval/forward_velocity"), PALETTE[2], band=False)
+            _finish(panels[1], STEP_KEY, "forward velocity (m/s)", "")
         figure.suptitle(_headline(run), x=0.012, ha="left", fontsize=11, fontweight="bold")
         return save(figure, run.folder / "figures" / "return.png")[0]
 
 
-def _draw_arm(
-    axes: Any, curves: Sequence[SeedCurve], color: str, confidence: float | None, seeds: bool = True
-) -> float:
-    """Draws one arm, with or without a line for each seed, and returns the height at which its mean ends."""
+def _draw_arm(axes: Any, curves: Sequence[SeedCurve], color: str, *, band: bool, seeds: bool = True) -> float:
+    """Draws an arm, with or without its interval and a line per seed, and returns the height at which its mean ends."""
     single = len(curves) == 1
     for curve in curves:
         if seeds and not single:
@@ -211,14 +195,14 @@ def _draw_arm(
     if not _overlap(points):
         return float(points[-1][1][-1])
     grid, values = common_grid(points)
-    if single or confidence is None:
+    if single or not band:
         middle = low = high = interquartile_mean(values.T)
     else:
-        middle, low, high = bootstrap_curves([values], confidence=confidence, resamples=2000)
+        middle, low, high = bootstrap_curves([values], confidence=CONFIDENCE, resamples=2000)
         axes.fill_between(grid, low, high, color=color, alpha=0.16 if seeds else 0.09, lw=0)
     few = len(grid) <= 12
     axes.plot(grid, middle, color=color, lw=2, marker="o" if few else None, ms=4, solid_capstyle="round")
-    if len(grid) == 1 and not single and confidence is not None:
+    if len(grid) == 1 and not single and band:
         axes.errorbar(grid, middle, [middle - low, high - middle], color=color, lw=1.2, capsize=3)
     finite = middle[np.isfinite(middle)]
     return float(finite[-1]) if len(finite) else math.nan
@@ -236,9 +220,8 @@ def _by(x: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _finish(axes: Any, x: str, title: str, metric: str) -> None:
     axes.set_xlabel(AXES[x])
-    heading = " · ".join(part for part in (title, LABELS.get(metric, metric)) if part)
-    axes.set_title(heading)
-    axes.xaxis.set_major_formatter(tick)
+    axes.set_title(" · ".join(part for part in (title, LABELS.get(metric, metric)) if part))
+    axes.xaxis.set_major_formatter(lambda value, _: quantity(value))
     axes.margins(x=0.02)
     high = axes.get_xlim()[1]
     axes.set_xlim(0, high)  # every axis counts from the start of the run
@@ -262,7 +245,7 @@ def _count(seeds: int) -> str:
     return f"{seeds} seed{'s' if seeds > 1 else ''}"
 
 
-def _summaries(worlds: dict[str, dict[str, list[SeedCurve]]], confidence: float) -> list[ArmSummary]:
+def _summaries(worlds: dict[str, dict[str, list[SeedCurve]]]) -> list[ArmSummary]:
     rows = []
     for world, arms in worlds.items():
         for arm, curves in arms.items():
@@ -276,8 +259,8 @@ def _summaries(worlds: dict[str, dict[str, list[SeedCurve]]], confidence: float)
                     world=world,
                     arm=arm,
                     seeds=len(curves),
-                    final=bootstrap_interval([values[:, -1]], confidence=confidence),
-                    area=bootstrap_interval([area_under_curve(grid, values)], confidence=confidence),
+                    final=bootstrap_interval([values[:, -1]], confidence=CONFIDENCE),
+                    area=bootstrap_interval([area_under_curve(grid, values)], confidence=CONFIDENCE),
                     env_steps=float(grid[-1]),
                     cpu_seconds=float(np.mean([curve.cpu_seconds for curve in curves])),
                 )
@@ -285,7 +268,7 @@ def _summaries(worlds: dict[str, dict[str, list[SeedCurve]]], confidence: float)
     return rows
 
 
-def _as_json(summaries: Sequence[ArmSummary], metric: str, confidence: float) -> str:
+def _as_json(summaries: Sequence[ArmSummary], metric: str) -> str:
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
             return {key: plain(entry) for key, entry in value.items()}
@@ -293,8 +276,4 @@ def _as_json(summaries: Sequence[ArmSummary], metric: str, confidence: float) ->
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
     rows = [plain(dataclasses.asdict(summary)) for summary in summaries]
-    return json.dumps({"metric": metric, "confidence": confidence, "rows": rows}, indent=2, ensure_ascii=False) + "\n"
-
-
-def _check_axis(x: str) -> None:
-    require(x in AXES, "x", x, f"is not a horizontal axis.{suggest(x, AXES)}")
+    return json.dumps({"metric": metric, "confidence": CONFIDENCE, "rows": rows}, indent=2, ensure_ascii=False) + "\n"

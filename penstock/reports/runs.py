@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from penstock._errors import PenstockError, suggest
+from penstock.storage.run_folder import CONFIG_NAME, METRICS_NAME, read_config
 
 STEP_KEY = "env_steps"
 """Environment steps, on every line of ``metrics.jsonl``."""
@@ -81,8 +82,9 @@ def read_run(folder: Path) -> Run:
 
     Raises:
         RunError: the folder or ``metrics.jsonl`` is missing or empty, or a line is damaged.
+        ConfigurationError: ``config.json`` is damaged.
     """
-    metrics = folder / "metrics.jsonl"
+    metrics = folder / METRICS_NAME
     if not folder.is_dir():
         raise RunError(f"There is no run folder {folder}.")
     if not metrics.is_file():
@@ -101,7 +103,7 @@ def read_run(folder: Path) -> Run:
         rows.append(row)
     if not rows:
         raise RunError(f"{metrics} is empty: the run stopped before its first report. Continue it, then plot again.")
-    return Run(folder, _read_config(folder / "config.json"), rows)
+    return Run(folder, read_config(folder) if (folder / CONFIG_NAME).is_file() else {}, rows)
 
 
 def seed_curves(run: Run, metric: str, x: str = STEP_KEY) -> list[SeedCurve]:
@@ -166,18 +168,6 @@ def collect(runs: Sequence[Run], metric: str, x: str = STEP_KEY) -> dict[str, di
                     )
             arm.append(curve)
     return worlds
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise RunError(f"{path} is not JSON ({error}).") from error
-    if not isinstance(config, dict):
-        raise RunError(f"{path} is not a JSON object.")
-    return config
 
 
 def _column(rows: Sequence[dict[str, Any]], key: str) -> np.ndarray:

@@ -27,7 +27,7 @@ class Estimate:
         value: the point estimate.
         low: lower end of the interval; NaN where there are too few seeds for one.
         high: upper end.
-        count: number of seeds (for two arms: of the smaller arm).
+        count: number of seeds.
     """
 
     value: float
@@ -143,58 +143,6 @@ def bootstrap_curves(
     return value, low, high
 
 
-def probability_of_improvement(
-    better: np.ndarray, baseline: np.ndarray, *, confidence: float | int = 0.95, resamples: int = 5000, seed: int = 0
-) -> Estimate:
-    """Probability that a random seed of ``better`` scores above one of ``baseline``, ties counting half.
-
-    This is the Mann-Whitney statistic U / (n m), with a bootstrap interval over the seeds of both arms.
-
-    Args:
-        better: scores ``(n,)``.
-        baseline: scores ``(m,)``.
-        confidence: nominal coverage.
-        resamples: number of bootstrap samples.
-        seed: of the resampling.
-    """
-
-    def above(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        difference = x[..., :, None] - y[..., None, :]
-        return np.asarray(((np.sign(difference) + 1) / 2).mean((-1, -2)))
-
-    return _two_arms(better, baseline, above, confidence, resamples, seed)
-
-
-def ratio(
-    numerator: np.ndarray,
-    denominator: np.ndarray,
-    statistic: Statistic = interquartile_mean,
-    *,
-    confidence: float | int = 0.95,
-    resamples: int = 5000,
-    seed: int = 0,
-) -> Estimate:
-    """Ratio of a statistic of two arms, with a bootstrap interval over the seeds of both.
-
-    Args:
-        numerator: scores ``(n,)``.
-        denominator: scores ``(m,)``. Where the interval of its statistic contains zero, a ratio says nothing,
-            and its interval is (-inf, inf).
-        statistic: see `bootstrap_interval`.
-        confidence: nominal coverage.
-        resamples: number of bootstrap samples.
-        seed: of the resampling.
-    """
-    bottom = bootstrap_interval([denominator], statistic, confidence=confidence, resamples=resamples, seed=seed)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        estimate = _two_arms(
-            numerator, denominator, lambda x, y: statistic(x) / statistic(y), confidence, resamples, seed
-        )
-    if bottom.low <= 0 <= bottom.high:
-        return dataclasses.replace(estimate, low=-np.inf, high=np.inf)
-    return estimate
-
-
 def area_under_curve(steps: Num[np.ndarray, "G"], values: Num[np.ndarray, "*batch G"]) -> np.ndarray:
     """Trapezoidal area under a curve divided by the range of ``steps``: the curve's mean height, in its own unit.
 
@@ -245,31 +193,6 @@ def common_grid(
     else:
         grid = np.linspace(start, end, points)
     return grid, np.stack([np.interp(grid, steps, values) for steps, values in curves])
-
-
-def _two_arms(
-    first: np.ndarray,
-    second: np.ndarray,
-    statistic: Callable[[np.ndarray, np.ndarray], np.ndarray],
-    confidence: float | int,
-    resamples: int,
-    seed: int,
-) -> Estimate:
-    _check(confidence, resamples)
-    first, second = np.asarray(first, float), np.asarray(second, float)
-    require(min(len(first), len(second)) > 0, "scores", [len(first), len(second)], "each arm needs a score")
-    value = float(statistic(first, second))
-    count = min(len(first), len(second))
-    if count < 2:
-        return Estimate(value, np.nan, np.nan, count)
-    generator = np.random.default_rng(seed)
-    spread = statistic(
-        first[generator.integers(len(first), size=(resamples, len(first)))],
-        second[generator.integers(len(second), size=(resamples, len(second)))],
-    )
-    tail = 50 * (1 - confidence)
-    low, high = np.percentile(spread, [tail, 100 - tail])
-    return Estimate(value, float(low), float(high), count)
 
 
 def _check(confidence: float | int, resamples: int) -> None:

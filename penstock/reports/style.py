@@ -7,7 +7,6 @@ from typing import Any
 
 from penstock._extras import extra
 from penstock._files import replacing
-from penstock.reports.tables import quantity
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#AA4499", "#B8860B", "#56B4E9", "#332288", "#666666", "#882255", "#44AA99")
 """Line colours: the Okabe-Ito set with its light yellow and orange replaced by tones that carry text on white."""
@@ -40,12 +39,12 @@ RULES = {
 
 
 @contextlib.contextmanager
-def canvas(columns: int = 1, width: float = 7.2, height: float = 4.0) -> Iterator[tuple[Any, Sequence[Any]]]:
+def canvas(columns: int) -> Iterator[tuple[Any, Sequence[Any]]]:
     """Yields a figure and its axes side by side, in the house style. Touches no global matplotlib state for long."""
     matplotlib = extra("matplotlib", "plots")
     figures = extra("matplotlib.figure", "plots")
     with matplotlib.rc_context(RULES):
-        figure = figures.Figure(figsize=(width if columns == 1 else 5.6 * columns, height), layout="constrained")
+        figure = figures.Figure(figsize=(7.2 if columns == 1 else 5.6 * columns, 4.0), layout="constrained")
         figure.get_layout_engine().set(wspace=0.06)
         axes = figure.subplots(1, columns, squeeze=False)[0]
         yield figure, list(axes)
@@ -109,8 +108,3 @@ def spread_apart(places: Sequence[float], gap: float) -> list[float]:
             half = gap * (n + m - 1) / 2
             clusters[-2:] = [[min(max(centre, min(half, 0.5)), max(1 - half, 0.5)), n + m]]
     return [centre + gap * (i - (n - 1) / 2) for centre, n in clusters for i in range(int(n))]
-
-
-def tick(value: float | int, _: object = None) -> str:
-    """A tick label (matplotlib passes the position too)."""
-    return quantity(value)

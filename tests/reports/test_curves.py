@@ -110,9 +110,9 @@ def test_worlds_get_panels_even_without_common_steps(make_run, tmp_path):
         make_run("b", [3.0], seed=1, steps=[9000]),
         make_run("c", [1.0, 2.0], world="classic/pendulum"),
     ]
-    files = plot_runs(runs, tmp_path / "figure.svg", title="Two worlds")
+    files = plot_runs(runs, tmp_path / "figure.svg")
     svg = files[1].read_text()
-    assert "classic/pendulum" in svg and "soft/jumper-mini" in svg and "Two worlds" in svg
+    assert "classic/pendulum" in svg and "soft/jumper-mini" in svg
     assert json.loads(files[2].read_text())["rows"][0]["final"]["value"] is None
 
 

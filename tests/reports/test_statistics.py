@@ -10,8 +10,6 @@ from penstock.reports.statistics import (
     bootstrap_interval,
     common_grid,
     interquartile_mean,
-    probability_of_improvement,
-    ratio,
 )
 
 
@@ -91,31 +89,6 @@ def test_the_same_seed_gives_the_same_interval():
     scores = np.random.default_rng(0).normal(size=6)
     assert bootstrap_interval([scores]) == bootstrap_interval([scores])
     assert bootstrap_interval([scores], seed=1) != bootstrap_interval([scores])
-
-
-def test_probability_of_improvement_is_mann_whitney():
-    generator = np.random.default_rng(2)
-    first, second = np.round(generator.normal(0.5, 1, 9), 1), np.round(generator.normal(0, 1, 7), 1)
-    statistic = scipy.stats.mannwhitneyu(first, second).statistic
-    estimate = probability_of_improvement(first, second)
-    assert estimate.value == pytest.approx(statistic / (9 * 7))
-    assert estimate.low < estimate.value < estimate.high
-    assert probability_of_improvement(np.array([1.0, 2.0]), np.array([1.0, 2.0])).value == 0.5
-    assert probability_of_improvement(np.array([3.0]), np.array([1.0, 2.0])).value == 1.0
-
-
-def test_ratio_of_arms():
-    numerator, denominator = np.array([20.0, 20.0, 20.0]), np.array([10.0, 10.0, 10.0])
-    estimate = ratio(numerator, denominator)
-    assert (estimate.value, estimate.low, estimate.high) == (2.0, 2.0, 2.0)
-    generator = np.random.default_rng(3)
-    noisy = ratio(generator.normal(30, 2, 10), generator.normal(10, 1, 10))
-    assert noisy.low < 3.0 < noisy.high and noisy.high - noisy.low < 1.0
-
-
-def test_ratio_to_an_arm_around_zero_is_unbounded():
-    estimate = ratio(np.array([5.0, 6.0, 7.0]), np.array([-1.0, 0.2, 1.0]))
-    assert (estimate.low, estimate.high) == (-np.inf, np.inf)
 
 
 def test_area_under_curve_of_hand_numbers():
