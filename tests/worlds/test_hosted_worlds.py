@@ -269,7 +269,7 @@ def test_an_interrupt_of_the_terminal_leaves_the_workers_at_work():
     """Ctrl-C reaches all processes; only the run itself decides to stop."""
     world = hosted(vectorization="processes")
     state = world.reset(KEY)
-    for process in world._present.vector.envs.processes:
+    for process in world._vector.envs.processes:
         os.kill(process.pid, signal.SIGINT)
     _, transition = world.step(state, np.zeros((2, 1), np.float32))
     assert transition.reward.tolist() == [1.0, 1.0]

@@ -3,47 +3,46 @@
 They are stepped by the host, outside `jax.jit`. No package of theirs is imported before a world of theirs is made.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from penstock._errors import ConfigurationError
 from penstock._field_types import convert
+from penstock.worlds.hosted.environments import (
+    EnvironmentSource,
+    dm_control_source,
+    envpool_source,
+    gymnasium_source,
+    humanoid_bench_source,
+)
 from penstock.worlds.registry import register_family
 from penstock.worlds.world import World
 
 
-def _world(source: Any, num_envs: int, vectorization: Any, timeout: Any) -> World:
-    from penstock.worlds.hosted.hosted_world import HostedWorld
-    from penstock.worlds.hosted.vectorization import Vectorization
+def _family(source_of: Callable[..., EnvironmentSource]) -> Callable[..., World]:
+    """What makes a world of a family from the name of a member, N, and options."""
 
-    vectorization = convert(vectorization, Vectorization, "vectorization")
-    if vectorization == "envpool" and source.make_vector is None:
-        raise ConfigurationError(f"'{source.name}': EnvPool steps gym/<id> worlds only; choose serial or processes.")
-    return HostedWorld(source, num_envs, vectorization, convert(timeout, float, "timeout"))
+    def make(ident: str, num_envs: int, vectorization: Any = "serial", timeout: Any = 60.0, **options: Any) -> World:
+        from penstock.worlds.hosted.hosted_world import HostedWorld
+        from penstock.worlds.hosted.vectorization import Vectorization
 
+        pooled = vectorization == "envpool" and source_of is gymnasium_source
+        source = (envpool_source if pooled else source_of)(ident, **options)
+        vectorization = convert(vectorization, Vectorization, "vectorization")
+        if vectorization == "envpool" and source.make_vector is None:
+            raise ConfigurationError(
+                f"'{source.name}': EnvPool steps gym/<id> worlds only; choose serial or processes."
+            )
+        return HostedWorld(source, num_envs, vectorization, convert(timeout, float, "timeout"))
 
-def _gymnasium(ident: str, num_envs: int, vectorization: Any = "serial", timeout: Any = 60.0, **options: Any) -> World:
-    from penstock.worlds.hosted.environments import envpool_source, gymnasium_source
-
-    source = envpool_source if vectorization == "envpool" else gymnasium_source
-    return _world(source(ident, **options), num_envs, vectorization, timeout)
-
-
-def _dm_control(task: str, num_envs: int, vectorization: Any = "serial", timeout: Any = 60.0, **options: Any) -> World:
-    from penstock.worlds.hosted.environments import dm_control_source
-
-    return _world(dm_control_source(task, **options), num_envs, vectorization, timeout)
+    return make
 
 
-def _humanoid_bench(
-    ident: str, num_envs: int, vectorization: Any = "serial", timeout: Any = 60.0, **options: Any
-) -> World:
-    from penstock.worlds.hosted.environments import humanoid_bench_source
-
-    return _world(humanoid_bench_source(ident, **options), num_envs, vectorization, timeout)
-
-
-register_family("gym", "gym/<id>", "any registered Gymnasium id with continuous actions", _gymnasium)
-register_family("dmc", "dmc/<domain>-<task>", "DMControl tasks, states or pixels", _dm_control)
+register_family("gym", "gym/<id>", "any registered Gymnasium id with continuous actions", _family(gymnasium_source))
+register_family("dmc", "dmc/<domain>-<task>", "DMControl tasks, states or pixels", _family(dm_control_source))
 register_family(
-    "humanoidbench", "humanoidbench/<id>", "HumanoidBench, from an installed or checked-out package", _humanoid_bench
+    "humanoidbench",
+    "humanoidbench/<id>",
+    "HumanoidBench, from an installed or checked-out package",
+    _family(humanoid_bench_source),
 )

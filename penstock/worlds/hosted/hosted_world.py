@@ -74,16 +74,6 @@ class Declared:
     idle_steps: bool = False
 
 
-class _Present:
-    """The environments themselves, and where they stand: the one part of a hosted world that changes."""
-
-    def __init__(self):
-        self.vector: VectorEnvironment | None = None
-        self.state: HostedState | None = None
-        self.faults: list[str] = []
-        self.bad_starts = 0
-
-
 class HostedWorld(World):
     """N environments of one source. They are made when they are first reset.
 
@@ -115,7 +105,11 @@ class HostedWorld(World):
         self.vectorization: Vectorization = vectorization
         self.timeout = timeout
         self.declared = declared
-        self._present = _Present()
+        # Where the environments stand: the one part of a hosted world that changes.
+        self._vector: VectorEnvironment | None = None
+        self._state: HostedState | None = None
+        self._faults: list[str] = []
+        self._bad_starts = 0
 
     def with_num_envs(self, num_envs: int) -> "HostedWorld":
         """The same world with environments of its own, ``num_envs`` of them."""
@@ -147,13 +141,12 @@ class HostedWorld(World):
         return self._begin(np.array(state.words), np.asarray(state.episode) + 1)
 
     def _begin(self, words: np.ndarray, episode: np.ndarray) -> HostedState:
-        present = self._present
-        if present.vector is None:
-            present.vector = self._make_vector(int(np.random.SeedSequence(words.tolist()).generate_state(1)[0]))
-        observation = self.declared.reader.read(present.vector.reset(self._seeds(words, episode)))
+        if self._vector is None:
+            self._vector = self._make_vector(int(np.random.SeedSequence(words.tolist()).generate_state(1)[0]))
+        observation = self.declared.reader.read(self._vector.reset(self._seeds(words, episode)))
         observation, episode = self._usable_starts(observation, words, episode.astype(np.int32))
-        present.state = HostedState(observation, np.zeros((self.num_envs,), np.int32), episode, words)
-        return present.state
+        self._state = HostedState(observation, np.zeros((self.num_envs,), np.int32), episode, words)
+        return self._state
 
     def _usable_starts(
         self, observation: Observation, words: np.ndarray, episode: np.ndarray
@@ -163,7 +156,7 @@ class HostedWorld(World):
         Raises:
             WorldFaultError: an environment begins so again and again, or resets itself only.
         """
-        vector = self._present.vector
+        vector = self._vector
         assert vector is not None
         fault = ""
         for _ in range(STARTS_TRIED):
@@ -171,15 +164,15 @@ class HostedWorld(World):
             bad = ~fine.all(axis=1)
             if not bad.any():
                 return observation, episode
-            self._present.bad_starts += int(bad.sum())
+            self._bad_starts += int(bad.sum())
             index = int(np.flatnonzero(bad)[0])
             entry = int(np.flatnonzero(~fine[index])[0])
             fault = (
                 f"observation[{entry}] is {observation.vector[index, entry]:g} in environment {index} right after the "
                 f"reset of episode {int(episode[index])}"
             )
-            if len(self._present.faults) < FAULTS_KEPT:
-                self._present.faults.append(fault)
+            if len(self._faults) < FAULTS_KEPT:
+                self._faults.append(fault)
             episode = (episode + bad).astype(np.int32)
             fresh = vector.renew(bad, np.zeros_like(bad), self._seeds(words, episode))
             observation = self.declared.reader.read(fresh)
@@ -194,9 +187,9 @@ class HostedWorld(World):
         Raises:
             PenstockError: they have not been started.
         """
-        if self._present.state is None:
+        if self._state is None:
             raise PenstockError(f"'{self.name}' has not been started: call reset() first.")
-        return self._present.state
+        return self._state
 
     def step(self, state: HostedState, action: Actions) -> tuple[HostedState, Transition]:
         """See `World.step`.
@@ -205,15 +198,14 @@ class HostedWorld(World):
             PenstockError: ``state`` is not the present one.
             WorldFaultError: an environment raised, died, hung, or returned something else than it declared.
         """
-        present = self._present
-        if present.vector is None or state is not present.state:
+        if self._vector is None or state is not self._state:
             raise PenstockError(
                 f"'{self.name}' is hosted and has one present: step from the state that reset() or step() "
                 "returned last."
             )
         action = np.asarray(action)
         possible = np.isfinite(action).all(axis=1)
-        played = present.vector.step(self.declared.actions.from_unit(np.where(possible[:, None], action, 0.0)))
+        played = self._vector.step(self.declared.actions.from_unit(np.where(possible[:, None], action, 0.0)))
         final = self.declared.reader.read(played.final)  # a copy: environments write the next one into the same memory
         reward = np.asarray(played.reward, np.float32)
         diverged = self._diverged(state, action, reward, final)
@@ -225,7 +217,7 @@ class HostedWorld(World):
         truncated = played.truncated | (age >= self.episode_length)
         over = terminated | truncated
         if over.any():
-            fresh = present.vector.renew(over, ended, self._seeds(state.words, state.episode + 1))
+            fresh = self._vector.renew(over, ended, self._seeds(state.words, state.episode + 1))
             batch = played.observation if fresh is None else fresh
             observation, episode = self._usable_starts(
                 self.declared.reader.read(batch), state.words, (state.episode + over).astype(np.int32)
@@ -236,8 +228,8 @@ class HostedWorld(World):
         if diverged.any():
             reward = np.where(diverged, 0.0, reward).astype(np.float32)
             final = jax.tree.map(lambda leaf: _cleared(leaf, diverged), final)
-        present.state = HostedState(observation, np.where(over, 0, age).astype(np.int32), episode, state.words)
-        return present.state, Transition(
+        self._state = HostedState(observation, np.where(over, 0, age).astype(np.int32), episode, state.words)
+        return self._state, Transition(
             observation=observation,
             reward=reward,
             terminated=terminated,
@@ -263,10 +255,10 @@ class HostedWorld(World):
             if fine.all():
                 continue
             bad = ~fine.all(axis=1)
-            for index in np.flatnonzero(bad & ~diverged)[: FAULTS_KEPT - len(self._present.faults)]:
+            for index in np.flatnonzero(bad & ~diverged)[: FAULTS_KEPT - len(self._faults)]:
                 entry = int(np.flatnonzero(~fine[index])[0])
                 which = name if name == "reward" else f"{name}[{entry}]"
-                self._present.faults.append(
+                self._faults.append(
                     f"{which} is {values[index, entry]:g} in environment {index}, episode {int(state.episode[index])}, "
                     f"step {int(state.age[index])}"
                 )
@@ -275,17 +267,17 @@ class HostedWorld(World):
 
     def take_faults(self) -> list[str]:
         """What diverged, or was left out, since the last call: array, value, environment, episode and step."""
-        taken, self._present.faults = self._present.faults, []
+        taken, self._faults = self._faults, []
         return taken
 
     def take_bad_starts(self) -> int:
         """How many episodes were left out since the last call, because they began with a number that is none."""
-        taken, self._present.bad_starts = self._present.bad_starts, 0
+        taken, self._bad_starts = self._bad_starts, 0
         return taken
 
     def scene(self, caption: str = "") -> Scene | None:
         """A picture of the first environment, where it is one of MuJoCo's and lives in this process."""
-        env = self._present.vector.scene_source() if self._present.vector is not None else None
+        env = self._vector.scene_source() if self._vector is not None else None
         if env is None:
             return None
         from penstock.worlds.hosted.pictures import scene_of
@@ -294,10 +286,9 @@ class HostedWorld(World):
 
     def close(self) -> None:
         """Ends the environments. The next `reset` makes new ones."""
-        present = self._present
-        if present.vector is not None:
-            present.vector.close()
-        present.vector = present.state = None
+        if self._vector is not None:
+            self._vector.close()
+        self._vector = self._state = None
 
     # ------------------------------------------------------------------ environments
 

@@ -27,9 +27,8 @@ class ActionBox:
 
     def from_unit(self, action: np.ndarray) -> np.ndarray:
         """``(N, d)`` in [-1, 1] to ``(N, *shape)`` in the box."""
-        unit = np.clip(
-            np.asarray(action, np.float64), -1.0, 1.0
-        )  # float32 would round where the box is [-1, 1] already
+        # In float64: float32 would round where the box is [-1, 1] already.
+        unit = np.clip(np.asarray(action, np.float64), -1.0, 1.0)
         scaled = self.low + 0.5 * (unit + 1.0) * (self.high - self.low)
         return scaled.astype(self.dtype).reshape(-1, *self.shape)
 
@@ -60,9 +59,8 @@ def action_box(space: Any, name: str) -> ActionBox:
     endless = np.flatnonzero(~(np.abs(low) < 1e30) | ~(np.abs(high) < 1e30))
     if len(endless):
         raise ConfigurationError(
-            f"'{name}': action {endless[0]} has the bounds [{low[endless[0]]:g}, {high[endless[0]]:g}]; every "
-            "bound must "
-            "be finite, because policies act in a box. Declare the range that its actuators have: a finite "
+            f"'{name}': action {endless[0]} has the bounds [{low[endless[0]]:g}, {high[endless[0]]:g}]; every bound "
+            "must be finite, because policies act in a box. Declare the range that its actuators have: a finite "
             "gymnasium.spaces.Box as the environment's action_space."
         )
     wrong = np.flatnonzero(low >= high)
