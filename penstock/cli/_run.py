@@ -40,7 +40,7 @@ def train_run(
         plan,
         run_dir,
         observer=progress,
-        mirrors=lambda folder: [TensorBoardMirror(folder.path / "tensorboard", "env_steps")] if tensorboard else [],
+        mirrors=lambda folder: [TensorBoardMirror(folder.path / "tensorboard")] if tensorboard else [],
         allow_config_change=allow_config_change,
     )
     if result.finished:

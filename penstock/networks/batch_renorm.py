@@ -28,7 +28,6 @@ class BatchRenorm(eqx.Module):
         mean: running mean mu_R, not learned.
         variance: running variance sigma_R^2 (without epsilon), not learned.
         calls: number of training calls so far.
-        momentum: weight of the old running statistics.
         warmup: training calls before renormalisation begins.
     """
 
@@ -37,14 +36,12 @@ class BatchRenorm(eqx.Module):
     mean: Float[Array, "n"]
     variance: Float[Array, "n"]
     calls: Scalar
-    momentum: float = eqx.field(static=True)
     warmup: int = eqx.field(static=True)
 
-    def __init__(self, size: int, momentum: float = 0.99, warmup: int = 100_000):
+    def __init__(self, size: int, warmup: int = 100_000):
         self.scale, self.offset = jnp.ones(size), jnp.zeros(size)
         self.mean, self.variance = jnp.zeros(size), jnp.ones(size)
         self.calls = jnp.zeros(())
-        self.momentum = momentum
         self.warmup = warmup
 
     def train(self, x: Float[Array, "B n"]) -> tuple[Float[Array, "B n"], "BatchRenorm"]:
@@ -71,7 +68,7 @@ class BatchRenorm(eqx.Module):
         y = centred * (self.scale * r * jax.lax.rsqrt(variance + EPSILON)) + (self.offset + self.scale * q)
 
         def blend(old, new):
-            return self.momentum * old + (1.0 - self.momentum) * new
+            return MOMENTUM * old + (1.0 - MOMENTUM) * new
 
         moved = eqx.tree_at(
             _statistics,
@@ -162,5 +159,7 @@ def with_statistics(model: T, seen: T, unless: Bool[Array, ""]) -> T:
 
 
 EPSILON = 1e-3
+MOMENTUM = 0.99
+"""Weight of the old running statistics."""
 R_MAX = 3.0
 Q_MAX = 5.0

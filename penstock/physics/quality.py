@@ -89,7 +89,8 @@ def _require_one_body(mesh: TetMesh) -> None:
         raise ConfigurationError(
             f"mesh.vertices: {len(twins)} of {len(vertices)} vertices coincide with another one (vertex {twins[0]} "
             f"with {first[twins[0]]}), so that parts which seem to touch are not joined: the body has {parts} pieces "
-            "that share no vertex. Let the mesher join them, or pass merge_tolerance=1e-6 (mesh_merge_tolerance of a world)."
+            "that share no vertex. Let the mesher join them, or pass merge_tolerance=1e-6 (of a world: "
+            "mesh_merge_tolerance)."
         )
     if parts > 1:
         sizes = sorted(np.unique(pieces(tets, 1), return_counts=True)[1].tolist(), reverse=True)

@@ -146,33 +146,26 @@ def open_gate(network: Network) -> Network:
     )
 
 
+CANDIDATE_BOUND = 50.0
+"""Largest entry of the candidate of `GatedVelocity`."""
+
+
 class GatedVelocity(VelocityField):
     """Flow-G: ``v = g * (c(s, x, tau) - x)`` with a gate ``g = sigmoid(z(s, x, tau))`` in (0, 1).
 
     A step is ``x' = (1 - dtau g) x + dtau g c``: a contraction toward the candidate c. The gate's last layer starts
     with zero weights and bias 5, so g = 0.99331 and the flow follows the candidate.
-    ``c = candidate_bound * tanh(.)``, or linear where the bound is None. Source: arXiv 2509.25756.
+    ``c = 50 tanh(.)``. Source: arXiv 2509.25756.
     """
 
     gate: JointMLP
     candidate: JointMLP
-    candidate_bound: float | None = eqx.field(static=True)
 
-    def __init__(
-        self,
-        key: Key,
-        feature_size: int,
-        flat_size: int,
-        trunk: Trunk,
-        candidate_bound: float | None = 50.0,
-        output_gain: float = 0.01,
-    ):
+    def __init__(self, key: Key, feature_size: int, flat_size: int, trunk: Trunk, output_gain: float = 0.01):
         key_gate, key_candidate = jax.random.split(key)
         self.gate = open_gate(JointMLP(key_gate, feature_size, flat_size, trunk))
         # The bound multiplies the output, so the last layer is made smaller by as much.
-        gain = output_gain / (candidate_bound or 1.0)
-        self.candidate = JointMLP(key_candidate, feature_size, flat_size, trunk, gain)
-        self.candidate_bound = candidate_bound
+        self.candidate = JointMLP(key_candidate, feature_size, flat_size, trunk, output_gain / CANDIDATE_BOUND)
 
     def condition(self, features: Float[Array, "features"]) -> tuple[Float[Array, "width"], Float[Array, "width"]]:
         """See `VelocityField.condition`."""
@@ -183,9 +176,7 @@ class GatedVelocity(VelocityField):
     ) -> Float[Array, "flat"]:
         """See `VelocityField`."""
         gate = jax.nn.sigmoid(self.gate(condition[0], x, tau))
-        candidate = self.candidate(condition[1], x, tau)
-        if self.candidate_bound is not None:
-            candidate = self.candidate_bound * jnp.tanh(candidate)
+        candidate = CANDIDATE_BOUND * jnp.tanh(self.candidate(condition[1], x, tau))
         return gate * (candidate - x)
 
 
@@ -312,7 +303,7 @@ def make_velocity(
         case "mlp":
             return MLPVelocity(key, feature_size, flat_size, trunk, output_gain)
         case "gated":
-            return GatedVelocity(key, feature_size, flat_size, trunk, output_gain=output_gain)
+            return GatedVelocity(key, feature_size, flat_size, trunk, output_gain)
         case "decoded":
             return DecodedVelocity(key, feature_size, flat_size, trunk.hidden[0], output_gain=output_gain)
     raise ConfigurationError(f"velocity = {name!r}: unknown.{suggest(name, get_args(VelocityName))}")

@@ -1,6 +1,5 @@
 """Turns the items of a scene into coloured triangles."""
 
-import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from penstock._errors import require
 from penstock.render._raster import Mesh
 from penstock.scene.items import Ball, Segment, Solid, Surface
-from penstock.scene.shapes import is_closed
+from penstock.scene.shapes import ball, is_closed
 
 CONTRACTION, NEUTRAL, EXPANSION = (0.90, 0.42, 0.27), (0.95, 0.92, 0.86), (0.24, 0.55, 0.82)
 """Tints at values 1, 0 and -1: a diverging scale that red-green colour blindness keeps apart."""
@@ -48,12 +47,10 @@ def mesh_of(item: Surface | Segment | Ball, lines: Bool[np.ndarray, "F 3"] | Non
             colors = tint(np.asarray(item.values, float))
         return Mesh(vertices, faces, colors, outline(vertices, faces) if lines is None else lines, is_closed(faces))
     if isinstance(item, Ball):
-        unit, faces = _unit_sphere()
-        vertices = np.asarray(item.center, float) + item.radius * unit
-    else:
-        vertices, faces = _tube(np.asarray(item.points, float), item.width / 2)
+        return _merged([Solid(ball(item.radius), item.center, np.eye(3), item.color)], closed=True, convex=True)
+    vertices, faces = _tube(np.asarray(item.points, float), item.width / 2)
     colors = np.broadcast_to(rgb(item.color), (len(faces), 3))
-    return Mesh(vertices, faces, colors, np.zeros(faces.shape, bool), True, 1.0 if isinstance(item, Ball) else 0.6)
+    return Mesh(vertices, faces, colors, np.zeros(faces.shape, bool), closed=True, roundness=0.6)
 
 
 def meshes_of_solids(solids: Sequence[Solid]) -> list[Mesh]:
@@ -106,25 +103,12 @@ def outline(vertices: Float[np.ndarray, "V 3"], faces: Int[np.ndarray, "F 3"]) -
     return drawn
 
 
-@functools.cache
-def _unit_sphere(rings: int = 12, around: int = 20) -> tuple[np.ndarray, np.ndarray]:
-    polar = np.linspace(0, math.pi, rings + 1)[1:-1, None]
-    turn = np.linspace(0, 2 * math.pi, around, endpoint=False)[None]
-    middle = np.stack(
-        [np.sin(polar) * np.cos(turn), np.cos(polar) + 0 * turn, -np.sin(polar) * np.sin(turn)], -1
-    ).reshape(-1, 3)
-    vertices = np.concatenate([middle, [[0, 1, 0], [0, -1, 0]]])
-    faces = _grid_faces(rings - 1, around)
-    top, bottom = len(middle), len(middle) + 1
-    here, there = np.arange(around), (np.arange(around) + 1) % around
-    last = (rings - 2) * around
-    faces += [(top, int(i), int(j)) for i, j in zip(here, there, strict=True)]
-    faces += [(bottom, int(last + j), int(last + i)) for i, j in zip(here, there, strict=True)]
-    return vertices, np.array(faces)
+AROUND = 12
+"""Corners of a tube's cross-section."""
 
 
-def _tube(points: Float[np.ndarray, "n 3"], radius: float, around: int = 12) -> tuple[np.ndarray, np.ndarray]:
-    turn = np.linspace(0, 2 * math.pi, around, endpoint=False)[:, None]
+def _tube(points: Float[np.ndarray, "n 3"], radius: float) -> tuple[np.ndarray, np.ndarray]:
+    turn = np.linspace(0, 2 * math.pi, AROUND, endpoint=False)[:, None]
     rings = []
     tangents = np.gradient(points, axis=0)
     for point, tangent in zip(points, tangents, strict=True):
@@ -134,18 +118,12 @@ def _tube(points: Float[np.ndarray, "n 3"], radius: float, around: int = 12) -> 
         first /= max(float(np.linalg.norm(first)), 1e-12)
         rings.append(point + radius * (np.cos(turn) * first + np.sin(turn) * np.cross(first, tangent)))
     vertices = np.concatenate([*rings, points[:1], points[-1:]])
-    start, end, last = len(points) * around, len(points) * around + 1, (len(points) - 1) * around
-    faces = _grid_faces(len(points), around)
-    for i in range(around):
-        j = (i + 1) % around
+    start, end, last = len(points) * AROUND, len(points) * AROUND + 1, (len(points) - 1) * AROUND
+    faces = []
+    for i in range(AROUND):
+        j = (i + 1) % AROUND
+        for ring in range(0, last, AROUND):
+            a, b = ring + i, ring + j
+            faces += [(a, a + AROUND, b), (b, a + AROUND, b + AROUND)]
         faces += [(start, i, j), (end, last + j, last + i)]
     return vertices, np.array(faces)
-
-
-def _grid_faces(rings: int, around: int) -> list[tuple[int, int, int]]:
-    faces = []
-    for ring in range(rings - 1):
-        for i in range(around):
-            a, b = ring * around + i, ring * around + (i + 1) % around
-            faces += [(a, a + around, b), (b, a + around, b + around)]
-    return faces

@@ -71,28 +71,6 @@ def render_scenes(
         yield _render(dataclasses.replace(scene, caption=caption), size, camera, lines)
 
 
-def contact_sheet(frames: Sequence[Frame], columns: int, gap: int = 6) -> Frame:
-    """Several frames in one picture, row by row.
-
-    Args:
-        frames: pictures of one size.
-        columns: how many stand side by side.
-        gap: white pixels between them.
-    """
-    require(len(frames) > 0, "frames", [], "needs at least one frame")
-    require(columns >= 1, "columns", columns, "must be at least 1")
-    sizes = {frame.shape for frame in frames}
-    require(len(sizes) == 1, "frames", sorted(sizes), "must all have the same size")
-    height, width, _ = frames[0].shape
-    columns = min(columns, len(frames))
-    rows = math.ceil(len(frames) / columns)
-    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
-    for i, frame in enumerate(frames):
-        y, x = (i // columns) * (height + gap), (i % columns) * (width + gap)
-        sheet[y : y + height, x : x + width] = frame
-    return sheet
-
-
 def _render(scene: Scene, size: tuple[int, int], camera: Camera, lines: dict[tuple[int, int], np.ndarray]) -> Frame:
     require(min(size) >= 64, "size", size, "must be at least 64 pixels each way")
     require(size[0] % 2 == 0 and size[1] % 2 == 0, "size", size, "must be even (video formats need it)")

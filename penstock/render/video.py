@@ -84,17 +84,6 @@ def write_episode(
     return write_video(frames, path, 1 / shown)
 
 
-def write_image(frame: np.ndarray, path: Path) -> Path:
-    """Writes one frame as PNG.
-
-    Raises:
-        OutputError: the disk is full, or the file cannot be written.
-    """
-    with replacing(Path(path)) as temporary:
-        extra("PIL.Image", "video").fromarray(frame).save(temporary, format="PNG", optimize=True)
-    return Path(path)
-
-
 def _has_ffmpeg() -> bool:
     try:
         extra("imageio_ffmpeg", "video").get_ffmpeg_exe()

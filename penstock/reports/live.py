@@ -11,6 +11,7 @@ from typing import IO, SupportsFloat, SupportsInt, TextIO, cast
 from rich.console import Console, ConsoleOptions
 from rich.live import Live
 from rich.progress_bar import ProgressBar
+from rich.table import Table
 from rich.text import Text
 
 from penstock._errors import require
@@ -55,7 +56,6 @@ class Progress:
         self._live: Live | None = None
         self._printed_at = -math.inf
         self._pending = False
-        self._started = False
 
     @property
     def animated(self) -> bool:
@@ -75,7 +75,6 @@ class Progress:
         """
         total_env_steps, env_steps = int(total_env_steps), int(env_steps)
         require(total_env_steps > 0, "total_env_steps", total_env_steps, "must be positive")
-        self._started = True
         self._display.total, self._display.done, self._display.title = total_env_steps, env_steps, describe
         if self.animated:
             self._live = Live(self._display, console=self._console, refresh_per_second=4, transient=False)
@@ -116,7 +115,7 @@ class Progress:
         display.done, display.rate = int(env_steps), float(steps_per_second)
         if evaluation is not None:
             display.evaluation = (float(evaluation), display.done)
-        display.details = {name: float(value) for name, value in details.items()}
+        display.details = {name.replace("_", " "): float(value) for name, value in details.items()}
         self._pending = True
         if self._live is None and (evaluation is not None or self._clock() - self._printed_at >= self._interval):
             self._print_state()
@@ -192,35 +191,24 @@ class _Display:
             f"{self.left:>12}",
         ]
         if self.evaluation is not None:
-            columns.append(f"evaluation {_number(self.evaluation[0]):>9}")
-        columns += [f"{_spoken(name)} {_number(value):>9}" for name, value in self.details.items()]
+            columns.append(f"evaluation {format_value(self.evaluation[0]):>9}")
+        columns += [f"{name} {format_value(value):>9}" for name, value in self.details.items()]
         return "  ".join(columns).rstrip()
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
-        width = options.max_width
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text | Table]:
         if self.title:
-            yield _fit(Text(self.title, style="bold"), width)
+            yield _line((self.title, "bold"))
         if self.compiling is not None:
             what, since = self.compiling
-            yield _fit(Text(f"compiling {what} ... {self.clock() - since:.0f} s", style="yellow"), width)
+            yield _line((f"compiling {what} ... {self.clock() - since:.0f} s", "yellow"))
             return
-        tail = Text(f" {self.fraction:>4.0%}")
-        if self.left:
-            tail.append(f"  {self.left}", style="dim")
-        columns = min(_BAR_COLUMNS, width - tail.cell_len - 1)
-        if columns >= 8:
-            bar = ProgressBar(
-                total=1.0, completed=self.fraction, width=columns, complete_style="cyan", finished_style="green"
-            )
-            line = Text()
-            for segment in console.render(bar, options.update(width=columns)):
-                line.append(segment.text.rstrip("\n"), style=segment.style or "")
-            line.pad_right(columns - line.cell_len)
-            yield _fit(Text.assemble(line, tail), width)
-        else:
-            yield _fit(tail, width)
-        for line in self._fields(width):
-            yield _fit(line, width)
+        bar = ProgressBar(total=1.0, completed=self.fraction, complete_style="cyan", finished_style="green")
+        row = Table.grid(padding=(0, 1))
+        row.add_column(max_width=_BAR_COLUMNS)
+        row.add_column(no_wrap=True)
+        row.add_row(bar, _line(f"{self.fraction:>4.0%}", (f"  {self.left}" if self.left else "", "dim")))
+        yield row
+        yield from self._fields(options.max_width)
 
     def _fields(self, width: int) -> Iterator[Text]:
         """The numbers, in as many lines as the width asks for, three at most."""
@@ -230,13 +218,13 @@ class _Display:
         ]
         if self.evaluation is not None:
             value, at = self.evaluation
-            fields.append(("evaluation ", _number(value), f" at {quantity(at, digits=3)}"))
-        fields += [(_spoken(name) + " ", _number(value), "") for name, value in self.details.items()]
-        lines = [Text()]
+            fields.append(("evaluation ", format_value(value), f" at {quantity(at, digits=3)}"))
+        fields += [(f"{name} ", format_value(value), "") for name, value in self.details.items()]
+        lines = [_line()]
         for before, value, after in fields:
-            field = Text.assemble((before, "dim"), (value, "bold cyan"), (after, "dim"))
+            field = _line((before, "dim"), (value, "bold cyan"), (after, "dim"))
             if lines[-1] and lines[-1].cell_len + 3 + field.cell_len > width:
-                lines.append(Text())
+                lines.append(_line())
             lines[-1].append("   " if lines[-1] else "").append_text(field)
         yield from lines[:3]
 
@@ -257,15 +245,6 @@ def _speed(rate: float) -> str:
     return quantity(rate, digits=3) if math.isfinite(rate) else "-"
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else format_value(float(value))
-
-
-def _spoken(name: str) -> str:
-    return name.replace("_", " ")
-
-
-def _fit(text: Text, width: int) -> Text:
-    text.no_wrap = True
-    text.truncate(width, overflow="ellipsis")
-    return text
+def _line(*parts: str | tuple[str, str]) -> Text:
+    """One line of styled parts, cut where the window is too narrow for it."""
+    return Text.assemble(*parts, no_wrap=True, overflow="ellipsis")

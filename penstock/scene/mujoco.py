@@ -27,24 +27,14 @@ LOWEST_PITCH = 8.0
 WIDTH = 1.6
 """Width of a picture over its height, as far as framing counts on it."""
 
-
 MARGIN = 1.12
 """Room above and below what moves."""
 
 
-def scene_of(model: Any, data: Any, *, caption: str = "") -> Scene:
-    """The scene of one state. For more than one, keep a `MujocoScenes`.
-
-    Args:
-        model: MuJoCo's model (or dm_control's wrapper of it).
-        data: its state, with kinematics computed (as after a step or ``mj_forward``). Not changed.
-        caption: a short text for the frame.
-    """
-    return MujocoScenes(model).scene(data, caption)
-
-
 class MujocoScenes:
-    """Scenes of one model. Shapes, colours and the framing are worked out once.
+    """Scenes of one model (MuJoCo's, or dm_control's wrapper of it).
+
+    Shapes, colours and the framing are worked out once.
 
     The camera follows a body that can leave its place (one with a free joint, or with an unlimited slide along the
     ground) and that has most of the moving mass and most of the joints; otherwise it stands still and shows everything
@@ -81,7 +71,13 @@ class MujocoScenes:
             self._extent = _reach(mujoco, model, reference, self._followed)
 
     def scene(self, data: Any, caption: str = "") -> Scene:
-        """The scene of one state. See `scene_of`."""
+        """The scene of one state.
+
+        Args:
+            data: MuJoCo's (or dm_control's wrapper of it), with kinematics computed (as after a step or
+                ``mj_forward``). Not changed.
+            caption: a short text for the frame.
+        """
         data = getattr(data, "ptr", data)
         mujoco, abstract = self._mujoco, self._abstract
         shown = int(mujoco.mjtCatBit.mjCAT_STATIC) | int(mujoco.mjtCatBit.mjCAT_DYNAMIC)
@@ -239,14 +235,10 @@ def _view(mujoco: Any, model: Any, data: Any) -> tuple[float, float] | None:
 
 def _flat(mujoco: Any, model: Any, data: Any) -> bool:
     """Whether everything moves in the horizontal plane: upright hinges and level slides."""
-    for joint in range(model.njnt):
-        upright = abs(data.xaxis[joint, 2])
-        if model.jnt_type[joint] == mujoco.mjtJoint.mjJNT_HINGE and upright > 0.999:
-            continue
-        if model.jnt_type[joint] == mujoco.mjtJoint.mjJNT_SLIDE and upright < 0.001:
-            continue
-        return False
-    return model.njnt > 0
+    kinds, upright = mujoco.mjtJoint, np.abs(data.xaxis[:, 2])
+    hinges = (model.jnt_type == kinds.mjJNT_HINGE) & (upright > 0.999)
+    slides = (model.jnt_type == kinds.mjJNT_SLIDE) & (upright < 0.001)
+    return model.njnt > 0 and bool((hinges | slides).all())
 
 
 def _traveller(mujoco: Any, model: Any) -> int | None:
@@ -254,10 +246,10 @@ def _traveller(mujoco: Any, model: Any) -> int | None:
     kinds = mujoco.mjtJoint
     mass = sum(float(model.body_subtreemass[body]) for body in _roots(model))
     for body in _roots(model):
-        freedom = sum(int(model.body_dofnum[part]) for part in _subtree(model, body))
+        freedom = int(model.body_dofnum[model.body_rootid == body].sum())
         if 2 * float(model.body_subtreemass[body]) <= mass or 2 * freedom <= model.nv:
             continue
-        for joint in _joints(model, body):
+        for joint in np.flatnonzero(model.jnt_bodyid == body):
             along_ground = not model.jnt_limited[joint] and abs(model.jnt_axis[joint, 2]) < 0.5
             kind = model.jnt_type[joint]
             if kind == kinds.mjJNT_FREE or (kind == kinds.mjJNT_SLIDE and along_ground):
@@ -270,31 +262,18 @@ def _roots(model: Any) -> list[int]:
     return [body for body in range(1, model.nbody) if model.body_parentid[body] == 0 and model.body_weldid[body] != 0]
 
 
-def _joints(model: Any, body: int) -> range:
-    first = int(model.body_jntadr[body])
-    return range(first, first + int(model.body_jntnum[body]))
-
-
-def _subtree(model: Any, root: int) -> list[int]:
-    inside = {root}
-    for body in range(root + 1, model.nbody):  # parents come first
-        if int(model.body_parentid[body]) in inside:
-            inside.add(body)
-    return sorted(inside)
-
-
-def _spheres(mujoco: Any, model: Any, data: Any, bodies: list[int]) -> Float[np.ndarray, "n 4"]:
-    """Centre and radius of a sphere around each visible finite geom of some bodies."""
-    chosen = np.isin(model.geom_bodyid, bodies) & (model.geom_group < VISIBLE_GROUPS) & (model.geom_rbound > 0)
-    chosen &= model.geom_type != mujoco.mjtGeom.mjGEOM_PLANE
+def _spheres(mujoco: Any, model: Any, data: Any, root: int) -> Float[np.ndarray, "n 4"]:
+    """Centre and radius of a sphere around each visible finite geom of a body and what hangs on it."""
+    finite = (model.body_rootid[model.geom_bodyid] == root) & (model.geom_rbound > 0)
+    chosen = finite & (model.geom_group < VISIBLE_GROUPS) & (model.geom_type != mujoco.mjtGeom.mjGEOM_PLANE)
     if not chosen.any():  # nothing but a skin, or hidden geoms
-        chosen = np.isin(model.geom_bodyid, bodies) & (model.geom_rbound > 0)
+        chosen = finite
     return np.concatenate([data.geom_xpos[chosen], model.geom_rbound[chosen, None]], 1)
 
 
 def _reach(mujoco: Any, model: Any, data: Any, root: int) -> float:
     """Half the height of a picture that holds a body in its reference pose, however it turns."""
-    spheres = _spheres(mujoco, model, data, _subtree(model, root))
+    spheres = _spheres(mujoco, model, data, root)
     if not len(spheres):
         return float(model.stat.extent)
     away = np.linalg.norm(spheres[:, :3] - data.subtree_com[root], axis=1) + spheres[:, 3]
@@ -305,7 +284,7 @@ def _framed(mujoco: Any, model: Any, data: Any, view: Any) -> tuple[Float[np.nda
     """Middle, and half the height of a picture, of everything that moves, wherever it may go."""
     boxes, slacks = [], []
     for root in _roots(model):
-        spheres = _spheres(mujoco, model, data, _subtree(model, root))
+        spheres = _spheres(mujoco, model, data, root)
         if len(spheres):
             hinge = data.xpos[root]
             reach = float((np.linalg.norm(spheres[:, :3] - hinge, axis=1) + spheres[:, 3]).max())
@@ -333,7 +312,7 @@ def _framed(mujoco: Any, model: Any, data: Any, view: Any) -> tuple[Float[np.nda
 def _slack(mujoco: Any, model: Any, data: Any, root: int) -> tuple[np.ndarray, np.ndarray]:
     """How far limited slides of a body may carry it, down and up each axis."""
     low, high = np.zeros(3), np.zeros(3)
-    for joint in _joints(model, root):
+    for joint in np.flatnonzero(model.jnt_bodyid == root):
         if model.jnt_type[joint] == mujoco.mjtJoint.mjJNT_SLIDE and model.jnt_limited[joint]:
             ends = np.outer(model.jnt_range[joint], data.xaxis[joint])
             low += ends.min(0)

@@ -55,15 +55,7 @@ _NAME = re.compile(r"step-(\d{12})")
 
 
 class CheckpointNotWrittenError(CheckpointError):
-    """The disk refused a checkpoint. Earlier checkpoints are as they were.
-
-    Attributes:
-        bytes_needed: size of the checkpoint.
-    """
-
-    def __init__(self, message: str, bytes_needed: int):
-        super().__init__(message)
-        self.bytes_needed = bytes_needed
+    """The disk refused a checkpoint. Earlier checkpoints are as they were."""
 
 
 def checkpoint_name(step: int) -> str:
@@ -88,7 +80,6 @@ def save_checkpoint(
     config_hash: str,
     extra: dict[str, Any] | None = None,
     score: float | None = None,
-    may_be_non_finite: tuple[str, ...] = (),
 ) -> Path:
     """Saves a training state. When this returns, the checkpoint survives a power cut.
 
@@ -103,7 +94,6 @@ def save_checkpoint(
         extra: JSON values to keep with the state (metrics offset, seconds, evaluation).
         score: how good the policy is, larger is better; used by `keep_best`. A score that is not finite counts as
             none.
-        may_be_non_finite: path prefixes of leaves that may hold NaN or infinity, for example ``(".best_return",)``.
 
     Returns:
         The directory of the checkpoint.
@@ -114,13 +104,12 @@ def save_checkpoint(
         CheckpointError: a leaf that cannot be stored.
     """
     arrays = to_host(state)
-    bad = non_finite_arrays(arrays, may_be_non_finite)
+    bad = non_finite_arrays(arrays)
     if bad:
         raise NonFiniteStateError(
             f"The training state at step {step} holds NaN or infinity in {', '.join(bad[:6])}"
             f"{f' and {len(bad) - 6} more' if len(bad) > 6 else ''}; it is not saved as a checkpoint. "
-            "Earlier checkpoints are untouched.",
-            bad,
+            "Earlier checkpoints are untouched."
         )
     return commit(directory, step, state, arrays, config_hash, extra or {}, score)
 
@@ -137,25 +126,22 @@ def commit(
     """Writes a checkpoint without judging its numbers. `save_checkpoint` and `save_crash_dump` are made of it."""
     final = directory / checkpoint_name(step)
     temporary = directory / f"{TEMPORARY}{final.name}-{unique()}"
-    leaves = leaf_records(state)
     score = None if score is None or not np.isfinite(score) else float(score)
     # Before anything is written: an `extra` that is not JSON is a mistake of the caller, not of the disk.
-    draft = new_manifest(step, config_hash, score, leaves, {}, extra)
+    manifest = new_manifest(step, config_hash, score, leaf_records(state), extra)
     try:
-        draft_bytes = encode_manifest(draft)
+        manifest_bytes = len(encode_manifest(manifest))
     except (TypeError, ValueError) as error:
         raise ConfigurationError(f"extra of the checkpoint at step {step} is not JSON: {error}") from error
-    needed = len(encoded_header(arrays)[0]) + sum(array.nbytes for array in arrays.values()) + len(draft_bytes) + 200
+    needed = len(encoded_header(arrays)[0]) + sum(array.nbytes for array in arrays.values()) + manifest_bytes + 200
     try:
         make_directory(directory)
         temporary.mkdir()
         size, sha256 = write_tensors(temporary / ARRAYS_NAME, arrays)
         sync_directory(temporary)
         phase("arrays-written")
-        files = {ARRAYS_NAME: FileRecord(size, sha256)}
-        write_synced(
-            temporary / MANIFEST_NAME, encode_manifest(new_manifest(step, config_hash, score, leaves, files, extra))
-        )
+        manifest = dataclasses.replace(manifest, files={ARRAYS_NAME: FileRecord(size, sha256)})
+        write_synced(temporary / MANIFEST_NAME, encode_manifest(manifest))
         sync_directory(temporary)
         phase("manifest-written")
         rename_into_place(temporary, final)
@@ -165,8 +151,7 @@ def commit(
             shutil.rmtree(temporary)
         raise CheckpointNotWrittenError(
             f"The checkpoint of step {step} could not be written to {directory}: {error.strerror or error}. It needs "
-            f"{needed} bytes; {_free(directory)}. Earlier checkpoints are untouched.",
-            needed,
+            f"{needed} bytes; {_free(directory)}. Earlier checkpoints are untouched."
         ) from error
     return final
 

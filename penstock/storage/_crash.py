@@ -5,14 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
 from penstock._types import AxisNames
 from penstock.storage._checkpoint import commit, list_checkpoints
 from penstock.storage._durable import discard
-from penstock.storage._state_tree import to_host
+from penstock.storage._state_tree import non_finite_arrays, to_host
 
 _LISTED = 16
 _KEPT = 3
@@ -56,12 +55,10 @@ def find_non_finite(tree: PyTree, axes: PyTree | None = None) -> list[NonFiniteL
     flat = jax.tree.leaves(axes, is_leaf=lambda node: isinstance(node, AxisNames))
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
     named = dict(zip(paths, flat, strict=True)) if flat else {}
-    for path, array in to_host(tree).items():
-        if not jnp.issubdtype(array.dtype, jnp.inexact):
-            continue
+    arrays = to_host(tree)
+    for path in non_finite_arrays(arrays):
+        array = arrays[path]
         bad = ~np.isfinite(array)
-        if not bad.any():
-            continue
         nan = int(np.isnan(array).sum())
         environments: tuple[int, ...] = ()
         names = named[path].names if path in named else ()
@@ -81,7 +78,6 @@ def save_crash_dump(
     *,
     seed: int,
     config_hash: str,
-    observed: PyTree | None = None,
     axes: PyTree | None = None,
     extra: dict[str, Any] | None = None,
 ) -> tuple[Path, str]:
@@ -93,18 +89,16 @@ def save_crash_dump(
         directory: the run's ``crash/``.
         step: position of the run.
         state: what to save: best the state *before* the bad update, because replaying one update from it shows
-            the fault.
+            the fault. Where it holds NaN or infinity itself, the sentence tells.
         seed: seed of the run, for the report.
         config_hash: hash of the run's configuration.
-        observed: where to look for NaN and infinity (the state after the update, a gradient, a batch); ``state``
-            where None.
-        axes: of the arrays of ``observed``, to name the environments. See `find_non_finite`.
+        axes: of the state's arrays, to name the environments. See `find_non_finite`.
         extra: JSON values to keep as well.
 
     Returns:
         The dump, and a sentence that names the first bad array, environments, step and seed.
     """
-    found = find_non_finite(state if observed is None else observed, axes)
+    found = find_non_finite(state, axes)
     if found:
         more = f" ({len(found) - 1} more arrays are affected)" if len(found) > 1 else ""
         what = f"Non-finite numbers at step {step}, seed {seed}: {found[0].sentence()}{more}."

@@ -51,30 +51,30 @@ class Manifest:
     """The content of ``manifest.json``.
 
     Attributes:
+        format_version: version of the format.
         step: position of the run; orders checkpoints.
         config_hash: hash of the configuration that the run had.
         score: how good the policy was, larger is better; None where nobody asked.
-        leaves: every leaf of the state.
-        files: every file beside the manifest.
         versions: of Penstock and JAX, when written.
         x64: whether JAX had 64-bit numbers enabled.
         devices: platform, kind and numbers of devices and processes, when written.
         wall_time: seconds since 1970, for people. Nothing is ever ordered by it.
+        files: every file beside the manifest.
         extra: what the caller wanted to keep with the state.
-        format_version: version of the format.
+        leaves: every leaf of the state.
     """
 
+    format_version: int
     step: int
     config_hash: str
     score: float | None
-    leaves: list[LeafRecord]
-    files: dict[str, FileRecord]
     versions: dict[str, str]
     x64: bool
     devices: dict[str, Any]
     wall_time: float
+    files: dict[str, FileRecord]
     extra: dict[str, Any]
-    format_version: int = FORMAT_VERSION
+    leaves: list[LeafRecord]
 
 
 def x64_enabled() -> bool:
@@ -83,20 +83,14 @@ def x64_enabled() -> bool:
 
 
 def new_manifest(
-    step: int,
-    config_hash: str,
-    score: float | None,
-    leaves: list[LeafRecord],
-    files: dict[str, FileRecord],
-    extra: dict[str, Any],
+    step: int, config_hash: str, score: float | None, leaves: list[LeafRecord], extra: dict[str, Any]
 ) -> Manifest:
-    """A manifest of this process, now."""
+    """A manifest of this process, now, without files."""
     return Manifest(
+        format_version=FORMAT_VERSION,
         step=step,
         config_hash=config_hash,
         score=score,
-        leaves=leaves,
-        files=files,
         versions={"penstock": penstock.__version__, "jax": jax.__version__},
         x64=x64_enabled(),
         devices={
@@ -106,25 +100,17 @@ def new_manifest(
             "processes": jax.process_count(),
         },
         wall_time=time.time(),
+        files={},
         extra=extra,
+        leaves=leaves,
     )
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
     """The bytes of ``manifest.json``, sealed. Raises `ValueError` or `TypeError` where ``extra`` is not JSON."""
-    content = {
-        "format": FORMAT_NAME,
-        "format_version": manifest.format_version,
-        "step": manifest.step,
-        "config_hash": manifest.config_hash,
-        "score": manifest.score,
-        "versions": manifest.versions,
-        "x64": manifest.x64,
-        "devices": manifest.devices,
-        "wall_time": manifest.wall_time,
-        "files": {name: dataclasses.asdict(record) for name, record in manifest.files.items()},
-        "extra": manifest.extra,
-    }
+    content = {"format": FORMAT_NAME, **vars(manifest)}
+    content["files"] = {name: dataclasses.asdict(record) for name, record in manifest.files.items()}
+    del content["leaves"]  # one line each, at the end
     leaves = ",\n  ".join(json.dumps(leaf.to_json(), allow_nan=False) for leaf in manifest.leaves)
     body = json.dumps(content, indent=1, allow_nan=False).removesuffix("\n}") + f',\n "leaves": [\n  {leaves}\n ]'
     body = body.encode()
@@ -186,16 +172,6 @@ def _decode(content: dict[str, Any]) -> Manifest:
         files[name] = FileRecord(size, sha256)
     if type(content["step"]) is not int or not isinstance(content["extra"], dict):
         raise ValueError("step or extra has the wrong type")
-    return Manifest(
-        step=content["step"],
-        config_hash=content["config_hash"],
-        score=content["score"],
-        leaves=[LeafRecord.from_json(record) for record in content["leaves"]],
-        files=files,
-        versions=content["versions"],
-        x64=content["x64"],
-        devices=content["devices"],
-        wall_time=content["wall_time"],
-        extra=content["extra"],
-        format_version=content["format_version"],
-    )
+    leaves = [LeafRecord.from_json(record) for record in content["leaves"]]
+    known = {field.name: content[field.name] for field in dataclasses.fields(Manifest)}
+    return Manifest(**{**known, "files": files, "leaves": leaves})

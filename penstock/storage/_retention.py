@@ -1,10 +1,10 @@
-"""Which checkpoints stay: the last few, the best few, and one for each power of two."""
+"""Which checkpoints stay: the last few, the best, and one for each power of two."""
 
 import os
 import shutil
 from pathlib import Path
 
-from penstock._errors import Report, require, warn
+from penstock._errors import Report, warn
 from penstock.storage._checkpoint import (
     checkpoint_name,
     list_checkpoints,
@@ -24,32 +24,29 @@ from penstock.storage._manifest import MANIFEST_NAME, read_manifest
 from penstock.storage._tensor_file import CheckpointError
 from penstock.storage.run_folder import BEST
 
+KEPT_LAST = 3
+"""How many of the newest checkpoints stay."""
 
-def prune_checkpoints(
-    directory: Path, *, keep_last: int = 3, powers_of_two: bool = True, report: Report = warn
-) -> list[int]:
+
+def prune_checkpoints(directory: Path, report: Report = warn) -> list[int]:
     """Deletes checkpoints that are no longer needed. Call it after `save_checkpoint`, under the run's lock.
 
-    Nothing is deleted until the newest checkpoint has been read back and verified.
+    What stays are the newest few, and the first checkpoint at or after each power of two of the step, so that a fault
+    noticed late still finds an old state, at the price of log2(steps) checkpoints. Nothing is deleted until the newest
+    checkpoint has been read back and verified.
 
     Args:
         directory: where checkpoints live. Its ``best/`` is left alone.
-        keep_last: how many of the newest stay, at least 1.
-        powers_of_two: also keep the first checkpoint at or after each power of two of the step, so that a fault
-            noticed late still finds an old state, at the price of log2(steps) checkpoints.
         report: gets a sentence where the newest checkpoint does not verify.
 
     Returns:
         The steps that were deleted.
     """
-    require(keep_last >= 1, "keep_last", keep_last, "must be at least 1")
     checkpoints = list_checkpoints(directory)
-    kept = {step for step, _ in checkpoints[-keep_last:]}
-    if powers_of_two:
-        first_in_bucket: dict[int, int] = {}
-        for step, _ in checkpoints:
-            first_in_bucket.setdefault(step.bit_length(), step)
-        kept.update(first_in_bucket.values())
+    first_in_bucket: dict[int, int] = {}
+    for step, _ in checkpoints:
+        first_in_bucket.setdefault(step.bit_length(), step)
+    kept = {*first_in_bucket.values(), *(step for step, _ in checkpoints[-KEPT_LAST:])}
     surplus = [(step, path) for step, path in checkpoints if step not in kept]
     if not surplus:
         return []
@@ -69,37 +66,29 @@ def prune_checkpoints(
     return deleted
 
 
-def keep_best(checkpoint: Path, *, keep: int = 1, report: Report = warn) -> bool:
-    """Keeps a copy of ``checkpoint`` in ``best/`` beside it if its score is among the best.
+def keep_best(checkpoint: Path, report: Report = warn) -> bool:
+    """Keeps a copy of ``checkpoint`` in ``best/`` beside it if no score is better. Of equal scores the later step wins.
 
     The copy is a checkpoint of its own; its files are hard links where the file system has them, so that it takes no
-    space while both exist. An older best one is deleted only after the new one verifies. Call it also when a run
+    space while both exist. The older best one is deleted only after the new one verifies. Call it also when a run
     resumes, with the checkpoint it resumes from: the kill may have come just before the first call.
 
     Args:
         checkpoint: a committed checkpoint, saved with a ``score``.
-        keep: how many to keep, at least 1. Of equal scores the later step wins.
         report: gets a sentence for each damaged checkpoint found in ``best/``.
 
     Returns:
-        Whether it was among the best and is kept. A disk that refuses is reported and counts as no.
+        Whether it is the best and is kept. A disk that refuses is reported and counts as no.
     """
-    require(keep >= 1, "keep", keep, "must be at least 1")
     manifest = read_manifest(checkpoint)
     if manifest.score is None:
         return False
     directory = checkpoint.parent / BEST
+    own = (manifest.score, manifest.step)
     others = [entry for entry in _ranked(directory, report) if entry[1] != manifest.step]
-    while True:
-        ranked = sorted([*others, (manifest.score, manifest.step)], reverse=True)
-        winners = {step for _, step in ranked[:keep]}
-        if manifest.step in winners:
-            break
-        # Only a sound checkpoint may keep another one out.
-        damaged = {step for step in winners if not _is_sound(directory / checkpoint_name(step), report)}
-        if not damaged:
-            return False
-        others = [entry for entry in others if entry[1] not in damaged]
+    # Only a sound checkpoint may keep another one out.
+    if any(other > own and _is_sound(directory / checkpoint_name(other[1]), report) for other in others):
+        return False
     try:
         copy = _copy(checkpoint, directory / checkpoint_name(manifest.step))
     except OSError as error:
@@ -108,9 +97,9 @@ def keep_best(checkpoint: Path, *, keep: int = 1, report: Report = warn) -> bool
         return False
     verify_checkpoint(copy)
     phase("best-verified")
-    for _, step in ranked:
-        if step not in winners:
-            discard(directory / checkpoint_name(step))
+    for other in others:
+        if other < own:
+            discard(directory / checkpoint_name(other[1]))
     return True
 
 
@@ -122,7 +111,7 @@ def best_checkpoint(directory: Path, report: Report = warn) -> Path | None:
         report: gets a sentence for each one that does not verify.
     """
     best = directory / BEST
-    for _, step in sorted(_ranked(best, report), reverse=True):
+    for _, step in _ranked(best, report):
         path = best / checkpoint_name(step)
         try:
             verify_checkpoint(path)
@@ -134,6 +123,7 @@ def best_checkpoint(directory: Path, report: Report = warn) -> Path | None:
 
 
 def _ranked(directory: Path, report: Report) -> list[tuple[float, int]]:
+    """Scores and steps, the best first."""
     scores: list[tuple[float, int]] = []
     for step, path in list_checkpoints(directory):
         try:
@@ -143,7 +133,7 @@ def _ranked(directory: Path, report: Report) -> list[tuple[float, int]]:
             continue
         if score is not None:
             scores.append((score, step))
-    return scores
+    return sorted(scores, reverse=True)
 
 
 def _is_sound(path: Path, report: Report) -> bool:

@@ -213,31 +213,13 @@ def _restore(leaf: Any, record: LeafRecord, array: np.ndarray) -> Any:
 
 
 class NonFiniteStateError(PenstockError):
-    """A state with NaN or infinity was about to become the newest checkpoint.
-
-    Attributes:
-        leaves: paths of the arrays that hold such numbers.
-    """
-
-    def __init__(self, message: str, leaves: list[str]):
-        super().__init__(message)
-        self.leaves = leaves
+    """A state with NaN or infinity was about to become the newest checkpoint."""
 
 
-def non_finite_arrays(arrays: dict[str, np.ndarray], ignore: tuple[str, ...] = ()) -> list[str]:
+def non_finite_arrays(arrays: dict[str, np.ndarray]) -> list[str]:
     """Names of the floating-point arrays with a NaN or an infinity, in tree order."""
     return [
         path
         for path, array in arrays.items()
-        if jnp.issubdtype(array.dtype, jnp.inexact) and not path.startswith(ignore) and not np.isfinite(array).all()
+        if jnp.issubdtype(array.dtype, jnp.inexact) and not np.isfinite(array).all()
     ]
-
-
-def non_finite_leaves(state: PyTree, ignore: tuple[str, ...] = ()) -> list[str]:
-    """Names of the leaves of a state that hold a NaN or an infinity.
-
-    Args:
-        state: any pytree.
-        ignore: path prefixes of leaves that may hold such numbers, for example ``(".best_return",)``.
-    """
-    return non_finite_arrays(to_host(state), ignore)

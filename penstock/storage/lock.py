@@ -31,15 +31,13 @@ class RunLock:
     A lock left by a process of another host is not taken over, because nobody here can know whether it still runs.
     """
 
-    def __init__(self, path: Path, *, take_over: bool = False):
+    def __init__(self, path: Path):
         """Prepares the lock.
 
         Args:
             path: the lock file; its directory must exist.
-            take_over: take over a lock left by a process of another host.
         """
         self.path = path
-        self._take_over = take_over
         self._descriptor: int | None = None
 
     def __enter__(self) -> "RunLock":
@@ -63,7 +61,8 @@ class RunLock:
         descriptor = self._open_and_lock()
         try:
             self._refuse_living_holder(_read(descriptor))
-            content = json.dumps(_me()).encode() + b"\n"
+            holder = {"pid": os.getpid(), "host": socket.gethostname(), "start": start_token(os.getpid())}
+            content = json.dumps(holder).encode() + b"\n"
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, content, 0)
             os.fsync(descriptor)
@@ -110,7 +109,7 @@ class RunLock:
                     raise ConfigurationError(f"lock file {self.path}: {error.strerror}.") from error
             # The previous holder may have removed the file between opening and locking: then this is a ghost.
             with contextlib.suppress(FileNotFoundError):
-                if _same_file(descriptor, self.path):
+                if os.path.samestat(os.fstat(descriptor), self.path.stat()):
                     return descriptor
             os.close(descriptor)
 
@@ -118,8 +117,6 @@ class RunLock:
         if not holder:
             return
         if holder.get("host") != socket.gethostname():
-            if self._take_over:
-                return
             raise RunLockedError(
                 f"The run in {self.path.parent} was last written by process {holder.get('pid')} on host "
                 f"{holder.get('host')!r}, which did not say goodbye. If it no longer runs there, delete {self.path} "
@@ -144,20 +141,12 @@ class RunLock:
         )
 
 
-def _same_file(descriptor: int, path: Path) -> bool:
-    return os.path.samestat(os.fstat(descriptor), path.stat())
-
-
 def _read(descriptor: int) -> dict[str, Any]:
     try:
         content = json.loads(os.pread(descriptor, 4096, 0))
     except ValueError:
         return {}  # killed before it could write: the holder is gone, or the lock says that it is not
     return content if isinstance(content, dict) else {}
-
-
-def _me() -> dict[str, Any]:
-    return {"pid": os.getpid(), "host": socket.gethostname(), "start": start_token(os.getpid())}
 
 
 def start_token(pid: int) -> str | None:

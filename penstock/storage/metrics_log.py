@@ -21,11 +21,9 @@ class Mirror(Protocol):
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Takes one row."""
-        ...
 
     def close(self) -> None:
         """Sends what is left."""
-        ...
 
 
 class MetricsLog:
@@ -175,15 +173,11 @@ def _plain(value: Any) -> Any:
         return int(value)
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    if not isinstance(value, float):
-        return _plain(np.asarray(value, dtype=_widest(value)).tolist())
-    return float(value) if math.isfinite(value) else None
-
-
-def _widest(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    array = np.asarray(value)
     # ml_dtypes (bfloat16) give NumPy scalars whose `tolist` stays in their own type.
-    dtype = np.asarray(value).dtype
-    return np.float64 if dtype.kind not in "biufU" else dtype
+    return _plain((array if array.dtype.kind in "biufU" else array.astype(np.float64)).tolist())
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -219,13 +213,11 @@ class TensorBoardMirror:
     When a run resumes, rows after its checkpoint are hidden by those written again.
     """
 
-    def __init__(self, directory: Path, step_field: str = "env_steps", seed_field: str = "seed"):
+    def __init__(self, directory: Path):
         """Prepares; files appear with the first row.
 
         Args:
             directory: where TensorBoard looks.
-            step_field: the field of a row that is the horizontal axis.
-            seed_field: the field that tells curves apart; each of its values gets a directory. Rows may lack it.
 
         Raises:
             ConfigurationError: tensorboardX is not installed.
@@ -238,26 +230,20 @@ class TensorBoardMirror:
                 "Install it with `pip install 'penstock[tensorboard]'`, or set tensorboard = False."
             ) from error
         self._directory = directory
-        self._step_field = step_field
-        self._seed_field = seed_field
         self._writers: dict[Any, Any] = {}
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Adds each number of the row as a scalar."""
-        step = int(row[self._step_field])
-        seed = row.get(self._seed_field)
+        """Adds each number of the row as a scalar at its ``env_steps``. Each ``seed`` has a directory of its own."""
+        step = int(row["env_steps"])
+        seed = row.get("seed")
         if seed not in self._writers:
             directory = self._directory if seed is None else self._directory / f"seed-{seed}"
             self._writers[seed] = self._package.SummaryWriter(str(directory), purge_step=step)
         for name, value in row.items():
-            if name not in (self._step_field, self._seed_field) and np.ndim(value) == 0 and _is_number(value):
+            if name not in ("env_steps", "seed") and np.ndim(value) == 0 and not isinstance(value, str | None):
                 self._writers[seed].add_scalar(name, float(value), step)
 
     def close(self) -> None:
         """Writes what is left."""
         for writer in self._writers.values():
             writer.close()
-
-
-def _is_number(value: Any) -> bool:
-    return not isinstance(value, str | None)

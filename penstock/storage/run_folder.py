@@ -142,11 +142,11 @@ def encode_config(config: Mapping[str, Any]) -> str:
     Raises:
         ConfigurationError: naming the field that is NaN or not JSON.
     """
-    return _encode(config, "", indent="\n", sort=False) + "\n"
+    return _encode(config, "", indent="\n") + "\n"
 
 
-def _encode(value: Any, field: str, indent: str, sort: bool) -> str:
-    deeper = indent + "  " if indent else ""
+def _encode(value: Any, field: str = "", indent: str = "") -> str:
+    """JSON with one name per line behind ``indent``; without one on a single line, with its names in order."""
     match value:
         case None | bool() | str():
             return json.dumps(value, ensure_ascii=False)
@@ -157,25 +157,20 @@ def _encode(value: Any, field: str, indent: str, sort: bool) -> str:
                 raise ConfigurationError(f"{field} = nan: a setting must be a number.")
             return float.__repr__(value) if math.isfinite(value) else ("1e999" if value > 0 else "-1e999")
         case Mapping():
-            names = list(value)
-            for name in names:
+            for name in value:
                 if not isinstance(name, str):
                     raise ConfigurationError(f"{field or 'config'}: the name {name!r} must be a text.")
+            deeper = indent and indent + "  "
             parts = [
-                f"{json.dumps(name, ensure_ascii=False)}: {_encode(value[name], _join(field, name), deeper, sort)}"
-                for name in (sorted(names) if sort else names)
+                f"{json.dumps(name, ensure_ascii=False)}: {_encode(value[name], _join(field, name), deeper)}"
+                for name in (value if indent else sorted(value))
             ]
-            return _bracket("{", parts, "}", indent, deeper)
+            if not parts or not indent:
+                return "{" + ", ".join(parts) + "}"
+            return "{" + deeper + f",{deeper}".join(parts) + indent + "}"
         case list() | tuple():
-            parts = [_encode(item, f"{field}[{i}]", "", sort) for i, item in enumerate(value)]
-            return "[" + ", ".join(parts) + "]"
+            return "[" + ", ".join(_encode(item, f"{field}[{i}]") for i, item in enumerate(value)) + "]"
     raise ConfigurationError(f"{field} = {value!r}: a {type(value).__name__} cannot be written to {CONFIG_NAME}.")
-
-
-def _bracket(opening: str, parts: list[str], closing: str, indent: str, deeper: str) -> str:
-    if not parts or not indent:
-        return opening + ", ".join(parts) + closing
-    return opening + deeper + f",{deeper}".join(parts) + indent + closing
 
 
 def _join(field: str, name: str) -> str:
@@ -190,7 +185,7 @@ def config_hash(config: Mapping[str, Any], ignore: Collection[str] = ()) -> str:
         ignore: dotted names of fields that do not count, with all that lies below them.
     """
     flat = {name: value for name, value in _flatten(config).items() if not _is_among(name, ignore)}
-    return hashlib.sha256(_encode(flat, "", indent="", sort=True).encode()).hexdigest()
+    return hashlib.sha256(_encode(flat).encode()).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -289,7 +284,7 @@ def _differ(old: Any, new: Any) -> bool:
     if old is ABSENT or new is ABSENT:
         return True
     # As text, 1 and 1.0 and True differ, as they may for a program; -0.0 and 0.0 differ, too.
-    return _encode(old, "", "", True) != _encode(new, "", "", True)
+    return _encode(old) != _encode(new)
 
 
 def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -17,7 +17,7 @@ from penstock.storage._crash import NonFiniteLeaf, find_non_finite, save_crash_d
 from penstock.storage._durable import clean_leftovers
 from penstock.storage._manifest import CheckpointTooNewError, Manifest, read_manifest
 from penstock.storage._retention import best_checkpoint, keep_best, prune_checkpoints
-from penstock.storage._state_tree import CheckpointMismatchError, NonFiniteStateError, non_finite_leaves
+from penstock.storage._state_tree import CheckpointMismatchError, NonFiniteStateError
 from penstock.storage._tensor_file import CheckpointDamagedError, CheckpointError
 
 __all__ = [
@@ -37,7 +37,6 @@ __all__ = [
     "latest_checkpoint",
     "list_checkpoints",
     "load_checkpoint",
-    "non_finite_leaves",
     "prune_checkpoints",
     "read_manifest",
     "save_checkpoint",

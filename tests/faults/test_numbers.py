@@ -10,7 +10,7 @@ import pytest
 from jaxtyping import Array, Float, Int
 from tiny_runs import STEPS_PER_UPDATE, SharedProgram, rows, tiny_plan
 
-from penstock.storage.store import list_checkpoints, load_checkpoint, non_finite_leaves
+from penstock.storage.store import find_non_finite, list_checkpoints, load_checkpoint
 from penstock.training import loop, running
 from penstock.training.drivers import functional
 from penstock.training.drivers.functional import FunctionalDriver, seed_keys
@@ -136,7 +136,7 @@ def test_a_bad_number_is_caught_named_and_replayed(run_with, fault, what):
     assert diverged == [0.0] * UPDATE + [1.0] + [0.0] * (len(diverged) - UPDATE - 1), (
         "counted in its update, only there"
     )
-    assert result.finished and not non_finite_leaves(result.state)
+    assert result.finished and not find_non_finite(result.state)
     told = [message for message in messages if "world/diverged" in message]
     assert len(told) == 1
     expected = f"Seed 0, iteration {UPDATE}: {what} at step {STEP} of the window in environment {ENV}."
@@ -166,7 +166,7 @@ def test_a_bad_gradient_is_cut_counted_named_and_replayed(run_with):
     cut = column(run_dir, "world/gradients_cut")
     assert cut == column(run_dir, "world/gradients_lost")
     assert cut[UPDATE] >= 1 and sum(cut) == cut[UPDATE]
-    assert result.finished and not non_finite_leaves(result.state)
+    assert result.finished and not find_non_finite(result.state)
     assert all(column(run_dir, "actor/skipped")[i] == 0 for i in range(6)), "the others' gradients were still used"
     assert all(np.isfinite(column(run_dir, "actor/gradient_norm")))
 
@@ -203,7 +203,7 @@ def test_one_bad_environment_does_not_touch_the_others(iterate, fault):
     assert metrics[counter] >= 1 and reference[counter] == 0
     assert metrics["actor/skipped"] == metrics["critic/skipped"] == 0
     assert np.isfinite(list(metrics.values())).all()
-    assert metrics["actor/return_gradient_norm"] > 0 and not non_finite_leaves(bad)
+    assert metrics["actor/return_gradient_norm"] > 0 and not find_non_finite(bad)
     # The sound three quarters of the batch keep their weight.
     assert metrics["actor/return_gradient_norm"] < 10 * reference["actor/return_gradient_norm"]
 
@@ -212,7 +212,7 @@ def test_one_bad_environment_does_not_touch_the_others(iterate, fault):
 def test_every_environment_strange(iterate, fault):
     """F15: zero rewards, constant observations (variance zero), 1e30 everywhere: finite, and counted if absurd."""
     state, metrics = iterate(fault, env=None, iterations=3)
-    assert np.isfinite(list(metrics.values())).all() and not non_finite_leaves(state)
+    assert np.isfinite(list(metrics.values())).all() and not find_non_finite(state)
     assert metrics["actor/skipped"] == metrics["critic/skipped"] == 0
     assert metrics["world/diverged"] == (4 if fault == HUGE_REWARD else 0)
     if fault == ZERO_REWARD:
@@ -247,7 +247,7 @@ def test_a_bad_actor_skips_its_update(iterate):
 def test_a_bad_critic_skips_its_update(iterate):
     after, metrics = iterate(SOUND, edit=spoil(".learned.critic."))
     assert metrics["critic/skipped"] >= 1 and not np.isfinite(metrics["critic/loss"])
-    assert not non_finite_leaves(after.learned.critic_optimizer) and not non_finite_leaves(after.world)
+    assert not find_non_finite(after.learned.critic_optimizer) and not find_non_finite(after.world)
 
 
 # ------------------------------------------------------------------------------------------------- the state is lost

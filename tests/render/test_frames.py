@@ -10,7 +10,7 @@ from penstock.render._ground import nice_length
 from penstock.render._meshes import is_closed, mesh_of, outline, tint
 from penstock.render._raster import rasterize
 from penstock.render.camera import Camera, camera_path
-from penstock.render.frames import contact_sheet, render_scene, render_scenes
+from penstock.render.frames import render_scene, render_scenes
 from penstock.scene.items import Ball, Scene, Segment, Surface
 
 SIZE = (320, 180)
@@ -199,13 +199,6 @@ def test_sequence_states_time_and_speed(monkeypatch):
     assert seen == ["still"] * 3
 
 
-def test_contact_sheet():
-    frames = [np.full((4, 6, 3), 10 * k, np.uint8) for k in range(5)]
-    sheet = contact_sheet(frames, 3, gap=2)
-    assert sheet.shape == (10, 22, 3)
-    assert (sheet[:4, 8:14] == 10).all() and (sheet[6:, :6] == 30).all() and (sheet[6:, 16:] == 255).all()
-
-
 @pytest.mark.parametrize(("length", "nice"), [(0.13, 0.1), (0.2, 0.2), (0.7, 0.5), (1.0, 1.0), (19.0, 10.0)])
 def test_nice_length(length, nice):
     assert nice_length(length) == pytest.approx(nice)
@@ -218,8 +211,6 @@ def test_errors_are_sentences():
         render_scene(box_scene(), (32, 32))
     with pytest.raises(ConfigurationError, match="#rrggbb"):
         render_scene(Scene([Ball(np.zeros(3), 0.1, "red")], np.zeros(3)), SIZE)
-    with pytest.raises(ConfigurationError, match="same size"):
-        contact_sheet([np.zeros((2, 2, 3), np.uint8), np.zeros((2, 4, 3), np.uint8)], 2)
 
 
 def test_a_leap_is_followed_and_a_hop_is_not():

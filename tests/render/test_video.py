@@ -10,7 +10,7 @@ from PIL import Image
 from penstock._errors import PenstockError
 from penstock._files import OutputError, replacing
 from penstock.render import video
-from penstock.render.video import write_episode, write_image, write_video
+from penstock.render.video import write_episode, write_video
 from penstock.scene.items import Scene
 
 
@@ -100,14 +100,6 @@ def test_an_episode_plays_in_real_time(tmp_path):
     assert metadata["fps"] == pytest.approx(31.25)
     assert len(iio.imread(path, plugin="FFMPEG")) == 26  # every second scene
     assert metadata["duration"] == pytest.approx(51 * 0.016, abs=0.05)
-
-
-def test_write_image(tmp_path):
-    frame = next(moving_square(1))
-    np.testing.assert_array_equal(np.asarray(Image.open(write_image(frame, tmp_path / "a" / "frame.png"))), frame)
-    (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="Could not write"):
-        write_image(frame, tmp_path / "file" / "frame.png")
 
 
 def test_errors_are_sentences(tmp_path):

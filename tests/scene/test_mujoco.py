@@ -6,7 +6,7 @@ import pytest
 mujoco = pytest.importorskip("mujoco")
 
 from penstock.render.camera import camera_for  # noqa: E402
-from penstock.scene.mujoco import MujocoScenes, scene_of  # noqa: E402
+from penstock.scene.mujoco import MujocoScenes  # noqa: E402
 
 ZOO = """
 <mujoco>
@@ -100,7 +100,7 @@ def placed(item):
 @pytest.fixture(scope="module")
 def zoo():
     model, data = load(ZOO, seed=1)
-    return model, data, scene_of(model, data, caption="a zoo")
+    return model, data, MujocoScenes(model).scene(data, caption="a zoo")
 
 
 def found(zoo, name):
@@ -200,7 +200,7 @@ def test_the_state_is_not_touched(zoo):
         return values, data.geom_xpos.copy(), data.geom_xmat.copy()
 
     before = state()
-    scene_of(model, data)
+    MujocoScenes(model).scene(data)
     for old, new in zip(before, state(), strict=True):
         np.testing.assert_array_equal(old, new)
 
@@ -269,8 +269,9 @@ def test_everything_that_moves_stays_in_the_picture_and_fills_it(xml):
 
 def test_planar_models_are_seen_from_above():
     model, data = load(PLANAR)
-    assert scene_of(model, data).view == (0.0, 90.0)
-    assert scene_of(*load(RUNNER)).view is None
+    assert MujocoScenes(model).scene(data).view == (0.0, 90.0)
+    model, data = load(RUNNER)
+    assert MujocoScenes(model).scene(data).view is None
 
 
 def test_skins_bend_with_their_bones():
@@ -287,7 +288,7 @@ def test_skins_bend_with_their_bones():
     data.qpos[:3] = [0.5, 0, 0]
     data.qpos[7:10] = [0, 2, 3]
     mujoco.mj_forward(model, data)
-    scene = scene_of(model, data)
+    scene = MujocoScenes(model).scene(data)
     (skin,) = scene.items
     expected = upright([[0.5, 0, 0], [1.5, 0, 0], [0.5, 1, 0], [0, 2, 3]])
     np.testing.assert_allclose(placed(skin), expected, atol=1e-6)

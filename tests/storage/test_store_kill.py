@@ -44,7 +44,7 @@ def run(directory):
             path = store.save_checkpoint(directory, step, state(step), config_hash="", score=float(step % 4))
             done.write_text(str(step))
         store.keep_best(path)
-        store.prune_checkpoints(directory, keep_last=2)
+        store.prune_checkpoints(directory)
 
 def listing(directory):
     return sorted(str(path.relative_to(directory)) for path in directory.rglob("*"))

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from penstock._errors import ConfigurationError
 from penstock._types import AxisNames
 from penstock.storage import store
 from tests.storage.small_checkpoints import TEMPLATE, assert_identical, flip, save
@@ -21,13 +20,12 @@ def test_a_non_finite_state_is_refused_and_named(tmp_path):
     save(tmp_path, 1)
     state = {"good": jnp.ones(2), "bad": {"w": jnp.array([1.0, jnp.nan])}, "best": jnp.array(-jnp.inf), "n": 1}
     state["half"] = jnp.array([jnp.inf], jnp.bfloat16)
-    assert store.non_finite_leaves(state) == ["['bad']['w']", "['best']", "['half']"]
-    with pytest.raises(store.NonFiniteStateError, match=r"step 2 holds NaN or infinity in \['bad'\]\['w'\]") as caught:
-        save(tmp_path, 2, state, may_be_non_finite=("['best']",))
-    assert caught.value.leaves == ["['bad']['w']", "['half']"]
+    names = ["['bad']['w']", "['best']", "['half']"]
+    assert [leaf.path for leaf in store.find_non_finite(state)] == names
+    with pytest.raises(store.NonFiniteStateError) as caught:
+        save(tmp_path, 2, state)
+    assert f"step 2 holds NaN or infinity in {', '.join(names)}; it is not saved" in str(caught.value)
     assert [step for step, _ in store.list_checkpoints(tmp_path)] == [1]
-    fine = {"best": jnp.array(-jnp.inf)}
-    assert_identical(store.load_checkpoint(save(tmp_path, 2, fine, may_be_non_finite=("['best']",)), fine)[0], fine)
 
 
 def test_a_crash_dump_names_array_environment_step_and_seed_and_replays(tmp_path):
@@ -36,7 +34,7 @@ def test_a_crash_dump_names_array_environment_step_and_seed_and_replays(tmp_path
     after["last"] = before["last"].at[1, 2].set(-jnp.inf)
     axes = {"qvel": AxisNames(("environment", None)), "last": AxisNames((None, "environment")), "key": AxisNames(())}
     path, sentence = store.save_crash_dump(
-        tmp_path, 77, before, seed=5, config_hash="h", observed=after, axes=axes, extra={"learning_rate": 0.1}
+        tmp_path, 77, after, seed=5, config_hash="h", axes=axes, extra={"learning_rate": 0.1}
     )
     assert "step 77, seed 5" in sentence and str(path) in sentence and "1 more arrays" in sentence
     found = store.find_non_finite(after, axes)
@@ -44,12 +42,13 @@ def test_a_crash_dump_names_array_environment_step_and_seed_and_replays(tmp_path
     assert found[0].environments == (2,) and found[0].infinite == 1
     assert found[1].environments == (3, 4) and found[1].nan == 1 and found[1].first == (3, 1)
     loaded, manifest = store.load_checkpoint(path, before)
-    assert_identical(loaded, before)
+    assert_identical(loaded, after)
     assert manifest.extra["crash"]["seed"] == 5 and manifest.extra["learning_rate"] == 0.1
     assert manifest.extra["crash"]["non_finite"][1]["environments"] == [3, 4]
 
-    broken, _ = store.save_crash_dump(tmp_path, 78, after, seed=5, config_hash="h")
-    assert_identical(store.load_checkpoint(broken, before)[0], after)
+    sound, sentence = store.save_crash_dump(tmp_path, 78, before, seed=5, config_hash="h")
+    assert_identical(store.load_checkpoint(sound, before)[0], before)
+    assert "every number in it is finite" in sentence
     for step in (79, 80):
         store.save_crash_dump(tmp_path, step, before, seed=5, config_hash="h")
     assert [step for step, _ in store.list_checkpoints(tmp_path)] == [78, 79, 80]
@@ -61,21 +60,22 @@ def test_a_crash_dump_names_array_environment_step_and_seed_and_replays(tmp_path
 def test_the_last_and_one_per_power_of_two_stay(tmp_path):
     for step in range(0, 40, 3):
         save(tmp_path, step)
-        store.prune_checkpoints(tmp_path, keep_last=2)
-    # First at or after 1, 2, 4, 8, 16, 32: 3 (for 2), 6, 9, 18, 33; and step 0.
+        store.prune_checkpoints(tmp_path)
+    # First at or after 1, 2, 4, 8, 16, 32: 3 (for 2), 6, 9, 18, 33; and step 0; and the last three.
     assert [step for step, _ in store.list_checkpoints(tmp_path)] == [0, 3, 6, 9, 18, 33, 36, 39]
-    assert store.prune_checkpoints(tmp_path, keep_last=1, powers_of_two=False) == [0, 3, 6, 9, 18, 33, 36]
-    with pytest.raises(ConfigurationError, match=r"keep_last = 0"):
-        store.prune_checkpoints(tmp_path, keep_last=0)
+    for step in (42, 45):
+        save(tmp_path, step)
+    assert store.prune_checkpoints(tmp_path) == [36]
+    assert [step for step, _ in store.list_checkpoints(tmp_path)] == [0, 3, 6, 9, 18, 33, 39, 42, 45]
 
 
 def test_nothing_is_deleted_while_the_newest_does_not_verify(tmp_path):
-    for step in (1, 2, 3):
+    for step in range(8, 13):
         path = save(tmp_path, step)
     flip(path / "state.safetensors", 150)
     reports: list[str] = []
-    assert store.prune_checkpoints(tmp_path, keep_last=1, powers_of_two=False, report=reports.append) == []
-    assert len(store.list_checkpoints(tmp_path)) == 3 and "No older checkpoint is deleted" in reports[0]
+    assert store.prune_checkpoints(tmp_path, reports.append) == []
+    assert len(store.list_checkpoints(tmp_path)) == 5 and "No older checkpoint is deleted" in reports[0]
 
 
 def test_the_best_is_kept_apart(tmp_path):
@@ -83,7 +83,9 @@ def test_the_best_is_kept_apart(tmp_path):
     for step, score in [(1, 1.0), (2, 5.0), (3, 2.0), (4, None), (5, float("nan")), (6, 5.0)]:
         path = save(tmp_path, step, score=score)
         kept.append(store.keep_best(path))
-        store.prune_checkpoints(tmp_path, keep_last=1, powers_of_two=False)
+        for old, other in store.list_checkpoints(tmp_path):
+            if old != step:
+                shutil.rmtree(other)
     assert kept == [True, True, False, False, False, True]
     best = store.best_checkpoint(tmp_path)
     assert best is not None and best.name == "step-000000000006" and best.parent.name == "best"
@@ -92,7 +94,8 @@ def test_the_best_is_kept_apart(tmp_path):
     again = save(tmp_path, 6, {**TEMPLATE, "n": np.int64([66])}, score=5.5)
     assert store.keep_best(again) and store.keep_best(again)
     assert store.load_checkpoint(tmp_path / "best" / again.name, TEMPLATE)[0]["n"] == 66
-    store.keep_best(save(tmp_path, 7, score=9.0), keep=2)
+    # A kill between the copy of a better one and the deletion of the one before leaves both.
+    shutil.copytree(save(tmp_path, 7, score=9.0), tmp_path / "best" / "step-000000000007")
     assert [step for step, _ in store.list_checkpoints(tmp_path / "best")] == [6, 7]
     flip(tmp_path / "best" / "step-000000000007" / "state.safetensors", 150)
     reports: list[str] = []

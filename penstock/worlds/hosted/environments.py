@@ -78,21 +78,16 @@ def gymnasium_source(ident: str, *, max_episode_steps: int | None = None, **opti
     """
     gymnasium = package("gymnasium", f"gym/{ident}", "gymnasium")
     max_episode_steps = convert(max_episode_steps, int | None, "max_episode_steps")
-    require(
-        max_episode_steps is None or max_episode_steps >= 1,
-        "max_episode_steps",
-        max_episode_steps,
-        "must be at least 1",
-    )
+    fits = max_episode_steps is None or max_episode_steps >= 1
+    require(fits, "max_episode_steps", max_episode_steps, "must be at least 1")
     module, colon, plain = ident.rpartition(":")
     if colon:
         importable_from(pathlib.Path.cwd())
         package(module, f"gym/{ident}", "gymnasium")
     if plain not in gymnasium.registry:
         raise ConfigurationError(
-            f"gym/{ident}: Gymnasium knows no '{plain}'.{suggest_few(plain, gymnasium.registry)} An id of "
-            "another package "
-            "is written gym/package:Id-v0; a class or function of yours path/to/file.py:name."
+            f"gym/{ident}: Gymnasium knows no '{plain}'.{suggest_few(plain, gymnasium.registry)} An id of another "
+            "package is written gym/package:Id-v0; a class or function of yours path/to/file.py:name."
         )
     options = convert_arguments(options, _creator(gymnasium.registry[plain]), f"gym/{ident}")
     make = functools.partial(make_gymnasium, ident, max_episode_steps, tuple(sorted(options.items())))

@@ -74,7 +74,6 @@ class VectorEnvironment(Protocol):
 
     def close(self) -> None:
         """Ends all environments. May be called twice."""
-        ...
 
 
 class GymnasiumVector:
@@ -134,9 +133,8 @@ class GymnasiumVector:
         cut = np.flatnonzero(over & ~ended)
         if len(cut):
             raise WorldFaultError(
-                f"'{self.name}': the episode of environment {cut[0]} must be cut (it diverged, or went past "
-                "its time limit), "
-                f"which a vector environment with {self.mode.value} reset does not allow. Correct the "
+                f"'{self.name}': the episode of environment {cut[0]} must be cut (it diverged, or went past its time "
+                f"limit), which a vector environment with {self.mode.value} reset does not allow. Correct the "
                 "environment, or hand over a factory of single environments."
             )
         return None
@@ -186,9 +184,9 @@ class GymnasiumVector:
             ]
             self._end()
             raise WorldFaultError(
-                f"'{self.name}': the process of environment {', '.join(dead) or '?'} ended unexpectedly. A "
-                "negative exit "
-                "code is the signal that killed it (-9: often too little memory). The same command continues the run."
+                f"'{self.name}': the process of environment {', '.join(dead) or '?'} ended unexpectedly. A negative "
+                "exit code is the signal that killed it (-9: often too little memory). The same command continues the "
+                "run."
             ) from error
         except OSError as error:
             self._end()
@@ -301,7 +299,6 @@ def _refuse_unpicklable(make: Callable[[], Any], name: str) -> None:
         cloudpickle.dumps(make)
     except Exception as error:
         raise ConfigurationError(
-            f"'{name}': what makes the environment cannot be sent to another process ({type(error).__name__}: "
-            f"{error}). "
-            "Create inside the factory what it needs, or use --world-option vectorization=serial."
+            f"'{name}': what makes the environment cannot be sent to another process ({type(error).__name__}: {error})."
+            " Create inside the factory what it needs, or use --world-option vectorization=serial."
         ) from error
