@@ -4,6 +4,8 @@ import ast
 import functools
 import hashlib
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 
 def source_files(path: pathlib.Path) -> list[pathlib.Path]:
@@ -44,6 +46,19 @@ def file_hash(path: pathlib.Path) -> str:
     """SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def names_file(value: Any) -> bool:
+    """Whether an option of a world is the name of a file."""
+    try:
+        return isinstance(value, str) and "." in value and pathlib.Path(value).is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def with_absolute_files(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a world in which files are named so that they are found from any folder."""
+    return {name: str(pathlib.Path(value).resolve()) if names_file(value) else value for name, value in options.items()}
 
 
 def _mentioned(path: pathlib.Path, folder: pathlib.Path) -> frozenset[pathlib.Path]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from penstock._errors import PenstockError
 from penstock._own_code import resolved_spec
+from penstock._own_sources import with_absolute_files
 from penstock.cli._film import film
 from penstock.reports.curves import plot_single
 from penstock.reports.live import Progress
@@ -19,7 +20,7 @@ def plan_from_options(options: Any) -> RunPlan:
     shared = ("algorithm", "settings", "seed", "seeds", "steps", "num_envs", "log_every", "evaluate_every")
     more = ("evaluation_episodes", "deterministic_action", "deterministic_draws", "precision", "label")
     fields = {name: getattr(options, name) for name in (*shared, *more)}
-    world_options = parse_world_options(options.world_option)
+    world_options = with_absolute_files(parse_world_options(options.world_option))
     return RunPlan(world=resolved_spec(options.world), world_options=world_options, **fields)
 
 

@@ -18,6 +18,8 @@ class EvaluateOptions:
 
     run_dir: Annotated[Positional[Path], arg(metavar="RUN")]
     """The run folder."""
+    world: str = ""
+    """Another world in place of the run's own, or the same at another place: path/to/file.py:Name."""
     checkpoint: Literal["best", "last"] = "last"
     """Which checkpoint to use."""
     episodes: int = 64
@@ -45,7 +47,7 @@ def run(arguments: list[str]) -> int:
     from penstock.training.restore import restore_run
     from penstock.training.running import evaluate_seeds
 
-    restored = restore_run(options.run_dir, options.checkpoint)
+    restored = restore_run(options.run_dir, options.checkpoint, options.world)
     if options.replan_every_step and getattr(restored.plan.settings, "chunk_length", 1) == 1:
         raise ConfigurationError("replan_every_step: this policy acts at every step already; leave it out.")
     rule = None

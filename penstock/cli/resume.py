@@ -16,6 +16,8 @@ class ResumeOptions:
 
     run_dir: Annotated[Positional[Path], arg(metavar="RUN")]
     """The run folder."""
+    world: str = ""
+    """Where the run's world is now, if it was moved: path/to/file.py:Name."""
     steps: int | None = None
     """New budget of environment steps per seed. Learning rates then decay over the new plan."""
     video: bool = True
@@ -31,7 +33,7 @@ def run(arguments: list[str]) -> int:
     from penstock.cli._run import train_run
     from penstock.training.restore import read_plan
 
-    plan = read_plan(options.run_dir)
+    plan = read_plan(options.run_dir, options.world)
     if options.steps is not None:
         plan = dataclasses.replace(plan, steps=options.steps)
     return train_run(

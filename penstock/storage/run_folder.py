@@ -17,7 +17,7 @@ METRICS_NAME = "metrics.jsonl"
 LOCK_NAME = "run.lock"
 BEST = "best"
 DIRECTORIES = ("checkpoints", "figures", "videos", "crash")
-_OWN_NAMES = {CONFIG_NAME, METRICS_NAME, LOCK_NAME, "tensorboard", *DIRECTORIES}
+_OWN_NAMES = {CONFIG_NAME, METRICS_NAME, LOCK_NAME, "tensorboard", "source", *DIRECTORIES}
 
 
 class RunFolder:
@@ -206,7 +206,13 @@ class Change:
 
     def sentence(self) -> str:
         """``algorithm.learning_rate: 0.001 -> 0.002``."""
+        if _is_hash(self.old) and _is_hash(self.new):
+            return f"{self.field}: a file, or one that it needs, was edited ({self.old[:8]}... -> {self.new[:8]}...)"
         return f"{self.field}: {self.old!r} -> {self.new!r}"
+
+
+def _is_hash(value: Any) -> bool:
+    return isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")
 
 
 class _Absent:

@@ -38,11 +38,12 @@ from penstock.storage.store import (
 from penstock.training.drivers.functional import seed_keys
 from penstock.training.drivers.state import RunState
 from penstock.training.migrations import completed
-from penstock.training.plan import KEPT_FOR_LIFE, SAFE_TO_CHANGE, RunPlan, sources_of
+from penstock.training.plan import KEPT_FOR_LIFE, SAFE_TO_CHANGE, RunPlan
 from penstock.training.post_mortem import FAULTS, Fault
 from penstock.training.restore import load_state
 from penstock.training.running import Driver, make_driver
 from penstock.training.signals import EXIT_INTERRUPTED, GracefulStop
+from penstock.training.sources import keep_copies, sources_of, with_names_of
 
 EVALUATION_KEY = 0x5EED
 """Folded into a seed's key for evaluation, so that evaluating never shifts what training draws."""
@@ -184,7 +185,8 @@ def train(
     config = {**plan.to_config(), **sources_of(plan), "world_constants": world.describe()}
     with RunLock(folder.lock_path), GracefulStop(observer.message) as stop:
         if folder.has_config:
-            changes = compare_configs(completed(folder.read_config()), config, SAFE_TO_CHANGE)
+            before = with_names_of(completed(folder.read_config()), config)
+            changes = compare_configs(before, config, SAFE_TO_CHANGE)
             refuse_lasting_changes(changes, folder.path, KEPT_FOR_LIFE)
             if not allow_config_change:
                 refuse_unsafe_changes(changes, folder.path, "--allow-config-change")
@@ -194,6 +196,7 @@ def train(
         else:
             folder.write_config(config)
         folder.clean_leftovers()
+        keep_copies(plan, folder.path)
         run = _Run(plan, folder, driver, config_hash(config, ignore=SAFE_TO_CHANGE), observer, mirrors(folder))
         try:
             # What cannot be continued with these settings must not replace the settings that it can be continued with.

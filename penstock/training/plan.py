@@ -2,7 +2,6 @@
 
 import ast
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ import penstock
 from penstock._errors import ConfigurationError, require, suggest
 from penstock._field_types import convert, convert_fields
 from penstock._own_code import resolved_spec
+from penstock._own_sources import with_absolute_files
 from penstock.algorithms.learner import Batches, Learner
 from penstock.algorithms.registry import algorithm_entry
 from penstock.networks.precision import SHORTEST_SIDE, Precision
@@ -37,7 +37,7 @@ KEPT_FOR_LIFE = frozenset({"num_envs", "seeds", "settings.collect_steps", "setti
 RUN_FIELDS = ("deterministic_action", "deterministic_draws", "precision")
 """Fields of the plan that were settings of the algorithm: they say how a run is computed and evaluated."""
 
-NOT_OF_THE_PLAN = ("penstock", "world_constants", "world_source", "algorithm_source", "policy_source")
+NOT_OF_THE_PLAN = ("penstock", "world_constants", "world_source", "world_files", "algorithm_source", "policy_source")
 """What ``config.json`` records beside the plan."""
 
 
@@ -206,21 +206,6 @@ def from_config(config: Mapping[str, Any]) -> RunPlan:
     return RunPlan(settings=config_class.read(settings, "config.json: settings."), **content)
 
 
-def sources_of(plan: RunPlan) -> dict[str, str]:
-    """Hashes of files that a run comes from: it must not go on with others under the same name."""
-    sources = {}
-    named = {
-        "world_source": plan.world,
-        "algorithm_source": plan.algorithm,
-        "policy_source": plan.settings.flat().get("policy", ""),
-    }
-    for field, name in named.items():
-        place = name.rpartition(":")[0]
-        if place.endswith(".py") and Path(place).is_file():
-            sources[field] = hashlib.sha256(Path(place).read_bytes()).hexdigest()
-    return sources
-
-
 def make_plan(
     algorithm: str, world: str, *, preset: str = "", settings: Mapping[str, Any] | None = None, **fields: Any
 ) -> RunPlan:
@@ -246,6 +231,8 @@ def make_plan(
             raise ConfigurationError(
                 f"settings: '{name}' is a field of the run, not of the algorithm. Pass it beside settings."
             )
+    if isinstance(fields.get("world_options"), Mapping):
+        fields["world_options"] = with_absolute_files(fields["world_options"])
     return RunPlan(
         algorithm=resolved_spec(algorithm),
         world=resolved_spec(world),

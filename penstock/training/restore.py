@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
-from penstock._errors import PenstockError
+from penstock._errors import PenstockError, warn
+from penstock._own_code import resolved_spec
 from penstock.algorithms.learner import Learner
 from penstock.data import Replay
 from penstock.storage.run_folder import CONFIG_NAME, read_config
@@ -26,6 +27,7 @@ from penstock.training.drivers.state import RunState
 from penstock.training.migrations import FORMER_RING, STATE_NAMES, FormerState, completed
 from penstock.training.plan import RunPlan, from_config
 from penstock.training.running import Driver, make_driver
+from penstock.training.sources import found_again
 
 
 class RestoredRun(NamedTuple):
@@ -44,8 +46,12 @@ class RestoredRun(NamedTuple):
     manifest: Manifest
 
 
-def read_plan(run_dir: Path | str) -> RunPlan:
-    """The plan of the run in a folder.
+def read_plan(run_dir: Path | str, world: str = "") -> RunPlan:
+    """The plan of the run in a folder, with the files that it is made of where they are now.
+
+    Args:
+        run_dir: the run folder.
+        world: a world in place of the run's own; "" keeps that.
 
     Raises:
         PenstockError: the folder holds no run.
@@ -53,28 +59,33 @@ def read_plan(run_dir: Path | str) -> RunPlan:
     run_dir = Path(run_dir)
     if not (run_dir / CONFIG_NAME).is_file():
         raise PenstockError(f"{run_dir} holds no run: it has no {CONFIG_NAME}. Name the folder that a run wrote.")
-    return from_config(completed(read_config(run_dir)))
+    config = completed(read_config(run_dir))
+    if world:
+        config = {name: value for name, value in config.items() if name not in ("world_source", "world_files")}
+        config["world"] = resolved_spec(world)
+    return from_config(found_again(config, run_dir, warn))
 
 
-def restore_run(run_dir: Path | str, which: Literal["best", "last"] = "last") -> RestoredRun:
+def restore_run(run_dir: Path | str, which: Literal["best", "last"] = "last", world: str = "") -> RestoredRun:
     """Opens a run. Does not change its folder, so it may be called while the run trains.
 
     Args:
         run_dir: the run folder.
         which: the newest checkpoint or the best one.
+        world: a world in place of the run's own, with the same observations and actions; "" keeps that.
 
     Raises:
         PenstockError: no run, or no checkpoint that verifies.
     """
     run_dir = Path(run_dir)
-    plan = read_plan(run_dir)
+    plan = read_plan(run_dir, world)
     checkpoints = run_dir / "checkpoints"
     found = best_checkpoint(checkpoints) if which == "best" else latest_checkpoint(checkpoints, set_aside=False)
     if found is None:
         raise PenstockError(f"{run_dir} has no {which} checkpoint that verifies. Let the run reach its first one.")
-    world = plan.make_world()
-    learner = plan.make_learner(world)
-    state, manifest = load_state(found, make_driver(learner, world), seed_keys(plan.seed, plan.seeds))
+    made = plan.make_world()
+    learner = plan.make_learner(made)
+    state, manifest = load_state(found, make_driver(learner, made), seed_keys(plan.seed, plan.seeds))
     return RestoredRun(plan, learner, state, manifest)
 
 

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 import time
 
 import pytest
@@ -27,6 +28,7 @@ from penstock.storage.run_folder import RunFolder
 from penstock.storage.store import latest_checkpoint, list_checkpoints
 from penstock.training.loop import EXIT_INTERRUPTED, Silent, train
 from penstock.training.plan import from_config
+from penstock.training.restore import read_plan, restore_run
 from penstock.worlds import FunctionalWorld
 
 pytestmark = pytest.mark.usefixtures("in_process")
@@ -240,6 +242,28 @@ def test_a_world_file_that_was_edited_is_another_world(tmp_path):
     source.write_text("from penstock.worlds.classic import DoubleIntegrator as Mine  # edited\n")
     with pytest.raises(ConfigurationError, match=r"world_source"):
         train(dataclasses.replace(plan, steps=3 * STEPS_PER_UPDATE), tmp_path / "run")
+
+
+def test_a_moved_run_is_evaluated_and_goes_on(tmp_path):
+    """The whole way, with a task whose rules lie in a neighbour."""
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "sliding_rules.py").write_text("from penstock.worlds.classic import DoubleIntegrator as Rules\n")
+    (project / "sliding_mine.py").write_text("from sliding_rules import Rules as Mine\n")
+    plan = tiny_plan(
+        world=f"{project}/sliding_mine.py:Mine", world_options={"episode_length": 10}, steps=2 * STEPS_PER_UPDATE
+    )
+    train(plan, project / "run")
+    for name in ("sliding_mine", "sliding_rules"):
+        sys.modules.pop(name)
+    shutil.move(project / "run", tmp_path / "alone")
+    shutil.rmtree(project)
+    restored = restore_run(tmp_path / "alone")
+    assert restored.plan.world == f"{tmp_path}/alone/source/world/sliding_mine.py:Mine"
+    longer = dataclasses.replace(read_plan(tmp_path / "alone"), steps=3 * STEPS_PER_UPDATE)
+    assert train(longer, tmp_path / "alone").finished
+    with pytest.raises(ConfigurationError, match="no file"):
+        restore_run(tmp_path / "alone", world=f"{project}/sliding_mine.py:Mine")
 
 
 def test_another_release_of_a_world_s_package_does_not_stop_a_run(whole, tmp_path, monkeypatch):

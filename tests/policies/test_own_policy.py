@@ -6,7 +6,8 @@ from penstock._errors import ConfigurationError
 from penstock.algorithms import shac2
 from penstock.algorithms.registry import algorithm_entry
 from penstock.cli.train import parse_train_options
-from penstock.training.plan import from_config, make_plan, sources_of
+from penstock.training.plan import from_config, make_plan
+from penstock.training.sources import sources_of
 
 CODE = """
 import dataclasses
