@@ -62,7 +62,7 @@ def run(arguments: list[str]) -> int:
     if options.csv is not None:
         require(options.csv.suffix.lower() == ".csv", "csv", str(options.csv), "must end in .csv")
     sources = [source for text in options.runs for source in named_runs(text)]
-    from penstock.reports.aggregates import aggregate, parse_references
+    from penstock.reports.aggregates import NO_SHARED_ARM, aggregate, parse_references
     from penstock.reports.arms import compare
     from penstock.reports.curves import glyph_note, plot_comparison
     from penstock.reports.runs import read_runs
@@ -76,7 +76,12 @@ def run(arguments: list[str]) -> int:
     )
     print("\n\n".join(_tables(comparison, summarise(comparison), over_worlds)))
     print("\n".join(str(path) for path in written))
-    notes = [*comparison.notes, *(over_worlds.notes if over_worlds else ()), glyph_note(comparison, options.title)]
+    none_shared = (NO_SHARED_ARM,) if len(comparison.worlds) > 1 else ()
+    notes = [
+        *comparison.notes,
+        *(over_worlds.notes if over_worlds else none_shared),
+        glyph_note(comparison, options.title),
+    ]
     for note in filter(None, notes):
         print(f"note: {note}", file=sys.stderr)
     return 0

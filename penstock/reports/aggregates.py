@@ -23,6 +23,12 @@ from penstock.reports.statistics import (
 References = Mapping[str, tuple[float | int, float | int]]
 """For each world the return that counts as 0, and the one that counts as 1."""
 
+NO_SHARED_ARM = (
+    "No arm has runs on every world: there are no numbers over all worlds. To pair arms whose names differ from "
+    "world to world, name them: NAME=RUN."
+)
+"""What is said where there is nothing to aggregate."""
+
 RELATIVE = "arms"
 """In place of references: the lowest and the highest of the arms that are shown."""
 
@@ -154,6 +160,8 @@ def aggregate(
             require(not given, field, given, "concerns several worlds, and all runs are of one. Leave it out")
         return None
     if not complete:
+        for field, given in (("normalize", normalize), ("baseline", baseline)):
+            require(not given, field, given, f"cannot be used. {NO_SHARED_ARM}")
         return None
     notes = [
         f"'{arm}' has no run on {' and '.join(w for w in worlds if arm not in comparison.worlds[w])}: it is left out "

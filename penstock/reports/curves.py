@@ -61,14 +61,14 @@ LABELS = {
 
 def plot_runs(
     runs: Sequence[RunSource],
-    output: Path,
+    output: Path | str,
     metric: str = "eval/return_deterministic",
     *,
     x: str = "env_steps",
     title: str | None = None,
     confidence: float | int = 0.95,
     width: float | int | None = None,
-    csv: Path | None = None,
+    csv: Path | str | None = None,
     normalize: References | str | None = None,
     baseline: str = "",
 ) -> list[Path]:
@@ -104,7 +104,15 @@ def plot_runs(
     check_axis(x)
     comparison = compare(read_runs(runs), metric, x)
     over_worlds = aggregate(comparison, normalize, baseline, confidence=confidence)
-    return plot_comparison(comparison, over_worlds, output, title=title, confidence=confidence, width=width, csv=csv)
+    return plot_comparison(
+        comparison,
+        over_worlds,
+        Path(output),
+        title=title,
+        confidence=confidence,
+        width=width,
+        csv=None if csv is None else Path(csv),
+    )
 
 
 def plot_comparison(
@@ -122,12 +130,12 @@ def plot_comparison(
         world: {arm: arm_curve(seeds, confidence) for arm, seeds in arms.items()}
         for world, arms in comparison.worlds.items()
     }
-    written = _draw_curves(comparison, drawn, Path(output), title, confidence, width)
+    written = _draw_curves(comparison, drawn, output, title, confidence, width)
     stem = written[0].with_suffix("")
     looks = {arm: look(place) for place, arm in enumerate(comparison.arms)}
     has_figure = over_worlds is not None and (over_worlds.references is not None or len(over_worlds.arms) > 1)
     if over_worlds is not None and has_figure:
-        written += draw_aggregate(over_worlds, looks, _beside(Path(output)), width=width, confidence=confidence)
+        written += draw_aggregate(over_worlds, looks, _beside(output), width=width, confidence=confidence)
     summaries = summarise(comparison, confidence)
     written.append(write_text(stem.with_suffix(".json"), as_json(comparison, summaries, over_worlds, confidence)))
     tables = [markdown_table([summary.row() for summary in summaries])]

@@ -71,6 +71,12 @@ def test_several_worlds(penstock, runs):
     assert "f-worlds.csv" in out
 
 
+def test_arms_without_a_world_in_common(penstock, runs):
+    code, _, err = penstock("plot", "fast-0", "sapo-clas-0")
+    assert code == 0 and "note: No arm has runs on every world" in err
+    assert listing(runs) == {"curves.png", "curves.json", "curves.md"}
+
+
 @pytest.mark.parametrize("columns", [200, 80, 60, 40])
 def test_tables_fit_the_terminal(penstock, runs, monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", str(columns))

@@ -123,6 +123,9 @@ def test_arms_that_lack_a_world_are_left_out_with_a_word(two_worlds, make_run):
     with pytest.raises(ConfigurationError, match="baseline = 'apg': has no run on some"):
         aggregated([lonely, *two_worlds], REFERENCES, "apg")
     assert aggregated([lonely, two_worlds[3]]) is None
+    for keywords in ({"normalize": REFERENCES}, {"baseline": "apg"}):
+        with pytest.raises(ConfigurationError, match=r"cannot be used\. No arm has runs on every world"):
+            aggregated([lonely, two_worlds[3]], **keywords)
 
 
 def test_unequal_seeds_are_told(two_worlds, make_run):

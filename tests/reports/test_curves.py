@@ -4,6 +4,7 @@ import math
 import re
 import struct
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -337,6 +338,15 @@ def test_names_of_arms_reach_figure_and_tables(make_run, tmp_path, figures):
     assert "| rfo, actor_learning_rate = 0.002 |" in files[2].read_text()
     plot_runs([("slow", runs[0]), ("fast", str(runs[1]))], tmp_path / "g.png")
     assert {"slow 1 seed", "fast 1 seed"} <= texts_of(figures["g.png"])
+
+
+def test_the_block_of_the_page_runs(make_run, monkeypatch, capsys):
+    runs = [make_run(f"runs/{name}", [1.0, 2.0], algorithm=name) for name in ("rfo", "sapo")]
+    monkeypatch.chdir(runs[0].parent.parent)
+    page = (Path(__file__).parents[2] / "docs" / "plots.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(compile(block, "docs/plots.md", "exec"), {})
+    assert capsys.readouterr().out.splitlines() == ["RFO sapo", "compare.pdf compare.json compare.md compare.csv"]
 
 
 def test_letters_that_the_font_lacks_are_told(make_run, tmp_path, recwarn):
