@@ -10,15 +10,17 @@ import jax.numpy as jnp
 
 from penstock._errors import ConfigurationError
 from penstock.algorithms.learner import Clock
+from penstock.algorithms.off_policy_config import RENORM_WARMUP
 from penstock.algorithms.pathwise_config import initial_gain
 from penstock.algorithms.registry import ALGORITHMS
 from penstock.policies import DeterministicAction
+from penstock.policies.settings import STEP_STD
 from penstock.training.drivers.state import RunState
 from penstock.training.plan import RUN_FIELDS
 
 STATE_NAMES = (
     (".policy.inner.", ".policy."),  # chunks were a policy around a policy
-    (".policy.", ".policy.flow."),  # sac-flow with entropy = action was a noisy flow alone
+    (".policy.", ".policy.flow."),  # a marginal flow was a noisy flow alone
     (".replay.", ".memory."),
     *((f".{part}", f".learned.{part}") for part in ("actor", "critic", "target_critic", "normalizer", "memory.")),
 )
@@ -82,11 +84,29 @@ def _gain_of(settings: Mapping[str, Any]) -> float:
     return initial_gain(str(settings.get("activation")))
 
 
+EVERYWHERE = {"drift": True, "learn_noise": True}
+"""As `GONE`, of a policy that every algorithm may have."""
+
 GONE: dict[str, dict[str, Any]] = {
     "pathwise": {"stagger_episodes": True, "return_gradient_clip": None, "initialization_gain": _gain_of},
+    "off-policy": {"renorm_warmup": RENORM_WARMUP},
+    "flowrl": {
+        "weighting": "paper",
+        "flow_matching_reduction": "mean",
+        "value_activation": "mish",
+        "noise_clip": None,
+        "squash_target": "raw",
+        "layer_norm": True,
+    },
 }
 """Settings that are no more, by family or algorithm, each with the value that all runs have now; or a function that
 makes it of the other settings."""
+
+INSTEAD = dict.fromkeys(("weighting", "value_activation", "noise_clip"), "benchmarks/released_flowrl.py")
+"""Where there still is what a setting chose."""
+
+IDLE_WITH = {"weight_floor": "weighting"}
+"""Settings that did nothing where the other one had the value that all runs have now."""
 
 
 def completed(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -105,8 +125,12 @@ def completed(config: Mapping[str, Any]) -> Mapping[str, Any]:
     config_class, known = ALGORITHMS[algorithm].config, ALGORITHMS[algorithm].config.all_names()
     if algorithm == "sac-flow":
         settings = _without_released_settings(settings)
-    settings = _without_gone({**GONE.get(ALGORITHMS[algorithm].family, {}), **GONE.get(algorithm, {})}, settings)
-    kept = {name: value for name, value in settings.items() if name not in RUN_FIELDS}
+    if settings.get("learn_temperature") is False:  # the rate did nothing
+        settings = {**settings, "temperature_learning_rate": None}
+    settings = _with_marginal_flow(settings, POLICY_THEN.get(algorithm, ""))
+    gone = {**EVERYWHERE, **GONE.get(ALGORITHMS[algorithm].family, {}), **GONE.get(algorithm, {})}
+    settings = _without_gone(gone, settings)
+    kept = {name: value for name, value in settings.items() if name not in (*RUN_FIELDS, "learn_temperature")}
     then = {**ADDED_LATER, "policy": POLICY_THEN[algorithm]} if algorithm in POLICY_THEN else ADDED_LATER
     later = {name: value for name, value in then.items() if name in known}
     try:
@@ -129,17 +153,29 @@ def _run_fields(settings: Mapping[str, Any], now: Any) -> dict[str, Any]:
     return fields
 
 
+def _with_marginal_flow(settings: Mapping[str, Any], policy: str) -> dict[str, Any]:
+    """A noisy flow with ``entropy = action`` is a policy of its own now."""
+    rest = {name: value for name, value in settings.items() if name != "entropy"}
+    if settings.get("entropy") != "action" or settings.get("policy", policy) != "noisy-flow":
+        return rest
+    _without_gone({"target_step_std": STEP_STD}, rest)
+    return {**rest, "policy": "marginal-flow"}
+
+
 def _without_gone(gone: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     for name, today in gone.items():
         expected = today(settings) if callable(today) else today
         found = settings.get(name, expected)
         same = math.isclose(found, expected, rel_tol=1e-6) if isinstance(expected, float) else found == expected
         if not same:
+            place = f" What it chose is in {INSTEAD[name]} now." if name in INSTEAD else ""
             raise ConfigurationError(
-                f"{name} = {found!r}: this run was made with a setting that is gone; all runs have {expected!r} now. "
-                "It can be plotted, but neither continued nor evaluated. Train anew, or use the version that made it."
+                f"{name} = {found!r}: this run was made with a setting that is gone; all runs have {expected!r} "
+                f"now.{place} It can be plotted, but neither continued nor evaluated. Train anew, or use the version "
+                "that made it."
             )
-    return {name: value for name, value in settings.items() if name not in gone}
+    idle = {name for name, other in IDLE_WITH.items() if other in gone}
+    return {name: value for name, value in settings.items() if name not in gone and name not in idle}
 
 
 def _without_released_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
