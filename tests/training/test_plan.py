@@ -512,6 +512,18 @@ def test_the_released_flowrl_takes_flowrls_presets(name, chosen):
     assert released.title == name and released.settings.expectile == 0.8
 
 
+def test_a_former_run_of_an_algorithm_in_a_file_goes_on_too():
+    plan = make_plan(f"{RELEASED_FLOWRL}:FlowRL", WORLD)
+    now = plan.to_config()
+    then = {"deterministic_action": "zero", "deterministic_draws": 8, "precision": "float32", "layer_norm": True}
+    older = {k: v for k, v in now.items() if k not in RUN_FIELDS} | {"settings": {**now["settings"], **then}}
+    assert compare_configs(completed(older), now) == [] and from_config(completed(older)) == plan
+    noisy = make_plan(f"{RELEASED_FLOWRL}:CodeWeighting", WORLD, settings={"policy": "marginal-flow"}).to_config()
+    then = {"policy": "noisy-flow", "entropy": "action", "drift": True, "learn_noise": True, "target_step_std": 0.1697}
+    older = {k: v for k, v in noisy.items() if k not in RUN_FIELDS} | {"settings": {**noisy["settings"], **then}}
+    assert compare_configs(completed(older), noisy) == []
+
+
 def test_flowrls_former_preset_names_what_took_its_place():
     with pytest.raises(ConfigurationError, match=r"preset = 'released': is an algorithm .*released_flowrl.py:FlowRL"):
         make_plan("flowrl", "dmc/walker-run", preset="released")
