@@ -9,7 +9,10 @@ Off-policy arms share environment count, widths, batches, learning rates, gradie
 (``--preset light``), but for Flow-T, whose width is the published 64: 128 would be four times an MLP's work.
 """
 
+from pathlib import Path
 from typing import Any
+
+RELEASED_FLOWRL = Path(__file__).resolve().with_name("released_flowrl.py")
 
 ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "APG": ("apg", {}),
@@ -28,8 +31,8 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "SAC": ("sac", {}),
     "TD3": ("td3", {}),
     "CrossQ": ("crossq", {}),
-    "FlowRL-paper": ("flowrl", {"weighting": "paper"}),
-    "FlowRL-code": ("flowrl", {"weighting": "code"}),
+    "FlowRL-paper": ("flowrl", {}),
+    "FlowRL-code": (f"{RELEASED_FLOWRL}:CodeWeighting", {}),
     "SAC-Flow-MLP": ("sac-flow", {"velocity": "mlp"}),
     "SAC-Flow-G": ("sac-flow", {"velocity": "gated"}),
     "SAC-Flow-T": ("sac-flow", {"velocity": "decoded", "actor_hidden": (64,)}),

@@ -22,7 +22,7 @@ POLICIES: dict[str, dict[str, object]] = {
     "gaussian": {},
     "flow": {},
     "noisy-flow": {},
-    "noisy-flow, entropy = action": {"entropy": "action", "other_paths": 2},
+    "marginal-flow": {"other_paths": 2},
     "deterministic": {},
 }
 """Policies, and how their columns are set."""
@@ -45,7 +45,7 @@ BEGIN, END = "<!-- cross product -->", "<!-- end of cross product -->"
 def built(algorithm: str, policy: str):
     """A learner with this policy, or the sentence that refuses it."""
     entry = ALGORITHMS[algorithm]
-    chosen = {"policy": policy.partition(",")[0], **POLICIES[policy]}
+    chosen = {"policy": policy, **POLICIES[policy]}
     if algorithm == "crossq" and policy != "gaussian":
         chosen["actor_batch_renorm"] = False
     try:
@@ -110,7 +110,7 @@ def main() -> None:
     for (algorithm, policy), outcome in found.items() if arguments.train else ():
         if not isinstance(outcome, str):
             metrics = trained(outcome)
-            print(f"{algorithm:<9} {policy:<29} {'finite' if np.isfinite(list(metrics.values())).all() else metrics}")
+            print(f"{algorithm:<9} {policy:<13} {'finite' if np.isfinite(list(metrics.values())).all() else metrics}")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from arms import RELEASED_FLOWRL
 from study import study
 
 ROOT = Path(__file__).parent.parent
@@ -50,20 +51,21 @@ STRONG = {
 }
 """With which FlowRL keeps both modes of the bimodal probe: a constraint as heavy as Q, and a memory that keeps what
 random actions did."""
+CODE_WEIGHTING = f"{RELEASED_FLOWRL}:CodeWeighting"
 ARMS = {
     "SAC": ("sac", {}),
     "CrossQ": ("crossq", {}),
     "TD3": ("td3", {}),
-    "FlowRL, paper": ("flowrl", {"critic_hidden": (64, 64, 64), "weighting": "paper"}),
-    "FlowRL, code": ("flowrl", {"critic_hidden": (64, 64, 64), "weighting": "code"}),
-    "FlowRL, code, lambda 1": ("flowrl", {"critic_hidden": (64, 64, 64), "weighting": "code", **STRONG}),
+    "FlowRL, paper": ("flowrl", {"critic_hidden": (64, 64, 64)}),
+    "FlowRL, code": (CODE_WEIGHTING, {"critic_hidden": (64, 64, 64)}),
+    "FlowRL, code, lambda 1": (CODE_WEIGHTING, {"critic_hidden": (64, 64, 64), **STRONG}),
     "SAC Flow, mlp": ("sac-flow", {"velocity": "mlp"}),
     "SAC Flow, gated": ("sac-flow", {"velocity": "gated"}),
     "SAC Flow, decoded": ("sac-flow", {"velocity": "decoded"}),
     # The path's entropy meets its target from the start, so that alpha stays where it began: 1 drowns the reward.
     "SAC Flow, mlp, SAC's base": ("sac-flow", {"velocity": "mlp", **SAC_BASE, "initial_temperature": 0.2}),
-    "SAC Flow, mlp, action": ("sac-flow", {"velocity": "mlp", "entropy": "action", **SAC_BASE}),
-    "SAC Flow, gated, action": ("sac-flow", {"velocity": "gated", "entropy": "action", **SAC_BASE}),
+    "SAC Flow, mlp, action": ("sac-flow", {"policy": "marginal-flow", "velocity": "mlp", **SAC_BASE}),
+    "SAC Flow, gated, action": ("sac-flow", {"policy": "marginal-flow", **SAC_BASE}),
 }
 """All arms share widths, batch, learning rates and budget; whatever else an algorithm has is its own default."""
 
@@ -103,12 +105,12 @@ def roll_out(learner, state, world, key, *, noisy):
 def train_arm(name, steps, seeds, num_envs):
     import jax
 
-    from penstock.algorithms.registry import ALGORITHMS
+    from penstock.algorithms.registry import algorithm_entry
     from penstock.training.drivers.functional import begin, iterate
     from penstock.worlds import make_world
 
     algorithm, settings = ARMS[name]
-    entry = ALGORITHMS[algorithm]
+    entry = algorithm_entry(algorithm)
     config = entry.config.of(**{**SHARED, **settings})
     updates = math.ceil(steps / (num_envs * config.collect_steps))
     learner = entry.learner(config, make_world("classic/multi-goal", num_envs), updates)

@@ -40,9 +40,10 @@ import jax
 import jax.numpy as jnp
 import peers
 from jax.extend.core import ClosedJaxpr, Jaxpr
+from released_flowrl import FlowRL
 from released_sac_flow import ACTORS, reference_code
 
-from penstock.algorithms import crossq, flowrl, sac, sac_flow
+from penstock.algorithms import crossq, sac, sac_flow
 from penstock.algorithms.learner import Clock
 from penstock.data import Experience, Replay
 from penstock.networks.precision import Precision
@@ -95,7 +96,7 @@ class Ours:
             key_batch, key_step = jax.random.split(jax.random.fold_in(keys[5], count))
             batch = replay.sample(key_batch, config.batch_size, **learner.data.sampling)
             clock = Clock(count, count, count)
-            updated = learner.update(learned, batch, key_step, clock)
+            updated = learner.update_from_batch(learned, batch, key_step, clock)
             return (updated.learned, count + 1), updated.metrics
 
         def block(learned, count):
@@ -141,9 +142,11 @@ def product_flops(jaxpr: ClosedJaxpr | Jaxpr, branch_share: float) -> float:
     return total
 
 
-def learner(algorithm, observation_size: int, action_size: int, config):
+def learner(algorithm, observation_size: int, action_size: int, config, precision: Precision = "float32"):
     world = ShapesWorld(ObservationSpec(vector=observation_size), action_size)
-    return Ours(algorithm.Learner(config, world, 10**8), observation_size)
+    made = algorithm(config, world, 10**8)
+    made.precision = precision
+    return Ours(made, observation_size)
 
 
 def rows(flowrl_path: Path | None, sac_flow_path: Path | None) -> dict[str, tuple[str, Callable, Callable | None]]:
@@ -152,20 +155,20 @@ def rows(flowrl_path: Path | None, sac_flow_path: Path | None) -> dict[str, tupl
     def flowrl_row(what: str, observation_size: int, action_size: int, precision: Precision):
         return (
             f"FlowRL official, {what} {observation_size}/{action_size}, batch 256, {precision}",
-            lambda: learner(flowrl, observation_size, action_size, flowrl.released(precision=precision)),
+            lambda: learner(FlowRL, observation_size, action_size, FlowRL.settings(), precision),
             flowrl_path and (lambda: peers.flowrl(flowrl_path, observation_size, action_size, precision)),
         )
 
-    def sac_flow_row(velocity: str, script: str, networks: str = "released", **changes):
-        told = "".join(f", {name} {value}" for name, value in {"networks": networks, **changes}.items())
+    def sac_flow_row(velocity: str, script: str, networks: str = "released", precision: Precision = "float32"):
+        told = f", networks {networks}" + (f", precision {precision}" if precision != "float32" else "")
         widths = ACTORS[velocity][1]
         made = {
-            "released": lambda: reference_code(velocity, **changes),
-            "paper": lambda: sac_flow.Config.of(velocity=velocity, actor_hidden=widths, **changes),
+            "released": lambda: reference_code(velocity),
+            "paper": lambda: sac_flow.Config.of(velocity=velocity, actor_hidden=widths),
         }[networks]
         return (
             f"SAC Flow {velocity} official, HalfCheetah 17/6, batch 512, K 4{told}",
-            lambda: learner(sac_flow, 17, 6, made()),
+            lambda: learner(sac_flow.Learner, 17, 6, made(), precision),
             sac_flow_path and (lambda: peers.sac_flow(sac_flow_path, script)),
         )
 
@@ -183,22 +186,22 @@ def rows(flowrl_path: Path | None, sac_flow_path: Path | None) -> dict[str, tupl
         "flow-g-bfloat16": sac_flow_row("gated", flow_g, precision="bfloat16"),
         "sac": (
             "SBX SAC, HalfCheetah 17/6, batch 256",
-            lambda: learner(sac, 17, 6, sac.Config()),
+            lambda: learner(sac.Learner, 17, 6, sac.Config()),
             lambda: peers.sbx("SAC"),
         ),
         "sac-bfloat16": (
             "SBX SAC, HalfCheetah 17/6, batch 256, precision bfloat16",
-            lambda: learner(sac, 17, 6, sac.Config(precision="bfloat16")),
+            lambda: learner(sac.Learner, 17, 6, sac.Config(), "bfloat16"),
             lambda: peers.sbx("SAC"),
         ),
         "crossq": (
             "SBX CrossQ, HalfCheetah 17/6, batch 256",
-            lambda: learner(crossq, 17, 6, crossq.Config()),
+            lambda: learner(crossq.Learner, 17, 6, crossq.Config()),
             lambda: peers.sbx("CrossQ"),
         ),
         "crossq-bfloat16": (
             "SBX CrossQ, HalfCheetah 17/6, batch 256, precision bfloat16",
-            lambda: learner(crossq, 17, 6, crossq.Config(precision="bfloat16")),
+            lambda: learner(crossq.Learner, 17, 6, crossq.Config(), "bfloat16"),
             lambda: peers.sbx("CrossQ"),
         ),
     }

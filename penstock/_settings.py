@@ -9,7 +9,7 @@ expressed. Command lines, presets and ``config.json`` know flat names only.
 import abc
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from penstock._errors import ConfigurationError, suggest
 from penstock._field_types import convert_fields
@@ -62,7 +62,18 @@ class Settings:
     @classmethod
     def preset(cls: type[S], values: Mapping[str, Any], **flat: Any) -> S:
         """`of`, on top of values that are meant for many: those of them that have no place here are left out."""
+        flat = cls.spelled(flat)
         return cls.of(**{**cls.applicable(values, flat), **flat})
+
+    former: ClassVar[Mapping[str, str]] = {}
+    """Names that settings had in earlier versions, each with a sentence that says what to do now."""
+    switches: ClassVar[tuple[str, ...]] = ()
+    """Names that are true or false and stand for a value of a setting: see `spelled`."""
+
+    @classmethod
+    def spelled(cls, flat: Mapping[str, Any]) -> dict[str, Any]:
+        """The same values with settings in place of `switches`."""
+        return dict(flat)
 
     @classmethod
     def read(cls: type[S], flat: Mapping[str, Any], where: str) -> S:
@@ -71,8 +82,8 @@ class Settings:
 
     @classmethod
     def _build(cls, flat, where):
+        rest = cls.spelled(flat)
         parts = cls._parts(flat)
-        rest = dict(flat)
         made = {}
         for name, part in parts.items():
             if isinstance(part, Choice):
@@ -137,6 +148,8 @@ class Settings:
         for part, absent in _absent_parts(cls).items():
             if name in _names(absent):
                 return f"{where}{name}: belongs to a {part}, and there is none here. Leave it out."
+        if name in cls.former:
+            return f"{where}{name}: is no setting any more. {cls.former[name]}"
         known = {*_own_names(cls), *(field for part in parts.values() for field in _names(part))}
         return f"{where or 'settings: '}unknown field '{name}'.{suggest(name, known)}"
 
@@ -153,6 +166,7 @@ class Settings:
 
     def changed(self: S, **flat: Any) -> S:
         """The same settings with some flat names replaced. Another kind of a part brings its default values."""
+        flat = self.spelled(flat)
         mine, parts = self.flat(), self._parts(flat)
         for name, part in parts.items():
             now = getattr(self, name)

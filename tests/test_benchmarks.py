@@ -12,15 +12,16 @@ TINY = "batch_size=8, actor_hidden=(8,)"
 SMALL_RUNS = {
     "gradient steps beside the peers'": f"""
 import update_speed as benchmark
-from penstock.algorithms import crossq, flowrl, sac, sac_flow
+from penstock.algorithms import crossq, sac, sac_flow
+from released_flowrl import FlowRL
 from released_sac_flow import reference_code
 critics = dict(critic_hidden=(8, 8, 8))
 for algorithm, config in (
-    (sac, sac.Config.of({TINY}, **critics)),
-    (crossq, crossq.Config.of({TINY}, **critics)),
-    (flowrl, flowrl.released({TINY}, **critics)),
-    (sac_flow, reference_code("gated", {TINY}, **critics)),
-    (sac_flow, sac_flow.Config.of(velocity="decoded", {TINY}, **critics)),
+    (sac.Learner, sac.Config.of({TINY}, **critics)),
+    (crossq.Learner, crossq.Config.of({TINY}, **critics)),
+    (FlowRL, FlowRL.settings.of({TINY}, **critics)),
+    (sac_flow.Learner, reference_code("gated", {TINY}, **critics)),
+    (sac_flow.Learner, sac_flow.Config.of(velocity="decoded", {TINY}, **critics)),
 ):
     side = benchmark.learner(algorithm, 5, 2, config)
     side.run(benchmark.BLOCK)

@@ -12,7 +12,7 @@ import dataclasses
 from typing import ClassVar
 
 from penstock.algorithms import sac
-from penstock.algorithms.off_policy_config import AdamSettings, CriticBase, CrossQCritic
+from penstock.algorithms.off_policy_config import RENORM_WARMUP, AdamSettings, CriticBase, CrossQCritic
 from penstock.networks import Trunk
 
 CRITIC = CrossQCritic(critic_hidden=(1024, 1024), critic_learning_rate=1e-3)
@@ -23,8 +23,8 @@ CRITIC = CrossQCritic(critic_hidden=(1024, 1024), critic_learning_rate=1e-3)
 class Config(sac.Config):
     """Settings of CrossQ."""
 
-    temperature_learning_rate: float = 1e-3
-    """Learning rate of log alpha."""
+    temperature_learning_rate: float | None = 1e-3
+    """Learning rate of log alpha; None (`--no-learn-temperature`) keeps it."""
     policy_delay: int = 3
     """Gradient steps of the critics per gradient step of the actor. CrossQ: 3."""
     actor_batch_renorm: bool = True
@@ -38,8 +38,7 @@ class Config(sac.Config):
         """Shape of the actor's networks."""
         if not self.actor_batch_renorm:
             return super().actor_trunk()
-        warmup = self.critic.renorm_warmup if isinstance(self.critic, CrossQCritic) else CRITIC.renorm_warmup
-        return dataclasses.replace(super().actor_trunk(), renorm_warmup=warmup)
+        return dataclasses.replace(super().actor_trunk(), renorm_warmup=RENORM_WARMUP)
 
 
 class Learner(sac.Learner):

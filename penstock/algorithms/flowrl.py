@@ -5,26 +5,23 @@
     V_b:  expectile kappa of  min_i Q_b'_i(s, a) - V_b(s)
     pi:   minimise  -min_i Q_i(s, pi(s)) + w(s, a) e(s, a)                       every ``policy_delay`` steps
     e(s, a) = mean_j [ v(x_tau, tau, s) - (y - x_0) ]_j^2,  x_tau = tau y + (1 - tau) x_0,  y = a
-    D = Q_b(s, a) - Q(s, pi(s)):
-        paper:  w = min( lambda 1(D > 0) exp(D - mean D), w_max )                per sample
-        code:   w = mean( clip( lambda exp( relu(D) - mean relu(D) ), w_min, w_max ) )      one number per batch
+    w = min( lambda 1(D > 0) exp(D - mean D), w_max ),  D = Q_b(s, a) - Q(s, pi(s))
 
 The flow-matching term bounds the squared Wasserstein-2 distance to the best stored behaviour. Paper and released code
-(bytedance/FlowRL at e26279b) differ; ``weighting`` chooses, `released` lists the differences. The name is
-also that of an unrelated package and of an unrelated method for language models.
+(bytedance/FlowRL at e26279b) differ; this is the paper, and the released code is an algorithm of its own, beside the
+benchmarks. The name is also that of an unrelated package and of an unrelated method for language models.
 """
 
 import dataclasses
 import math
-from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from penstock._errors import ConfigurationError, require
+from penstock._errors import require
 from penstock._types import Key
 from penstock.algorithms.learner import Metrics, counts, means, where_due
 from penstock.algorithms.off_policy import OffPolicyLearner, polyak
@@ -41,7 +38,6 @@ from penstock.policies import (
     FlowSettings,
     Need,
     PolicySettings,
-    VelocityFlow,
     make_actor,
 )
 from penstock.policies.deterministic_action import ZERO_NOISE
@@ -56,8 +52,6 @@ class ValueSettings(FollowedCritic):
     """Widths of the hidden layers of the value networks. The first and the last have no activation."""
     target_rate: float = 0.95
     """rho: ``target <- (1 - rho) target + rho online``: hardly a target network; LayerNorm carries the stability."""
-    value_activation: Literal["mish", "gelu"] = "mish"
-    """Activation of the value networks. Paper: mish; released code: gelu."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -73,37 +67,28 @@ class ValueSettings(FollowedCritic):
 class Config(OffPolicyConfig):
     """Settings of FlowRL. Where the paper is silent, defaults are the released code's."""
 
-    weighting: Literal["paper", "code", "constant"] = "paper"
-    """Weight of the flow-matching term: paper (per sample, zero where the policy is better), code (one number per
-    batch), or, to see what weighting is worth, constant (lambda)."""
+    value_activation: ClassVar[Literal["mish", "gelu"]] = "mish"
+    """Activation of the value networks; a subclass may have another. Released code: gelu."""
+    layer_norm: ClassVar[bool] = True
+    """LayerNorm in all networks, which carries the stability of fast targets; a subclass may do without."""
     constraint_coefficient: float = 0.1
     """lambda, multiplier of the flow-matching constraint; 0 removes it."""
     expectile: float = 0.9
     """kappa of V_b; the released code advises 0.8 for HumanoidBench."""
-    weight_floor: float = 1e-3
-    """code: smallest weight."""
     weight_ceiling: float = 1.0
-    """paper, code: largest weight. A cap c on the paper's exponent alone is a ceiling of lambda e^c."""
+    """Largest weight of a sample. A cap c on the paper's exponent alone is a ceiling of lambda e^c."""
     behaviour_values: bool = True
     """Fit Q_b and V_b. False weighs by the policy's own critic, D = Q(s, a) - Q(s, pi(s)), and saves both networks."""
-    flow_matching_reduction: Literal["mean", "sum"] = "mean"
-    """e: mean over the entries of the action, or their sum. lambda = 0.1 was tuned with the mean."""
     recent_fraction: float = 0.2
     """Share of the batch that comes from the newest transitions."""
     newest: int = 2048
     """How many transitions count as newest."""
-    squash_target: Literal["raw", "atanh"] = "raw"
-    """y of flow matching: the stored action itself, or its latent atanh(a). Raw imitation of a gives tanh(a)."""
-    noise_clip: float | None = None
-    """Base noise of a velocity flow is clipped to [-noise_clip, noise_clip]; None for none. Released code: 1."""
     policy_delay: int = 2
     """Gradient steps of the critics per gradient step of actor and targets."""
     actor_hidden: tuple[int, ...] = (512, 512)
     """Widths of the actor's hidden layers."""
     activation: str = "elu"
     """Activation of the actor."""
-    layer_norm: bool = True
-    """LayerNorm in all networks."""
     policy: PolicySettings = FlowSettings(flow_steps=1, stepper="midpoint", velocity="mlp")
     """The policy; its class first. FlowRL: one step of the midpoint rule, two network calls."""
     critic: ValueSettings = ValueSettings()
@@ -120,21 +105,8 @@ class Config(OffPolicyConfig):
             self.weight_ceiling,
             "must be finite and greater than 0",
         )
-        require(
-            self.weight_floor >= 0.0 and (self.weighting != "code" or self.weight_floor <= self.weight_ceiling),
-            "weight_floor",
-            self.weight_floor,
-            f"must be at least 0 and at most weight_ceiling = {self.weight_ceiling}",
-        )
         require(0.0 <= self.recent_fraction <= 1.0, "recent_fraction", self.recent_fraction, "must lie in [0, 1]")
         require(1 <= self.newest < 2**31, "newest", self.newest, "must lie between 1 and 2147483647")
-        require(
-            self.noise_clip is None or self.noise_clip > 0, "noise_clip", self.noise_clip, "must be positive or None"
-        )
-        if self.weighting != "code":
-            refuse_idle(self, f"weighting = {self.weighting!r}", "weight_floor")
-        if self.weighting == "constant":
-            refuse_idle(self, "weighting = 'constant'", "weight_ceiling")
         if not self.behaviour_values:
             refuse_idle(self, "behaviour_values = False", "expectile")
         if self.recent_fraction == 0.0:
@@ -147,15 +119,6 @@ class Config(OffPolicyConfig):
     def actor_trunk(self) -> Trunk:
         """Shape of the velocity network."""
         return Trunk(self.actor_hidden, self.activation, self.layer_norm, initializer="xavier", output_gain=1.0)
-
-
-def released(**changes: Any) -> Config:
-    """The settings of the released code, where they differ from the paper's."""
-    return Config.of(**{"weighting": "code", "value_activation": "gelu", "noise_clip": 1.0, **changes})
-
-
-PRESETS: dict[str, Callable[..., Config]] = {"released": released}
-"""Named settings. Each takes changes as keyword arguments."""
 
 
 class Learned(eqx.Module):
@@ -189,17 +152,8 @@ class Learner(OffPolicyLearner[Config]):
         """See `Learner.init`."""
         config, spec, d = self.config, self.world.observation_spec, self.world.action_size
         keys = jax.random.split(key, 5)
-        trunk = config.actor_trunk()
-        actor = make_actor(keys[0], keys[1], config.policy, spec, d, trunk)
-        if config.noise_clip is not None:
-            if not isinstance(actor.policy, VelocityFlow):
-                raise ConfigurationError(
-                    f"noise_clip = {config.noise_clip:g}: belongs to policy = flow, and policy is "
-                    f"{config.policy.policy!r}. Leave one of the two out."
-                )
-            actor = dataclasses.replace(actor, policy=dataclasses.replace(actor.policy, noise_clip=config.noise_clip))
-
-        shape = config.critic
+        trunk, widths = config.actor_trunk(), config.critic.critic_hidden
+        actor = self.make_actor(keys[0], keys[1])
 
         def values(key, action_size, size):
             key_encoder, key_networks = jax.random.split(key)
@@ -207,7 +161,7 @@ class Learner(OffPolicyLearner[Config]):
             inputs = encoder.size + action_size
 
             def head(k):
-                return NormedHead(k, inputs, shape.critic_hidden, shape.value_activation, config.layer_norm)
+                return NormedHead(k, inputs, widths, config.value_activation, config.layer_norm)
 
             return ActionCritic(key_networks, encoder, head, size)
 
@@ -230,6 +184,23 @@ class Learner(OffPolicyLearner[Config]):
             behaviour_critic_optimizer=optimizer_state(self.critic_optimizer, behaviour_critic),
             behaviour_value_optimizer=optimizer_state(self.critic_optimizer, behaviour_value),
         )
+
+    def make_actor(self, key_encoder: Key, key_policy: Key) -> Actor:
+        """Draws encoder and policy."""
+        config, world = self.config, self.world
+        trunk = config.actor_trunk()
+        return make_actor(key_encoder, key_policy, config.policy, world.observation_spec, world.action_size, trunk)
+
+    def weight(self, difference: Float[Array, "B"]) -> Float[Array, "B"]:
+        """Weights of the flow-matching errors from ``D = Q_b(s, a) - Q(s, pi(s))``; a subclass may have others."""
+        return flow_matching_weight(self.config, difference)
+
+    def imitated(self, action: Float[Array, "B d"]) -> Float[Array, "B d"]:
+        """What flow matching leads to, y: the stored action itself, as released. Perfect imitation of a gives tanh(a).
+
+        A subclass may imitate the latent ``atanh(a)``.
+        """
+        return action
 
     def sampling(self) -> dict[str, int]:
         """Uniform samples, and a share of the newest."""
@@ -316,12 +287,9 @@ class Learner(OffPolicyLearner[Config]):
         return critic, optimizer_state, value, jax.lax.stop_gradient(values), health
 
     def _actor_step(self, learned, batch, stored, key):
-        config = self.config
         key_sample, key_noise, key_time = jax.random.split(key, 3)
         size = batch.reward.shape[0]
-        target = batch.action
-        if config.squash_target == "atanh":
-            target = jnp.arctanh(jnp.clip(target, -1.0 + 1e-6, 1.0 - 1e-6))
+        target = self.imitated(batch.action)
         noise = learned.actor.policy.base_noise(jax.random.normal(key_noise, target.shape))
         tau = jax.random.uniform(key_time, (size,))
         point = tau[:, None] * target + (1.0 - tau[:, None]) * noise
@@ -332,9 +300,8 @@ class Learner(OffPolicyLearner[Config]):
             action = jax.vmap(actor.policy.draw)(features, agent.noise(key_sample, size)).action
             value = learned.critic.values(batch.observation, action).min(axis=0)
             velocity = jax.vmap(actor.policy.velocity)(features, point, tau)
-            square = jnp.square(velocity - (target - noise))
-            error = square.mean(axis=-1) if config.flow_matching_reduction == "mean" else square.sum(axis=-1)
-            weight = flow_matching_weight(config, jax.lax.stop_gradient(stored - value))
+            error = jnp.square(velocity - (target - noise)).mean(axis=-1)  # lambda was tuned with the mean
+            weight = self.weight(jax.lax.stop_gradient(stored - value))
             return (-value + weight * error).mean(), (value, error, weight, action)
 
         (total, (value, error, weight, action)), gradient = eqx.filter_value_and_grad(loss, has_aux=True)(learned.actor)
@@ -353,19 +320,10 @@ class Learner(OffPolicyLearner[Config]):
 
 
 def flow_matching_weight(config: Config, difference: Float[Array, "B"]) -> Float[Array, "B"]:
-    """Weights of the flow-matching errors from ``D = Q_b(s, a) - Q(s, pi(s))``. See the module's equations.
+    """The paper's weights of the flow-matching errors. See the module's equations.
 
     The exponent is capped before `exp`, so that large value differences cannot overflow.
     """
-    scale = config.constraint_coefficient
-    if config.weighting == "constant":
-        return jnp.full_like(difference, scale)
-    if config.weighting == "paper":
-        exponent = difference - difference.mean()
-        weight = jnp.where(difference > 0, scale * jnp.exp(jnp.minimum(exponent, 60.0)), 0.0)
-        return jnp.minimum(weight, config.weight_ceiling)
-    positive = jax.nn.relu(difference)
-    weight = scale * jnp.exp(jnp.minimum(positive - positive.mean(), 60.0))
-    # Clipping to a floor would switch a removed constraint on again.
-    clipped = jnp.clip(weight, config.weight_floor if scale else 0.0, config.weight_ceiling)
-    return jnp.broadcast_to(clipped.mean(), difference.shape)
+    exponent = difference - difference.mean()
+    weight = jnp.where(difference > 0, config.constraint_coefficient * jnp.exp(jnp.minimum(exponent, 60.0)), 0.0)
+    return jnp.minimum(weight, config.weight_ceiling)

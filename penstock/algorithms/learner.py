@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Int, PyTree
 from penstock._errors import ConfigurationError
 from penstock._settings import Settings
 from penstock._types import Key, Scalar
+from penstock.algorithms.former_settings import FORMER_SETTINGS
 from penstock.networks.precision import Precision, in_precision
 from penstock.observation import Observation
 from penstock.policies import Agent, DeterministicAction, Draw, Need, Policy, PolicySettings, require_of_policy
@@ -28,6 +29,9 @@ from penstock.worlds import World
 
 class AlgorithmSettings(Settings):
     """Base of an algorithm's configuration: a frozen dataclass of its own fields, and its parts as default values."""
+
+    former: ClassVar[Mapping[str, str]] = FORMER_SETTINGS
+    """See `Settings.former`."""
 
     @property
     def iteration_steps(self) -> int:
@@ -238,6 +242,8 @@ class Learner(abc.ABC, Generic[ConfigT]):
     """What the policy must offer beside draws."""
     policy_hint: ClassVar[str] = "Choose another policy with --policy."
     """What to do where it does not."""
+    presets_of: ClassVar[str] = ""
+    """Of an algorithm in a file that changes one that comes with Penstock: its name, whose presets it takes."""
 
     config: ConfigT
     world: World

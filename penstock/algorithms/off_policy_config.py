@@ -106,19 +106,17 @@ class TargetCritic(CriticBase):
         require(0.0 <= self.target_rate <= 1.0, "target_rate", self.target_rate, "must lie in [0, 1]")
 
 
+RENORM_WARMUP = 100_000
+"""Training calls of a BatchRenorm layer before its correction begins, in CrossQ's released code and here; until then it
+is plain batch normalisation. CrossQ's actor has one call per actor step."""
+
+
 @dataclasses.dataclass(frozen=True)
 class CrossQCritic(CriticBase):
     """With BatchRenorm, without copies."""
 
     critic: str = "crossq"
     """Critic base: target (slowly following copies) or crossq (BatchRenorm, no target network)."""
-    renorm_warmup: int = 100_000
-    """Training calls of a BatchRenorm layer before its correction begins; until then it is plain batch
-    normalisation. CrossQ's actor has one call per actor step."""
-
-    def __post_init__(self):
-        super().__post_init__()
-        require(self.renorm_warmup >= 0, "renorm_warmup", self.renorm_warmup, "must be at least 0")
 
 
 @dataclasses.dataclass(frozen=True)

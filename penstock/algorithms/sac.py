@@ -23,7 +23,15 @@ from penstock._errors import ConfigurationError, require
 from penstock._types import Key, Scalar
 from penstock.algorithms.learner import Metrics, counts, means, where_due
 from penstock.algorithms.off_policy import OffPolicyLearner, polyak
-from penstock.algorithms.off_policy_config import CriticBase, CrossQCritic, OffPolicyConfig, TargetCritic, refuse_idle
+from penstock.algorithms.off_policy_config import (
+    RENORM_WARMUP,
+    CriticBase,
+    CrossQCritic,
+    OffPolicyConfig,
+    TargetCritic,
+    refuse_idle,
+)
+from penstock.algorithms.rules import MayLearnTemperature, require_temperature
 from penstock.critics.action_value import ActionCritic, RenormCritic, make_action_critic
 from penstock.data import Batch
 from penstock.networks import Trunk
@@ -34,15 +42,14 @@ from penstock.worlds import World
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(OffPolicyConfig):
+class Config(MayLearnTemperature, OffPolicyConfig):
     """Settings of SAC."""
 
     initial_temperature: float = 1.0
     """alpha at the start."""
-    learn_temperature: bool = True
-    """Adapt alpha so that the entropy approaches the target."""
-    temperature_learning_rate: float = 3e-4
-    """Learning rate of log alpha."""
+    temperature_learning_rate: float | None = 3e-4
+    """Learning rate of log alpha, so that the entropy approaches the target; None (`--no-learn-temperature`) keeps
+    alpha."""
     target_entropy: float | None = None
     """H in nats; None asks the policy: -d of the action; of a path, what its noise has at ``target_step_std``."""
     critic: CriticBase = TargetCritic()
@@ -50,9 +57,9 @@ class Config(OffPolicyConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        value = self.initial_temperature
-        require(0 <= value < math.inf, "initial_temperature", value, "must be finite and at least 0")
-        if self.learn_temperature and value < jnp.finfo(jnp.float32).tiny:
+        value, rate = self.initial_temperature, self.temperature_learning_rate
+        require_temperature(value, rate)
+        if rate is not None and value < jnp.finfo(jnp.float32).tiny:
             raise ConfigurationError(
                 f"initial_temperature = {value:g}: cannot be learned from 0; pass --no-learn-temperature or a larger "
                 "value."
@@ -63,10 +70,8 @@ class Config(OffPolicyConfig):
             self.target_entropy,
             "must be finite",
         )
-        rate = self.temperature_learning_rate
-        require(0 < rate < math.inf, "temperature_learning_rate", rate, "must be finite and greater than 0")
-        if not self.learn_temperature:
-            refuse_idle(self, "learn_temperature = False", "temperature_learning_rate", "target_entropy")
+        if rate is None:
+            refuse_idle(self, "learn_temperature = False", "target_entropy")
 
 
 LOG_OF_ZERO = -200.0
@@ -96,10 +101,10 @@ class Learner(OffPolicyLearner[Config]):
         betas = config.optimizer.adam_betas
         self.actor_optimizer = make_constant_optimizer(config.optimizer.actor_learning_rate, betas)
         self.critic_optimizer = make_constant_optimizer(config.critic.critic_learning_rate, betas)
-        self.alpha_optimizer = make_constant_optimizer(config.temperature_learning_rate, betas)
+        self.alpha_optimizer = make_constant_optimizer(config.temperature_learning_rate or 0.0, betas)
         super().__init__(config, world, planned_updates)
         most, because = config.policy.entropy_bound(world.action_size)
-        if config.learn_temperature and self.entropy_target >= most:
+        if config.temperature_learning_rate is not None and self.entropy_target >= most:
             default = " (the default)" if config.target_entropy is None else ""
             raise ConfigurationError(
                 f"target_entropy = {self.entropy_target:.4g}{default}: {because}, so the temperature would grow "
@@ -120,7 +125,7 @@ class Learner(OffPolicyLearner[Config]):
         critic, size = config.critic, config.critic.num_critics
         if isinstance(critic, CrossQCritic):
             trunk = Trunk(critic.critic_hidden, config.activation, layer_norm=False)
-            critic = RenormCritic(key_critic, spec, d, trunk, size, warmup=critic.renorm_warmup)
+            critic = RenormCritic(key_critic, spec, d, trunk, size, warmup=RENORM_WARMUP)
         else:
             assert isinstance(critic, TargetCritic)
             trunk = Trunk(critic.critic_hidden, config.activation, critic.layer_norm)
@@ -219,7 +224,7 @@ class Learner(OffPolicyLearner[Config]):
     def _temperature_step(self, learned, entropy):
         gap = jax.lax.stop_gradient(entropy - self.entropy_target)
         alpha = jnp.exp(learned.log_alpha)
-        if self.config.learn_temperature:
+        if self.config.temperature_learning_rate is not None:
             gradient = jax.grad(lambda log_alpha: jnp.exp(log_alpha) * gap)(learned.log_alpha)
             log_alpha, optimizer, health = guarded_step(
                 self.alpha_optimizer, gradient, learned.alpha_optimizer, learned.log_alpha

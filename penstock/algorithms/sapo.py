@@ -11,7 +11,6 @@ on the steps at which the policy is consulted.
 """
 
 import dataclasses
-import math
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -23,38 +22,31 @@ from penstock._errors import require
 from penstock._types import Key, PerEnv, Scalar
 from penstock.algorithms.pathwise import Now, PathwiseLearner
 from penstock.algorithms.pathwise_config import PathwiseConfig
+from penstock.algorithms.rules import MayLearnTemperature, require_temperature
 from penstock.networks.optimization import guarded_step, make_optimizer
 from penstock.policies import Agent, Need
 from penstock.worlds import Observation
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(PathwiseConfig):
+class Config(MayLearnTemperature, PathwiseConfig):
     """Settings of SAPO."""
 
     initial_temperature: float = 1.0
     """alpha at the start: weight of the normalised entropy in the return."""
-    learn_temperature: bool = True
-    """Adapt alpha so that the entropy approaches -d / 2."""
-    temperature_learning_rate: float = 5e-3
-    """Learning rate of log alpha; does not decay."""
+    temperature_learning_rate: float | None = 5e-3
+    """Learning rate of log alpha, so that the entropy approaches -d / 2; does not decay. None
+    (`--no-learn-temperature`) keeps alpha."""
 
     def __post_init__(self):
         super().__post_init__()
+        require_temperature(self.initial_temperature, self.temperature_learning_rate)
         require(
-            0 <= self.initial_temperature < math.inf,
-            "initial_temperature",
-            self.initial_temperature,
-            "must be finite and at least 0",
-        )
-        require(
-            self.initial_temperature > 0 or not self.learn_temperature,
+            self.initial_temperature > 0 or self.temperature_learning_rate is None,
             "initial_temperature",
             self.initial_temperature,
             "cannot be learned from 0; pass --no-learn-temperature or a positive value",
         )
-        rate = self.temperature_learning_rate
-        require(0 < rate < math.inf, "temperature_learning_rate", rate, "must be greater than 0 and finite")
 
 
 class Temperature(eqx.Module):
@@ -71,7 +63,7 @@ class Learner(PathwiseLearner[Config]):
     needs: ClassVar[tuple[Need, ...]] = (Need.ACTION_DENSITY,)
     num_critics: ClassVar[int] = 2
     has_bonus: ClassVar[bool] = True
-    policy_hint: ClassVar[str] = "Choose --policy gaussian, or noisy-flow with --entropy action."
+    policy_hint: ClassVar[str] = "Choose --policy gaussian, or marginal-flow."
 
     @property
     def target_entropy(self) -> float:
@@ -81,7 +73,7 @@ class Learner(PathwiseLearner[Config]):
     @property
     def temperature_optimizer(self):
         """AdamW without schedule."""
-        rate, settings = self.config.temperature_learning_rate, self.config.optimizer
+        rate, settings = self.config.temperature_learning_rate or 0.0, self.config.optimizer
         return make_optimizer(
             rate,
             rate,
@@ -109,7 +101,7 @@ class Learner(PathwiseLearner[Config]):
         entropy = now.window.bonus_record.sum() / jnp.maximum(now.window.decision.sum(), 1)
         now.metrics["policy/entropy"] = entropy
         now.metrics["policy/temperature"] = jnp.exp(memory.log_alpha)
-        if not self.config.learn_temperature:
+        if self.config.temperature_learning_rate is None:
             return memory
         gradient = jax.grad(temperature_loss)(memory.log_alpha, entropy, self.target_entropy)
         log_alpha, optimizer, health = guarded_step(

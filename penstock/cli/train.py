@@ -26,7 +26,7 @@ class TrainOptions(Generic[ConfigT]):
     world_option: tuple[str, ...] = ()
     """Options of the world, as name=value, for example observation=points."""
     preset: str = ""
-    """Settings by name in place of the world's: light (small and fast, for a CPU), or one of the algorithm's own."""
+    """Settings by name in place of the world's: light (small and fast, for a CPU)."""
     seed: int = 0
     """First seed."""
     seeds: int = 1
@@ -101,6 +101,7 @@ def parse_train_options(entry: Any, arguments: list[str]) -> TrainOptions:
             raise ConfigurationError(f"--world is missing: penstock train {entry.name} --world soft/jumper-mini")
     if ":" not in world and not world.endswith(".py"):  # my_world.py:MyTask is loaded when the plan is made
         refuse_unknown(world)
+    arguments = _without_switches(entry, arguments)
     if not {"-h", "--help"} & set(arguments):
         refuse_options_of_others(entry, arguments)
     name = _peek(arguments, "--preset") or ""
@@ -113,6 +114,28 @@ def parse_train_options(entry: Any, arguments: list[str]) -> TrainOptions:
         # The last one holds. One in a file was named from here; the plan names it so that it is found from anywhere.
         arguments = [*arguments, "--policy", chosen["policy"]]
     return parse(TrainOptions[entry.config], arguments, f"penstock train {entry.name}", default)
+
+
+def _without_switches(entry: Any, arguments: list[str]) -> list[str]:
+    """The arguments with settings in place of switches, as ``--no-learn-temperature``."""
+    for name in entry.config.switches:
+        flags = {f"--{name}": True, f"--no_{name}": False}
+        given = [flags[flag] for text in arguments if (flag := _underscored(text)) in flags]
+        if not given:
+            continue
+        chosen = entry.config.spelled({name: given[-1]})
+        typed = {setting: _peek(arguments, f"--{setting.replace('_', '-')}") for setting in chosen}
+        for setting, value in typed.items():
+            if value is not None:
+                entry.config.spelled({name: given[-1], setting: None if value == "None" else value})
+        arguments = [text for text in arguments if _underscored(text) not in flags]
+        for setting, value in chosen.items():
+            arguments += [f"--{setting.replace('_', '-')}", str(value)]
+    return arguments
+
+
+def _underscored(argument: str) -> str:
+    return f"--{argument[2:].replace('-', '_')}" if argument.startswith("--") else argument
 
 
 def refuse_options_of_others(entry: Any, arguments: list[str]) -> None:
@@ -128,7 +151,9 @@ def refuse_options_of_others(entry: Any, arguments: list[str]) -> None:
             continue
         if name in entry.config.all_names():
             entry.config.of(**{**chosen, name: None})  # says to which kind it belongs
-        owners = [other.name for other in ALGORITHMS.values() if name in other.config.all_names()]
+        if name in entry.config.former:
+            entry.config.of(**{**chosen, name: None})  # says what to do now
+        owners = [o.name for o in ALGORITHMS.values() if name in {*o.config.all_names(), *o.config.switches}]
         if owners:
             raise ConfigurationError(
                 f"{flag}: {entry.name} has no such setting; it belongs to {', '.join(owners)}. Leave it out; "

@@ -27,6 +27,9 @@ from penstock.policies.steppers import require_scheme
 from penstock.policies.velocity_fields import VelocityName, make_velocity
 from penstock.policies.velocity_flow import VelocityFlow
 
+STEP_STD = 0.1697
+"""SAC Flow's standard deviation per step: four steps then have a path of entropy 0."""
+
 StepperName = Literal["euler", "midpoint", "heun", "rk4"]
 
 
@@ -82,7 +85,8 @@ class GaussianSettings(PolicySettings):
     """A tanh-squashed Gaussian."""
 
     policy: str = "gaussian"
-    """Policy class: gaussian (tanh-squashed), flow (velocity flow), noisy-flow (with a density) or deterministic."""
+    """Policy class: gaussian (tanh-squashed), flow (velocity flow), noisy-flow (with the density of its path),
+    marginal-flow (with that of its action) or deterministic."""
     state_dependent_std: bool = True
     """Gaussian: standard deviation as a function of the state (SAPO) or one global vector (SHAC)."""
     initial_log_std: float = -1.0
@@ -113,7 +117,8 @@ class FlowSettings(PolicySettings):
     has_rules: ClassVar[bool] = True
     """See `PolicySettings`: zero noise is none of the noises on which a flow is trained."""
     policy: str = "flow"
-    """Policy class: gaussian (tanh-squashed), flow (velocity flow), noisy-flow (with a density) or deterministic."""
+    """Policy class: gaussian (tanh-squashed), flow (velocity flow), noisy-flow (with the density of its path),
+    marginal-flow (with that of its action) or deterministic."""
     flow_steps: int = 4
     """Flow: K, integration steps from noise to action. RFO: 4."""
     stepper: StepperName = "euler"
@@ -145,22 +150,18 @@ class NoisyFlowSettings(PolicySettings):
     """A flow with noise at every step, SAC Flow's."""
 
     policy: str = "noisy-flow"
-    """Policy class: gaussian (tanh-squashed), flow (velocity flow), noisy-flow (with a density) or deterministic."""
+    """Policy class: gaussian (tanh-squashed), flow (velocity flow), noisy-flow (with the density of its path),
+    marginal-flow (with that of its action) or deterministic."""
+    drift: ClassVar[bool] = True
+    """Drift correction that keeps the marginals of an ideal flow under the added noise; a subclass may do without."""
+    learn_noise: ClassVar[bool] = True
+    """Learn the noise scale; a subclass may keep it constant."""
     velocity: VelocityName = "gated"
     """Flow: velocity field: affine, mlp, gated (Flow-G) or decoded (Flow-T, whose width is the first of
     ``actor_hidden``)."""
     flow_steps: int = 4
     """Flow: K, steps from noise to action."""
-    drift: bool = True
-    """Drift correction that keeps the marginals of an ideal flow under the added noise."""
-    learn_noise: bool = True
-    """Learn the noise scale."""
-    entropy: Literal["path", "action"] = "path"
-    """Whose density and entropy count: path (paper), or action, estimated as a mixture over ``other_paths`` more paths
-    of the same state. Only the latter rewards a spread of modes."""
-    other_paths: int = 8
-    """With entropy = action: M, further paths per state."""
-    target_step_std: float = 0.1697
+    target_step_std: float = STEP_STD
     """Standard deviation per step at which the path's target entropy is met; also where the noise starts. 0.1697 gives
     H = 0 at K = 4."""
 
@@ -168,18 +169,14 @@ class NoisyFlowSettings(PolicySettings):
         require(self.flow_steps >= 1, "flow_steps", self.flow_steps, "must be at least 1")
         value = self.target_step_std
         require(0.0 < value < math.inf, "target_step_std", value, "must be finite and greater than 0")
-        require(self.other_paths >= 1, "other_paths", self.other_paths, "must be at least 1")
-        idle = self.entropy == "path" and self.other_paths != NoisyFlowSettings.other_paths
-        require(not idle, "other_paths", self.other_paths, "does nothing with entropy = 'path'. Leave it out, or "
-                "choose --entropy action")  # fmt: skip
 
-    def build(self, key: Key, feature_size: int, flat_size: int, trunk: Trunk) -> NoisyFlow | MarginalFlow:
+    def build(self, key: Key, feature_size: int, flat_size: int, trunk: Trunk) -> NoisyFlow:
         """See `PolicySettings.build`."""
         refuse_batch_renorm(self.policy, trunk)
         key_field, key_noise = jax.random.split(key)
         if self.velocity == "gated":
             trunk = dataclasses.replace(trunk, activation="silu")  # as published
-        flow = NoisyFlow(
+        return NoisyFlow(
             key_noise,
             _velocity(key_field, self.velocity, feature_size, flat_size, trunk),
             feature_size,
@@ -190,18 +187,13 @@ class NoisyFlowSettings(PolicySettings):
             step_std=self.target_step_std,
             learn_noise=self.learn_noise,
         )
-        return flow if self.entropy == "path" else MarginalFlow(flow, self.other_paths)
 
     def entropy_target(self, action_size: int) -> float:
         """See `PolicySettings.entropy_target`; of the path before squashing, what noise of ``target_step_std`` has."""
-        if self.entropy == "action":
-            return super().entropy_target(action_size)
         return path_entropy_target(action_size, self.flow_steps, self.target_step_std)
 
     def entropy_bound(self, action_size: int) -> tuple[float, str]:
         """See `PolicySettings.entropy_bound`."""
-        if self.entropy == "action":
-            return super().entropy_bound(action_size)
         if not self.learn_noise:
             most = self.entropy_target(action_size)
             return most, (
@@ -213,11 +205,40 @@ class NoisyFlowSettings(PolicySettings):
 
 
 @dataclasses.dataclass(frozen=True)
+class MarginalFlowSettings(PolicySettings):
+    """The same, where the density and the entropy of the action count, and not those of the path."""
+
+    policy: str = "marginal-flow"
+    """Policy class: gaussian (tanh-squashed), flow (velocity flow), noisy-flow (with the density of its path),
+    marginal-flow (with that of its action) or deterministic."""
+    velocity: VelocityName = "gated"
+    """Flow: velocity field: affine, mlp, gated (Flow-G) or decoded (Flow-T, whose width is the first of
+    ``actor_hidden``)."""
+    flow_steps: int = 4
+    """Flow: K, steps from noise to action. The noise starts with that of a noisy-flow."""
+    other_paths: int = 8
+    """M: the action's density is estimated as a mixture over M more paths of the same state. Unlike the path's, it
+    rewards a spread of modes."""
+
+    def __post_init__(self):
+        self._flow()  # refuses its settings
+        require(self.other_paths >= 1, "other_paths", self.other_paths, "must be at least 1")
+
+    def _flow(self) -> NoisyFlowSettings:
+        return NoisyFlowSettings(velocity=self.velocity, flow_steps=self.flow_steps)
+
+    def build(self, key: Key, feature_size: int, flat_size: int, trunk: Trunk) -> MarginalFlow:
+        """See `PolicySettings.build`."""
+        return MarginalFlow(self._flow().build(key, feature_size, flat_size, trunk), self.other_paths)
+
+
+@dataclasses.dataclass(frozen=True)
 class DeterministicSettings(PolicySettings):
     """One action per state, TD3's."""
 
     policy: str = "deterministic"
-    """Policy class: gaussian (tanh-squashed), flow (velocity flow), noisy-flow (with a density) or deterministic."""
+    """Policy class: gaussian (tanh-squashed), flow (velocity flow), noisy-flow (with the density of its path),
+    marginal-flow (with that of its action) or deterministic."""
 
     def build(self, key: Key, feature_size: int, flat_size: int, trunk: Trunk) -> Deterministic:
         """See `PolicySettings.build`."""
@@ -278,6 +299,7 @@ def register_policy(settings: PolicySettings) -> None:
 register_policy(GaussianSettings())
 register_policy(FlowSettings())
 register_policy(NoisyFlowSettings())
+register_policy(MarginalFlowSettings())
 register_policy(DeterministicSettings())
 
 

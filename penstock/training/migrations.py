@@ -1,5 +1,6 @@
 """What runs of earlier versions called things, so that they can be continued, evaluated and filmed."""
 
+import dataclasses
 import math
 from collections.abc import Container, Mapping
 from typing import Any
@@ -9,16 +10,19 @@ import jax
 import jax.numpy as jnp
 
 from penstock._errors import ConfigurationError
-from penstock.algorithms.learner import Clock
-from penstock.algorithms.pathwise_config import initial_gain
-from penstock.algorithms.registry import ALGORITHMS
-from penstock.policies import DeterministicAction
+from penstock.algorithms import flowrl
+from penstock.algorithms.learner import AlgorithmSettings, Clock
+from penstock.algorithms.off_policy_config import RENORM_WARMUP, OffPolicyConfig
+from penstock.algorithms.pathwise_config import PathwiseConfig, initial_gain
+from penstock.algorithms.registry import ALGORITHMS, algorithm_entry
+from penstock.policies import DeterministicAction, PolicySettings
+from penstock.policies.settings import STEP_STD
 from penstock.training.drivers.state import RunState
 from penstock.training.plan import RUN_FIELDS
 
 STATE_NAMES = (
     (".policy.inner.", ".policy."),  # chunks were a policy around a policy
-    (".policy.", ".policy.flow."),  # sac-flow with entropy = action was a noisy flow alone
+    (".policy.", ".policy.flow."),  # a marginal flow was a noisy flow alone
     (".replay.", ".memory."),
     *((f".{part}", f".learned.{part}") for part in ("actor", "critic", "target_critic", "normalizer", "memory.")),
 )
@@ -82,11 +86,27 @@ def _gain_of(settings: Mapping[str, Any]) -> float:
     return initial_gain(str(settings.get("activation")))
 
 
-GONE: dict[str, dict[str, Any]] = {
-    "pathwise": {"stagger_episodes": True, "return_gradient_clip": None, "initialization_gain": _gain_of},
+GONE: dict[type[AlgorithmSettings], dict[str, Any]] = {
+    AlgorithmSettings: {"drift": True, "learn_noise": True},  # of a policy that every algorithm may have
+    PathwiseConfig: {"stagger_episodes": True, "return_gradient_clip": None, "initialization_gain": _gain_of},
+    OffPolicyConfig: {"renorm_warmup": RENORM_WARMUP},
+    flowrl.Config: {
+        "weighting": "paper",
+        "flow_matching_reduction": "mean",
+        "value_activation": "mish",
+        "noise_clip": None,
+        "squash_target": "raw",
+        "layer_norm": True,
+    },
 }
-"""Settings that are no more, by family or algorithm, each with the value that all runs have now; or a function that
-makes it of the other settings."""
+"""Settings that are no more, by the configurations that had them, each with the value that all runs have now; or a
+function that makes it of the other settings."""
+
+INSTEAD = dict.fromkeys(("weighting", "value_activation", "noise_clip"), "benchmarks/released_flowrl.py")
+"""Where there still is what a setting chose."""
+
+IDLE_WITH = {"weight_floor": "weighting"}
+"""Settings that did nothing where the other one had the value that all runs have now."""
 
 
 def completed(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -100,15 +120,29 @@ def completed(config: Mapping[str, Any]) -> Mapping[str, Any]:
         ConfigurationError: the run was made with what exists no more.
     """
     algorithm, settings = config.get("algorithm"), config.get("settings")
-    if not isinstance(settings, Mapping) or algorithm not in ALGORITHMS:
+    if not isinstance(settings, Mapping) or not isinstance(algorithm, str):
         return config  # the comparison will say what is wrong
-    config_class, known = ALGORITHMS[algorithm].config, ALGORITHMS[algorithm].config.all_names()
+    try:
+        config_class = algorithm_entry(algorithm).config
+        policy = str(settings.get("policy", ""))
+        own: Any = PolicySettings.kind("policy", policy) if ":" in policy else PolicySettings
+    except ConfigurationError:
+        return config  # likewise
+    # What somebody has in a file may have settings of names that are gone elsewhere.
+    known = {*config_class.all_names(), *(field.name for field in dataclasses.fields(own))}
     if algorithm == "sac-flow":
         settings = _without_released_settings(settings)
-    settings = _without_gone({**GONE.get(ALGORITHMS[algorithm].family, {}), **GONE.get(algorithm, {})}, settings)
-    kept = {name: value for name, value in settings.items() if name not in RUN_FIELDS}
+    if "learn_temperature" in config_class.switches and settings.get("learn_temperature") is False:
+        settings = {**settings, "temperature_learning_rate": None}  # the rate did nothing
+    if "entropy" not in known:
+        settings = _with_marginal_flow(settings, POLICY_THEN.get(algorithm, ""))
+    parts = [part for owner, part in GONE.items() if issubclass(config_class, owner)]
+    gone = {name: today for part in parts for name, today in part.items() if name not in known}
+    settings = _without_gone(gone, settings)
+    moved = {*RUN_FIELDS, *config_class.switches} - known
+    kept = {name: value for name, value in settings.items() if name not in moved}
     then = {**ADDED_LATER, "policy": POLICY_THEN[algorithm]} if algorithm in POLICY_THEN else ADDED_LATER
-    later = {name: value for name, value in then.items() if name in known}
+    later = {name: value for name, value in then.items() if name in known and algorithm in ALGORITHMS}
     try:
         kept = config_class.applicable({**later, **kept}, {})
         run = {**_run_fields(settings, config_class.of(**kept)), **config}
@@ -120,13 +154,22 @@ def completed(config: Mapping[str, Any]) -> Mapping[str, Any]:
 def _run_fields(settings: Mapping[str, Any], now: Any) -> dict[str, Any]:
     """What a run of former settings says of the fields that are the plan's now; None where it did as is done anyway."""
     fields = {"deterministic_action": None, "deterministic_draws": DeterministicAction.draws}
-    fields["precision"] = settings.get("precision", "float32")
-    if now.policy.has_rules:
+    fields["precision"] = settings.get("precision", "float32") if "precision" not in now.all_names() else "float32"
+    if getattr(getattr(now, "policy", None), "has_rules", False):
         rule = settings.get("deterministic_action", RULE_THEN)
         fields["deterministic_action"] = None if rule == now.deterministic().rule else rule
         if rule in ("mean", "modal"):
             fields["deterministic_draws"] = settings.get("deterministic_draws", DeterministicAction.draws)
     return fields
+
+
+def _with_marginal_flow(settings: Mapping[str, Any], policy: str) -> dict[str, Any]:
+    """A noisy flow with ``entropy = action`` is a policy of its own now."""
+    rest = {name: value for name, value in settings.items() if name != "entropy"}
+    if settings.get("entropy") != "action" or settings.get("policy", policy) != "noisy-flow":
+        return rest
+    _without_gone({"target_step_std": STEP_STD}, rest)
+    return {**rest, "policy": "marginal-flow"}
 
 
 def _without_gone(gone: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,11 +178,14 @@ def _without_gone(gone: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[
         found = settings.get(name, expected)
         same = math.isclose(found, expected, rel_tol=1e-6) if isinstance(expected, float) else found == expected
         if not same:
+            place = f" {INSTEAD[name]} has what it chose." if name in INSTEAD else ""
             raise ConfigurationError(
-                f"{name} = {found!r}: this run was made with a setting that is gone; all runs have {expected!r} now. "
-                "It can be plotted, but neither continued nor evaluated. Train anew, or use the version that made it."
+                f"{name} = {found!r}: this run was made with a setting that is gone; all runs have {expected!r} "
+                f"now.{place} It can be plotted, but neither continued nor evaluated. Train anew, or use the version "
+                "that made it."
             )
-    return {name: value for name, value in settings.items() if name not in gone}
+    idle = {name for name, other in IDLE_WITH.items() if other in gone}
+    return {name: value for name, value in settings.items() if name not in gone and name not in idle}
 
 
 def _without_released_settings(settings: Mapping[str, Any]) -> dict[str, Any]:

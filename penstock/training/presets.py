@@ -4,7 +4,6 @@ A preset has run fields (number of environments, budget) and settings for all al
 compared on a world share window, networks and critic; what belongs to one algorithm is listed under its name.
 """
 
-import sys
 from typing import Any
 
 from penstock._errors import ConfigurationError, suggest
@@ -125,12 +124,15 @@ _LIGHT = {
 NAMED: dict[str, dict[str, Any]] = {"light": _LIGHT}
 """Settings that are chosen by name (``--preset``), in place of those of the world."""
 
+RELEASED = {"flowrl": {"released": "is an algorithm of its own now. Train benchmarks/released_flowrl.py:FlowRL."}}
+"""Former presets by algorithm and name, and what took their place."""
+
 
 def named_preset(algorithm: str, name: str, velocity: str = "") -> tuple[dict[str, Any], dict[str, Any]]:
-    """Run fields and settings of a preset that is chosen by name: of this file, or of the algorithm's own.
+    """Run fields and settings of a preset that is chosen by name.
 
     Args:
-        algorithm: name of the algorithm.
+        algorithm: name of a registered algorithm, or of one that takes no presets.
         name: of the preset; dashes and underscores are alike.
         velocity: chosen velocity field, where a preset depends on it (``ALGORITHM-VELOCITY`` in `NAMED`).
 
@@ -138,28 +140,20 @@ def named_preset(algorithm: str, name: str, velocity: str = "") -> tuple[dict[st
         ConfigurationError: the algorithm has no such preset.
     """
     entry = algorithm_entry(algorithm)
-    own = getattr(sys.modules[entry.config.__module__], "PRESETS", {})
     shared = {key: content for key, content in NAMED.items() if entry.family in content}
     name = name.replace("_", "-")
     default = entry.config().flat().get("velocity", "")
-    if name in own:
-        return {}, _changed(own[name](), entry.config())
+    if name in RELEASED.get(algorithm, {}):
+        raise ConfigurationError(f"preset = '{name}': {RELEASED[algorithm][name]}")
     if name in NAMED and name not in shared:
         families = " and ".join(sorted({entry.family for entry in ALGORITHMS.values()} & set(NAMED[name])))
         raise ConfigurationError(f"preset = '{name}' is for {families} algorithms, not for {algorithm}; leave it out.")
     if name not in shared:
-        known = [*own, *shared]
-        hint = suggest(name, known) if known else " It has none; leave --preset out."
+        hint = suggest(name, shared) if shared else " It has none; leave --preset out."
         raise ConfigurationError(f"preset = '{name}': {algorithm} has no such preset.{hint}")
     content = shared[name]
     own_of_velocity = content.get(f"{algorithm}-{velocity or default}", {})
     return dict(content["run"]), {**content[entry.family], **content.get(algorithm, {}), **own_of_velocity}
-
-
-def _changed(config: Any, default: Any) -> dict[str, Any]:
-    """The fields in which two configurations differ: what a preset states, so that the world's own values stay."""
-    before = default.flat()
-    return {name: value for name, value in config.flat().items() if value != before.get(name)}
 
 
 def preset(algorithm: str, world: str, name: str = "", velocity: str = "") -> tuple[dict[str, Any], dict[str, Any]]:
@@ -173,6 +167,7 @@ def preset(algorithm: str, world: str, name: str = "", velocity: str = "") -> tu
         name: a preset that is chosen by name; its values replace those of the world.
         velocity: chosen velocity field; see `named_preset`.
     """
+    algorithm = algorithm_entry(algorithm).learner.presets_of or algorithm
     if name:
         run, settings = preset(algorithm, world)
         named_run, named_settings = named_preset(algorithm, name, velocity)

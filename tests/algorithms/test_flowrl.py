@@ -9,6 +9,7 @@ import pytest
 from driven import Driven
 from tiny_worlds import differ, world
 
+from benchmarks.released_flowrl import CodeWeighting, ConstantWeight
 from penstock.algorithms import flowrl
 from penstock.algorithms.flow_matching import flow_matching_loss
 from penstock.algorithms.learner import results
@@ -20,8 +21,15 @@ from penstock.worlds import Observation
 TINY = {"batch_size": 8, "warmup_steps": 8, "actor_hidden": (8,), "critic_hidden": (8, 8, 8), "replay_capacity": 64}
 
 
-def learner(**settings):
-    return Driven(flowrl.Learner(flowrl.Config.of(**{**TINY, **settings}), world(), 10))
+def learner(kind=flowrl.Learner, **settings):
+    return Driven(kind(kind.settings.of(**{**TINY, **settings}), world(), 10))
+
+
+class Latents(ConstantWeight):
+    """Imitates latents."""
+
+    def imitated(self, action):
+        return jnp.arctanh(action)
 
 
 def batch(size=8):
@@ -32,15 +40,15 @@ def batch(size=8):
     return Batch(now, action, reward, jnp.full((size,), 0.9), then)
 
 
-def test_the_released_policy_has_418854_parameters_on_the_dog():
-    """223 observations, 38 actions; the value networks are counted in tests/critics."""
-    trunk = flowrl.released().actor_trunk()
+def test_the_policy_has_418854_parameters_on_the_dog():
+    """223 observations, 38 actions, as released; the value networks are counted in tests/critics."""
+    trunk = flowrl.Config().actor_trunk()
     field = jax.eval_shape(lambda: make_velocity(jax.random.key(0), "mlp", 223, 38, trunk, output_gain=1.0))
     assert sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(field)) == 418_854
 
 
-def actor_metrics(stored, **settings):
-    algorithm = learner(**settings)
+def actor_metrics(stored, kind=flowrl.Learner, **settings):
+    algorithm = learner(kind, **settings)
     learned = jax.jit(algorithm.init_learned)(jax.random.key(0))
     step = jax.jit(lambda data, stored: results(algorithm._actor_step(learned, data, stored, jax.random.key(1))[1]))
     return {name: float(value) for name, value in step(batch(), stored).items()}
@@ -53,7 +61,7 @@ STORED = jnp.linspace(-2.0, 2.0, 8)
 @pytest.mark.slow
 def test_the_codes_loss_is_a_plain_sum_and_the_papers_is_not():
     """code: mean(-q + w e) = -mean q + mean(w) mean(e). The paper's weights go with their samples."""
-    code = actor_metrics(STORED, weighting="code")
+    code = actor_metrics(STORED, CodeWeighting)
     plain = -code["actor/value_mean"] + code["actor/weight_mean"] * code["actor/flow_matching_loss"]
     np.testing.assert_allclose(code["actor/loss"], plain, rtol=1e-5)
     paper = actor_metrics(STORED, constraint_coefficient=0.5)
@@ -62,26 +70,18 @@ def test_the_codes_loss_is_a_plain_sum_and_the_papers_is_not():
 
 
 @pytest.mark.slow
-def test_constant_weights_and_summed_errors_by_hand():
-    mean = actor_metrics(STORED, weighting="constant", constraint_coefficient=0.3)
+def test_constant_weights_by_hand():
+    mean = actor_metrics(STORED, ConstantWeight, constraint_coefficient=0.3)
     expected = -mean["actor/value_mean"] + 0.3 * mean["actor/flow_matching_loss"]
     np.testing.assert_allclose(mean["actor/loss"], expected, rtol=1e-5)
-    total = actor_metrics(STORED, weighting="constant", flow_matching_reduction="sum")
-    np.testing.assert_allclose(total["actor/flow_matching_loss"], 2 * mean["actor/flow_matching_loss"], rtol=1e-5)
 
 
 @pytest.mark.slow
-def test_latents_or_actions_can_be_the_target():
-    raw, latent = (actor_metrics(STORED, squash_target=name) for name in ("raw", "atanh"))
-    assert abs(raw["actor/flow_matching_loss"] - latent["actor/flow_matching_loss"]) > 1e-3
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("squash_target", "expected"), [("atanh", 0.9), ("raw", np.tanh(0.9))])
-def test_t14_cloning_an_action_of_0_9(squash_target, expected):
-    """Imitation alone of one stored action: the action itself, or tanh of it."""
-    settings = {"weighting": "constant", "constraint_coefficient": 1e3, "actor_learning_rate": 3e-3}
-    algorithm = learner(squash_target=squash_target, actor_hidden=(32,), **settings)
+@pytest.mark.parametrize(("kind", "expected"), [(Latents, 0.9), (ConstantWeight, np.tanh(0.9))])
+def test_t14_cloning_an_action_of_0_9(kind, expected):
+    """Imitation alone of one stored action: the action itself where its latent is imitated, or tanh of it."""
+    settings = {"constraint_coefficient": 1e3, "actor_learning_rate": 3e-3}
+    algorithm = learner(kind, actor_hidden=(32,), **settings)
     learned = jax.jit(algorithm.init_learned)(jax.random.key(0))
     data = dataclasses.replace(batch(), action=jnp.full((8, 2), 0.9))
 

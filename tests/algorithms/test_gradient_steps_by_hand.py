@@ -15,7 +15,8 @@ import pytest
 from driven import Driven
 from tiny_worlds import world
 
-from penstock.algorithms.registry import ALGORITHMS
+from benchmarks.released_flowrl import FlowRL
+from penstock.algorithms.registry import algorithm_entry
 from penstock.data import Batch
 from penstock.policies import Agent
 from penstock.worlds import Observation
@@ -32,6 +33,13 @@ OPTIMIZERS = {
 """Optimiser states of what is learned, and what each belongs to."""
 
 
+RELEASED = "benchmarks.released_flowrl:FlowRL"
+
+
+def by_flowrl(name):
+    return name in ("flowrl", RELEASED)
+
+
 def batch():
     keys = jax.random.split(jax.random.key(0), 5)
     action = jnp.tanh(jax.random.normal(keys[1], (B, 2)))
@@ -42,7 +50,7 @@ def batch():
 
 def descending(name, **settings):
     """A learner with gradient descent at rate 1, and what it has learned: every network its own."""
-    entry = ALGORITHMS[name]
+    entry = algorithm_entry(name)
     algorithm = Driven(entry.learner(entry.config.of(**{**TINY, **settings}), world(), 10))
     for optimizer in ("actor_optimizer", "critic_optimizer", "alpha_optimizer"):
         if hasattr(algorithm, optimizer):
@@ -52,7 +60,7 @@ def descending(name, **settings):
     def shaken(tree, seed):
         leaves, structure = jax.tree.flatten(tree)
         keys = jax.random.split(jax.random.key(seed), len(leaves))
-        much = 0.05 if name == "flowrl" else 0.3  # so that FlowRL's weights stay inside their bounds, where they slope
+        much = 0.05 if by_flowrl(name) else 0.3  # so that FlowRL's weights stay inside their bounds, where they slope
         return structure.unflatten(
             [a + much * jax.random.normal(k, a.shape) for a, k in zip(leaves, keys, strict=True)]
         )
@@ -178,14 +186,14 @@ def td3_by_hand(algorithm, learned, batch, key):
 
 def flowrl_by_hand(algorithm, learned, batch, key):
     """The module's equations; one midpoint step, so that the policy is tanh(x + v(x + v(x, 0) / 2, 1 / 2))."""
-    config = algorithm.config
+    config, released = algorithm.config, isinstance(algorithm.learner, FlowRL)
     key_next, key_actor = jax.random.split(key)
     key_sample, key_noise, key_time = jax.random.split(key_actor, 3)
 
     def policy(actor, observation, key):
         def one(state, key):
             x = jax.random.normal(key, (2,))
-            x = jnp.clip(x, -1.0, 1.0) if config.noise_clip == 1.0 else x
+            x = jnp.clip(x, -1.0, 1.0) if released else x
             v = actor.policy.velocity
             half = x + 0.5 * v(state, x, jnp.asarray(0.0))
             return jnp.tanh(x + v(state, half, jnp.asarray(0.5)))
@@ -213,7 +221,7 @@ def flowrl_by_hand(algorithm, learned, batch, key):
 
     assert config.expectile == 0.9 and config.constraint_coefficient == 0.1
     noise = jax.random.normal(key_noise, (B, 2))
-    noise = jnp.clip(noise, -1.0, 1.0) if config.noise_clip == 1.0 else noise
+    noise = jnp.clip(noise, -1.0, 1.0) if released else noise
     tau = jax.random.uniform(key_time, (B,))
 
     def actor_loss(actor):
@@ -226,7 +234,7 @@ def flowrl_by_hand(algorithm, learned, batch, key):
             return jnp.mean((v - (action - noise)) ** 2)
 
         e = jax.vmap(one)(batch.observation.vector, batch.action, noise, tau)
-        if config.weighting == "paper":
+        if not released:
             w = jnp.where(difference > 0, 0.1 * jnp.exp(difference - difference.mean()), 0.0)
             return (-q + jnp.minimum(w, config.weight_ceiling) * e).mean()
         positive = jnp.maximum(difference, 0.0)
@@ -252,11 +260,11 @@ CASES = {
     "sac-flow": ("sac-flow", {"critic": "target", "target_rate": 0.3, "flow_steps": 2}, sac_by_hand),
     "td3": ("td3", {"target_rate": 0.3}, td3_by_hand),
     "flowrl, paper": ("flowrl", VALUES, flowrl_by_hand),
-    "flowrl, code": ("flowrl", {**VALUES, "weighting": "code", "noise_clip": 1.0}, flowrl_by_hand),
+    "flowrl, released": (RELEASED, VALUES, flowrl_by_hand),
 }
 
 
-SLOW = ("crossq, plain actor", "sac-flow", "flowrl, code")
+SLOW = ("crossq, plain actor", "sac-flow", "flowrl, released")
 
 
 @pytest.mark.parametrize("case", [pytest.param(c, marks=[pytest.mark.slow] * (c in SLOW)) for c in CASES])
@@ -267,7 +275,7 @@ def test_a_gradient_step_by_hand(case):
 
     step = jax.jit(lambda count: algorithm.gradient_step(learned, batch(), key, count))
     (stepped, metrics), (waited, _) = step(jnp.asarray(0)), step(jnp.asarray(1))
-    if name == "flowrl":  # weights that could leak a gradient, on both sides of D = 0 and below the ceiling
+    if by_flowrl(name):  # weights that could leak a gradient, on both sides of D = 0 and below the ceiling
         assert 0.2 < metrics["actor/better_stored"] < 0.9
         assert 1e-3 < metrics["actor/weight_mean"] < algorithm.config.weight_ceiling / B
     expected = jax.jit(lambda: by_hand(algorithm, learned, batch(), key))()

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -12,11 +13,13 @@ import pytest
 from driven import Driven
 from tiny_worlds import differ, same, world
 
+from benchmarks.released_flowrl import CodeWeighting, ConstantWeight, FlowRL
 from penstock._errors import ConfigurationError
 from penstock.algorithms import flowrl
 from penstock.algorithms.off_policy import polyak
 from penstock.algorithms.registry import ALGORITHMS, family
 from penstock.data import Batch
+from penstock.policies import NoisyFlowSettings
 from penstock.training.drivers.functional import iterate
 from penstock.training.drivers.memory import require_memory
 from penstock.training.post_mortem import find_cause
@@ -172,6 +175,22 @@ def test_a_gradient_step_moves_the_temperature_the_right_way(target, sign):
     assert sign * float(after.log_alpha - learned.log_alpha) > 0
 
 
+@dataclasses.dataclass(frozen=True)
+class ConstantNoise(NoisyFlowSettings):
+    learn_noise: ClassVar[bool] = False
+
+
+@dataclasses.dataclass(frozen=True)
+class NoDrift(NoisyFlowSettings):
+    drift: ClassVar[bool] = False
+
+
+def with_policy(policy, **settings):
+    """SAC Flow with a policy as somebody's file may have it."""
+    config = ALGORITHMS["sac-flow"].config.of(**TINY, critic_hidden=(8,), **settings)
+    return ALGORITHMS["sac-flow"].learner(dataclasses.replace(config, policy=policy), world(), 10)
+
+
 def test_target_entropy_of_paths_follows_steps_and_noise():
     c = 0.5 * math.log(2 * math.pi * math.e)
     for steps in (1, 4, 10):
@@ -179,9 +198,9 @@ def test_target_entropy_of_paths_follows_steps_and_noise():
         assert abs(algorithm.entropy_target - 2 * (c * (steps + 1) + steps * math.log(0.2))) < 1e-5
     assert abs(learner("sac-flow").entropy_target) < 2e-3
     with pytest.raises(ConfigurationError, match=r"learn_noise = False.*--no-learn-temperature"):
-        learner("sac-flow", learn_noise=False)
-    learner("sac-flow", learn_noise=False, target_entropy=-20.0)
-    learner("sac-flow", learn_noise=False, learn_temperature=False)
+        with_policy(ConstantNoise())
+    with_policy(ConstantNoise(), target_entropy=-20.0)
+    with_policy(ConstantNoise(), learn_temperature=False)
 
 
 def test_crossq_has_no_target_and_no_gradient_through_it():
@@ -225,13 +244,12 @@ def test_without_batch_renorm_crossq_has_sacs_actor():
     assert eqx.tree_equal(plain, jax.eval_shape(learner("sac").init_learned, jax.random.key(0)).actor)
 
 
-def test_the_warm_up_of_batch_renorm_belongs_to_crossq_s_critics():
+def test_batch_renorm_warms_up_for_as_long_as_published():
     crossq = ALGORITHMS["crossq"].config
-    assert crossq.of(renorm_warmup=5).actor_trunk().renorm_warmup == 5
     assert crossq.of(critic="target").actor_trunk().renorm_warmup == 100_000
+    (norm, *_) = jax.eval_shape(learner("crossq").init_learned, jax.random.key(0)).critic.norms
+    assert norm.warmup == 100_000
     assert crossq.of(actor_batch_renorm=False).actor_trunk().renorm_warmup is None
-    with pytest.raises(ConfigurationError, match=r"renorm_warmup: does nothing with critic = 'target'"):
-        crossq.of(critic="target", renorm_warmup=5)
     with pytest.raises(ConfigurationError, match=r"policy = 'noisy-flow': has no form with BatchRenorm"):
         learner("crossq", policy="noisy-flow")
 
@@ -247,18 +265,18 @@ def test_weights_of_the_paper_by_hand():
 
 
 def test_weight_of_the_released_code_by_hand():
-    config = flowrl.released(constraint_coefficient=0.1)
+    algorithm = CodeWeighting(flowrl.Config.of(**TINY, constraint_coefficient=0.1), world(), 10)
     positive = np.array([1.0, 0.0, 0.0, 4.0])
     expected = np.clip(0.1 * np.exp(positive - 1.25), 1e-3, 1.0).mean()
-    weight = flowrl.flow_matching_weight(config, jnp.array([1.0, -2.0, 0.0, 4.0]))
+    weight = algorithm.weight(jnp.array([1.0, -2.0, 0.0, 4.0]))
     np.testing.assert_allclose(weight, np.full(4, expected), rtol=1e-6)
 
 
-@pytest.mark.parametrize("weighting", ["paper", "code"])
-def test_removed_constraint_and_huge_differences(weighting):
-    config = flowrl.Config(weighting=weighting, constraint_coefficient=0.0)
-    assert not np.any(flowrl.flow_matching_weight(config, jnp.array([1.0, -1.0])))
-    wild = flowrl.flow_matching_weight(flowrl.Config(weighting=weighting), jnp.array([1e6, -1e6, 0.0]))
+@pytest.mark.parametrize("kind", [flowrl.Learner, CodeWeighting])
+def test_removed_constraint_and_huge_differences(kind):
+    removed = kind(flowrl.Config.of(**TINY, constraint_coefficient=0.0), world(), 10)
+    assert not np.any(removed.weight(jnp.array([1.0, -1.0])))
+    wild = kind(flowrl.Config.of(**TINY), world(), 10).weight(jnp.array([1e6, -1e6, 0.0]))
     assert np.all(np.isfinite(wild)) and np.all(np.asarray(wild) <= 1.0)
 
 
@@ -277,10 +295,12 @@ def test_where_the_policy_is_better_flow_matching_teaches_nothing():
 
 
 def test_released_policy_has_the_published_size_and_clips_its_noise():
-    config = flowrl.released().flat()
-    assert config["flow_steps"] == 1 and config["stepper"] == "midpoint"
-    algorithm = learner("flowrl", **config | TINY)
-    policy = algorithm.init_learned(jax.random.key(0)).actor.policy
+    config = FlowRL.settings()
+    assert config.policy.flow_steps == 1 and config.policy.stepper == "midpoint" and config.value_activation == "gelu"
+    algorithm = FlowRL(config.changed(**TINY), world(), 10)
+    learned = jax.eval_shape(algorithm.init, jax.random.key(0))
+    policy = learned.actor.policy
+    assert "gelu" in repr(learned.critic) and "mish" not in repr(learned.critic)
     assert policy.network_evaluations == 2
     noise = policy.base_noise(jax.random.normal(jax.random.key(0), (10_000,)))
     assert float(jnp.abs(noise).max()) == 1.0 and 0.29 < float((jnp.abs(noise) == 1.0).mean()) < 0.35
@@ -355,7 +375,7 @@ def test_a_fault_of_the_critic_is_explained():
 
 
 @pytest.mark.parametrize(
-    ("name", "settings"), [("sac", {}), ("crossq", {}), ("sac-flow", {"entropy": "action", "velocity": "mlp"})]
+    ("name", "settings"), [("sac", {}), ("crossq", {}), ("sac-flow", {"policy": "marginal-flow", "velocity": "mlp"})]
 )
 def test_an_entropy_that_no_action_can_have_is_refused(name, settings):
     """Actions in [-1, 1]^2 have at most 2 log 2 nats."""
@@ -367,16 +387,22 @@ def test_an_entropy_that_no_action_can_have_is_refused(name, settings):
 @pytest.mark.parametrize("drift", [True, False])
 def test_an_entropy_that_no_path_can_have_is_refused(drift):
     """Four steps, two entries; sigma is at most 1 with the drift and e^2 without, of which a step adds half."""
+    policy = (NoisyFlowSettings if drift else NoDrift)(velocity="mlp")
     most = 2.0 * (5 * 0.5 * math.log(2 * math.pi * math.e) + 4 * math.log((1.0 if drift else math.exp(2.0)) / 2.0))
     with pytest.raises(ConfigurationError, match=r"paths of 4 steps have less than"):
-        learner("sac-flow", target_entropy=most + 0.01, drift=drift, velocity="mlp")
-    learner("sac-flow", target_entropy=most - 0.01, drift=drift, velocity="mlp")
+        with_policy(policy, target_entropy=most + 0.01)
+    with_policy(policy, target_entropy=most - 0.01)
 
 
-def test_a_small_ceiling_needs_no_floor_that_is_not_read():
-    assert flowrl.Config(weight_ceiling=1e-4).weight_ceiling == 1e-4
-    with pytest.raises(ConfigurationError, match=r"weight_floor = 0\.001: must be at least 0 and at most"):
-        flowrl.Config(weighting="code", weight_ceiling=1e-4)
+def test_only_the_codes_weight_has_a_floor():
+    config = flowrl.Config.of(**TINY, weight_ceiling=1e-4)
+    flowrl.Learner(config, world(), 10)
+    with pytest.raises(ConfigurationError, match=r"weight_ceiling = 0\.0001: must be at least the floor, 0\.001"):
+        CodeWeighting(config, world(), 10)
+    with pytest.raises(ConfigurationError, match=r"weight_ceiling = 0\.0001: does nothing with a constant weight"):
+        ConstantWeight(config, world(), 10)
+    with pytest.raises(ConfigurationError, match=r"policy = 'noisy-flow': the released code clips"):
+        FlowRL(FlowRL.settings.of(**TINY, policy="noisy-flow"), world(), 10)
 
 
 def test_a_critic_whose_layers_have_no_activation_is_refused():

@@ -107,7 +107,7 @@ def test_sizes_that_contradict_each_other_are_refused():
         learner("apg", window=8)
     with pytest.raises(ConfigurationError, match=r"critic_minibatches: belongs to a critic, and there is none here"):
         learner("apg", critic_minibatches=3)
-    told = r"flow_steps: does nothing with policy = 'gaussian'; it belongs to flow and noisy-flow\."
+    told = r"flow_steps: does nothing with policy = 'gaussian'; it belongs to flow and noisy-flow and marginal-flow\."
     with pytest.raises(ConfigurationError, match=told):
         learner("shac", flow_steps=2)
 

@@ -1,4 +1,4 @@
-"""SAC Flow's presets, row by row, and what its settings do to the program."""
+"""What SAC Flow's settings do to the program, and which contradict each other."""
 
 import math
 
@@ -9,7 +9,7 @@ import pytest
 from tiny_worlds import world
 
 from penstock._errors import ConfigurationError
-from penstock.algorithms import flowrl, sac_flow
+from penstock.algorithms import sac_flow
 from penstock.policies import Agent, MarginalFlow
 from penstock.worlds import Observation
 
@@ -21,22 +21,13 @@ def flow_of(**settings):
     return learner, jax.jit(learner.init)(jax.random.key(0)).actor.policy
 
 
-def test_presets_take_changes():
-    assert flowrl.PRESETS["released"](expectile=0.8).expectile == 0.8
-
-
-def test_flowrl_preset_differs_in_the_three_ways_in_which_paper_and_code_disagree():
-    config, default = flowrl.PRESETS["released"]().flat(), flowrl.Config().flat()
-    found = {name for name, value in config.items() if value != default[name]}
-    assert found == {"weighting", "value_activation", "noise_clip"}  # weight_floor applies to this weighting alone
-
-
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"other_paths": 3}, r"other_paths = 3: does nothing with entropy = 'path'"),
-        ({"entropy": "action", "other_paths": 0}, r"other_paths = 0: must be at least 1"),
-        ({"renorm_warmup": 5, "critic": "target"}, r"renorm_warmup: does nothing with critic = 'target'"),
+        ({"other_paths": 3}, r"other_paths: does nothing with policy = 'noisy-flow'; it belongs to marginal-flow"),
+        ({"policy": "marginal-flow", "other_paths": 0}, r"other_paths = 0: must be at least 1"),
+        ({"policy": "marginal-flow", "flow_steps": 0}, r"flow_steps = 0: must be at least 1"),
+        ({"policy": "marginal-flow", "target_step_std": 0.1}, r"target_step_std: does nothing with .*to noisy-flow"),
         ({"target_rate": 0.1}, r"target_rate: does nothing with critic = 'crossq'; it belongs to target"),
         ({"initial_log_std": 0.5}, r"initial_log_std: does nothing with policy = 'noisy-flow'"),
         ({"critic": "crosq"}, r"critic = 'crosq': unknown. .*crossq"),
@@ -67,7 +58,8 @@ def test_t19_flow_steps_are_a_loop():
 @pytest.mark.parametrize("entropy", ["path", "action"])
 def test_the_regulated_entropy_is_the_chosen_one(entropy):
     """log p of the losses comes from the policy's own formula for it, and H is that of the same kind."""
-    algorithm = sac_flow.Learner(sac_flow.Config.of(**SMALL, entropy=entropy), world(), 10)
+    policy = {"path": "noisy-flow", "action": "marginal-flow"}[entropy]
+    algorithm = sac_flow.Learner(sac_flow.Config.of(**SMALL, policy=policy), world(), 10)
     actor = jax.jit(algorithm.init)(jax.random.key(0)).actor
     observation, key = Observation(jax.random.normal(jax.random.key(1), (8, 3))), jax.random.key(2)
     policy = actor.policy

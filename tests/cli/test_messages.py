@@ -39,8 +39,16 @@ TRAIN = ("train", "rfo", "--world", "classic/double-integrator", "--run-dir")
             ["precision = 'bfloat16': is of updates from a replay memory, and rfo learns from none", "Leave it out"],
         ),
         (
-            ["train", "sac", "--world", "classic/pendulum", "--no-drift"],
-            ["drift: does nothing with policy", "noisy-flow"],
+            ["train", "sac", "--world", "classic/pendulum", "--target-step-std", "0.2"],
+            ["target_step_std: does nothing with policy", "noisy-flow"],
+        ),
+        (
+            ["train", "sac-flow", "--world", "classic/pendulum", "--no-drift"],
+            ["drift: is no setting any more", "NoisyFlowSettings"],
+        ),
+        (
+            ["train", "sac", "--world=classic/pendulum", "--no-learn-temperature", "--temperature-learning-rate=1"],
+            ["temperature_learning_rate = '1': contradicts learn_temperature = False"],
         ),
         (["evaluate"], ["run folder"]),
         (["evaluate", "nope"], ["nope holds no run"]),
@@ -151,6 +159,16 @@ def test_the_last_of_two_worlds_brings_its_preset():
         for first in (["--world", "dmc/walker-walk", "--preset", "light", "--preset="], [])
     )
     assert twice == once and once.num_envs != parse_train_options(entry, ["--world", "dmc/walker-walk"]).num_envs
+
+
+@pytest.mark.parametrize("flag", ["--no-learn-temperature", "--no_learn_temperature"])
+def test_a_switch_stands_for_a_value(flag):
+    light = ["--world", "dmc/walker-walk", "--preset", "light"]
+    for name, given in (("sac", light), ("sapo", ["--world", "classic/pendulum"])):
+        entry = algorithm_entry(name)
+        plain = parse_train_options(entry, given)
+        assert parse_train_options(entry, [flag, *given]).settings == plain.settings.changed(learn_temperature=False)
+        assert parse_train_options(entry, [*given, "--learn-temperature"]) == plain
 
 
 def test_help_is_shown_whatever_else_was_typed(penstock):

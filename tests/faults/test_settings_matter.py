@@ -20,10 +20,6 @@ OTHER = {
     "velocity": ("gated", "mlp"),
     "flow_matching_reduction": ("mean", "sum"),
     "critic": ("crossq", "target"),
-    "weighting": "code",
-    "squash_target": "atanh",
-    "value_activation": "gelu",
-    "entropy": "action",
 }
 """Other values of settings that are names; the first that differs is taken."""
 

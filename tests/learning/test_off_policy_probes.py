@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from driven import Driven
 
-from penstock.algorithms.registry import ALGORITHMS, family
+from penstock.algorithms.registry import algorithm_entry, family
 from penstock.worlds import Observation
 from tests.learning import probe_worlds as probes
 
@@ -20,11 +20,16 @@ OWN = {
     "flowrl": {"critic_hidden": (32, 32, 32), "constraint_coefficient": 0.02},
     "sac-flow": {"learn_temperature": False, "initial_temperature": 1e-3, "velocity": "gated"},
 }
+VARIANTS = {
+    "flowrl-code": "benchmarks.released_flowrl:CodeWeighting",
+    "flowrl-cloning": "benchmarks.released_flowrl:ConstantWeight",
+}
+OWN |= dict.fromkeys(VARIANTS, OWN["flowrl"])
 
 
 def make_learner(algorithm, task, iterations, *, num_envs=16, **settings):
     """A small learner on a probe."""
-    entry = ALGORITHMS[algorithm]
+    entry = algorithm_entry(VARIANTS.get(algorithm, algorithm))
     defaults = {
         "discount": DISCOUNT,
         "batch_size": 64,
@@ -88,11 +93,11 @@ TWO_ACTIONS = {
     "sac": {"initial_temperature": 0.05},
     "crossq": {"initial_temperature": 0.05},
     "td3": {},
-    "flowrl": {},
+    "flowrl-code": {},
     "sac-flow": {"initial_temperature": 0.05},
 }
 FLOWS = [
-    ("flowrl", {"weighting": "code"}),
+    ("flowrl-code", {}),
     ("sac-flow", {"velocity": "mlp"}),
     ("sac-flow", {"velocity": "gated"}),
     ("sac-flow", {"velocity": "decoded"}),
@@ -156,7 +161,9 @@ def shares(algorithm, seed, **settings):
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_flow_that_regulates_the_entropy_of_its_action_keeps_both_good_actions(seed):
     """Half of its actions at each."""
-    smaller, larger, reward = shares("sac-flow", seed, entropy="action", other_paths=15, **FLOW_BY_SAC, **ANNEALED)
+    smaller, larger, reward = shares(
+        "sac-flow", seed, policy="marginal-flow", other_paths=15, **FLOW_BY_SAC, **ANNEALED
+    )
     assert smaller > 0.25
     assert smaller + larger > 0.85
     assert reward > -0.2
@@ -175,9 +182,9 @@ REMEMBERED = {"warmup_steps": 16_384, "replay_capacity": 65_536, "actor_hidden":
 """A memory of all 51,200 transitions, of which a third are of random actions, so that it has both good actions."""
 FORGOTTEN = {"actor_hidden": (64, 64)}
 """A memory of the newest 4,096 transitions after 64 random ones: nearly all of the policy's own actions."""
-STRONG_PAPER = {"weighting": "paper", "constraint_coefficient": 2.0, "weight_ceiling": 20.0, "target_rate": 0.05}
-STRONG_CODE = {"weighting": "code", "constraint_coefficient": 1.0, "weight_ceiling": 10.0, "target_rate": 0.05}
-CLONING = {"weighting": "constant", "constraint_coefficient": 2.0, "target_rate": 0.05}
+STRONG_PAPER = {"constraint_coefficient": 2.0, "weight_ceiling": 20.0, "target_rate": 0.05}
+STRONG_CODE = {"constraint_coefficient": 1.0, "weight_ceiling": 10.0, "target_rate": 0.05}
+CLONING = {"constraint_coefficient": 2.0, "target_rate": 0.05}
 WEAK = {"constraint_coefficient": 0.1, "target_rate": 0.05}
 NO_CONSTRAINT = {"constraint_coefficient": 0.0, "target_rate": 0.05}
 TEN = range(10)
@@ -189,8 +196,8 @@ TEN = range(10)
     ("algorithm", "memory", "settings", "keeping"),
     [
         ("flowrl", REMEMBERED, STRONG_PAPER, range(8, 11)),
-        ("flowrl", REMEMBERED, STRONG_CODE, range(8, 11)),
-        ("flowrl", REMEMBERED, CLONING, range(8, 11)),
+        ("flowrl-code", REMEMBERED, STRONG_CODE, range(8, 11)),
+        ("flowrl-cloning", REMEMBERED, CLONING, range(8, 11)),
         ("flowrl", REMEMBERED, WEAK, range(3)),
         ("flowrl", REMEMBERED, NO_CONSTRAINT, range(7)),  # by chance: nothing draws the two apart, or together
         ("flowrl", FORGOTTEN, STRONG_PAPER, range(4)),

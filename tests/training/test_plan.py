@@ -15,6 +15,7 @@ import pytest
 
 from penstock._errors import ConfigurationError
 from penstock._field_types import convert
+from penstock.algorithms.former_settings import FORMER_SETTINGS
 from penstock.algorithms.registry import ALGORITHMS, family
 from penstock.cli.train import TrainOptions
 from penstock.policies import DeterministicAction
@@ -78,7 +79,10 @@ def test_every_run_that_we_ever_published_can_be_read():
     read = 0
     for path in OLD_RUNS:
         config = json.loads((ROOT / path).read_text())
-        if "algorithm" in config:  # not of a peer
+        if config.get("settings", {}).get("weighting") == "code":  # its algorithm is beside the benchmarks now
+            with pytest.raises(ConfigurationError, match=r"weighting = 'code': .*released_flowrl"):
+                completed(config)
+        elif "algorithm" in config:  # not of a peer
             plan = from_config(completed(config))
             assert plan.settings.discount == config["settings"]["discount"]
             read += 1
@@ -128,6 +132,14 @@ def test_a_pathwise_run_from_before_there_were_rules_for_actions_without_noise_g
         ("sac", {"precision": "bfloat16"}, None),
         ("shac", {"initialization_gain": 1.4142135, "stagger_episodes": True, "return_gradient_clip": None}, {}),
         ("shac2", {"initialization_gain": 1.0, "deterministic_action": "modal"}, {}),
+        (
+            "flowrl",
+            {"weighting": "paper", "weight_floor": 0.1, "flow_matching_reduction": "mean", "layer_norm": True},
+            {},
+        ),
+        ("flowrl", {"squash_target": "raw", "noise_clip": None, "value_activation": "mish"}, {}),
+        ("crossq", {"renorm_warmup": 100_000}, {}),
+        ("sac-flow", {"entropy": "path", "other_paths": 8, "drift": True, "learn_noise": True}, {}),
     ],
 )
 def test_what_was_a_setting_is_read_as_a_field_of_the_run_or_not_at_all(algorithm, then, now):
@@ -139,9 +151,21 @@ def test_what_was_a_setting_is_read_as_a_field_of_the_run_or_not_at_all(algorith
     assert compare_configs(completed(older), new) == []
 
 
+def test_a_run_that_regulated_the_entropy_of_its_action_has_a_marginal_flow():
+    now = make_plan("sac-flow", WORLD, settings={"policy": "marginal-flow", "other_paths": 5}).to_config()
+    then = {"policy": "noisy-flow", "entropy": "action", "target_step_std": 0.1697, "drift": True, "learn_noise": True}
+    assert compare_configs(completed({**now, "settings": {**now["settings"], **then}}), now) == []
+    with pytest.raises(ConfigurationError, match=r"target_step_std = 0\.2: this run was made with"):
+        completed({**now, "settings": {**now["settings"], **then, "target_step_std": 0.2}})
+
+
 @pytest.mark.parametrize(
     ("algorithm", "settings"),
     [
+        ("flowrl", {"noise_clip": 1.0}),
+        ("flowrl", {"layer_norm": False}),
+        ("crossq", {"renorm_warmup": 5}),
+        ("sac", {"learn_noise": False}),
         ("rfo", {"stagger_episodes": False}),
         ("rfo", {"return_gradient_clip": 0.3}),
         ("shac2", {"initialization_gain": 1.4142135}),
@@ -354,6 +378,38 @@ def test_a_precision_in_which_nothing_would_be_computed_is_refused():
     fails(lambda: learner("shac2"), "precision = 'bfloat16'", "shac2 learns from none", "Leave it out")
 
 
+def test_a_temperature_is_learned_at_a_rate_or_not_at_all():
+    """learn_temperature is another spelling of the rate None."""
+    for algorithm in ("sac", "sapo", "crossq", "sac-flow"):
+        constant = make_plan(algorithm, WORLD, settings={"learn_temperature": False})
+        assert constant == make_plan(algorithm, WORLD, settings={"temperature_learning_rate": None})
+        assert constant.settings.temperature_learning_rate is None
+        assert make_plan(algorithm, WORLD, settings={"learn_temperature": True}) == make_plan(algorithm, WORLD)
+        changed = make_plan(algorithm, WORLD).settings.changed(learn_temperature=False)
+        assert changed == constant.settings
+    words = ("temperature_learning_rate = 0.1: contradicts learn_temperature = False", "one of the two")
+    fails(
+        lambda: make_plan("sac", WORLD, settings={"learn_temperature": False, "temperature_learning_rate": 0.1}), *words
+    )
+    fails(lambda: make_plan("sac", WORLD, settings={"learn_temperature": 1}), "learn_temperature = 1: must be true")
+    light = make_plan("sac", "dmc/walker-run", preset="light", settings={"learn_temperature": False})
+    assert light.settings.temperature_learning_rate is None  # the preset's rate yields
+    now = constant.to_config()
+    older = {**now, "settings": {**now["settings"], "learn_temperature": False, "temperature_learning_rate": 1e-3}}
+    assert compare_configs(completed(older), now) == []
+    older = make_plan("sac", WORLD).to_config()
+    older["settings"]["learn_temperature"] = True
+    assert compare_configs(completed(older), make_plan("sac", WORLD).to_config()) == []
+
+
+def test_a_former_setting_is_refused_with_what_to_do_now():
+    fails(lambda: make_plan("rfo", WORLD, settings={"stagger_episodes": True}), "stagger_episodes: is no setting any")
+    fails(lambda: make_plan("flowrl", WORLD, settings={"weighting": "code"}), "weighting: is no", "released_flowrl.py")
+    fails(lambda: make_plan("sac-flow", WORLD, settings={"entropy": "action"}), "entropy: is no", "marginal-flow")
+    current = {name for entry in ALGORITHMS.values() for name in entry.config.all_names()}
+    assert not current & set(FORMER_SETTINGS)
+
+
 def test_rates_do_not_grow():
     fails(lambda: make_plan("rfo", WORLD, settings={"final_learning_rate": 0.1}), "actor_learning_rate = 0.002")
 
@@ -426,9 +482,8 @@ def test_presets_name_real_fields_and_worlds():
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_presets_by_name(algorithm):
-    own = getattr(sys.modules[ALGORITHMS[algorithm].config.__module__], "PRESETS", {})
     shared = [name for name, content in NAMED.items() if ALGORITHMS[algorithm].family in content]
-    for name in (*own, *shared):
+    for name in shared:
         plan = make_plan(algorithm, "dmc/cartpole-swingup", preset=name)
         assert plan.settings != make_plan(algorithm, "dmc/cartpole-swingup").settings
     with pytest.raises(ConfigurationError, match=f"preset = 'lihgt': {algorithm} has no such preset"):
@@ -436,13 +491,55 @@ def test_presets_by_name(algorithm):
 
 
 def test_a_preset_by_name_keeps_what_it_does_not_state_and_yields_to_settings():
-    released = make_plan("flowrl", "dmc/walker-run", preset="released", settings={"noise_clip": None})
-    assert released.settings.weighting == "code" and released.settings.noise_clip is None
-    assert released.settings.collect_steps == PRESETS["dmc/"]["off-policy"]["collect_steps"]
+    light = make_plan("flowrl", "dmc/walker-run", preset="light", settings={"batch_size": 7})
+    assert light.settings.batch_size == 7 and light.settings.policy == ALGORITHMS["flowrl"].config().policy
+    assert light.settings.collect_steps == NAMED["light"]["off-policy"]["collect_steps"]
     for velocity, widths in (("gated", (128, 128)), ("decoded", (64,))):
         plan = make_plan("sac-flow", "gym/Ant-v5", preset="light", settings={"velocity": velocity})
         assert plan.settings.flat()["velocity"] == velocity and plan.settings.actor_hidden == widths
         assert plan.settings.flat()["critic"] == "target"  # and what belongs to the other kind is left out
+
+
+RELEASED_FLOWRL = f"{ROOT}/benchmarks/released_flowrl.py"
+
+
+@pytest.mark.parametrize("name", ["FlowRL", "CodeWeighting", "ConstantWeight"])
+@pytest.mark.parametrize("chosen", ["", "light"])
+def test_the_released_flowrl_takes_flowrls_presets(name, chosen):
+    ours = make_plan("flowrl", "humanoidbench/h1-walk-v0", preset=chosen)
+    released = make_plan(f"{RELEASED_FLOWRL}:{name}", "humanoidbench/h1-walk-v0", preset=chosen)
+    assert released.settings.flat() == ours.settings.flat() and released.num_envs == ours.num_envs
+    assert released.title == name and released.settings.expectile == 0.8
+
+
+def test_a_former_run_of_an_algorithm_in_a_file_goes_on_too():
+    plan = make_plan(f"{RELEASED_FLOWRL}:FlowRL", WORLD)
+    now = plan.to_config()
+    then = {"deterministic_action": "zero", "deterministic_draws": 8, "precision": "float32", "layer_norm": True}
+    older = {k: v for k, v in now.items() if k not in RUN_FIELDS} | {"settings": {**now["settings"], **then}}
+    assert compare_configs(completed(older), now) == [] and from_config(completed(older)) == plan
+    noisy = make_plan(f"{RELEASED_FLOWRL}:CodeWeighting", WORLD, settings={"policy": "marginal-flow"}).to_config()
+    then = {"policy": "noisy-flow", "entropy": "action", "drift": True, "learn_noise": True, "target_step_std": 0.1697}
+    older = {k: v for k, v in noisy.items() if k not in RUN_FIELDS} | {"settings": {**noisy["settings"], **then}}
+    assert compare_configs(completed(older), noisy) == []
+
+
+def test_flowrls_former_preset_names_what_took_its_place():
+    with pytest.raises(ConfigurationError, match=r"preset = 'released': is an algorithm .*released_flowrl.py:FlowRL"):
+        make_plan("flowrl", "dmc/walker-run", preset="released")
+
+
+def settings_of_every_pair():
+    for algorithm, entry in ALGORITHMS.items():
+        for part in entry.config.choices():
+            for kind in type(getattr(entry.config(), part)).kinds():
+                yield algorithm, {part: kind}
+
+
+@pytest.mark.parametrize(("algorithm", "chosen"), [("apg", {}), *settings_of_every_pair()])
+def test_no_algorithm_has_more_settings_than_people_can_look_over(algorithm, chosen):
+    names = ALGORITHMS[algorithm].config.of(**chosen).flat()
+    assert len(names) <= 25, f"{algorithm} with {chosen}: {len(names)} settings: {', '.join(names)}"
 
 
 def test_arms_on_one_world_share_everything_but_their_own():
