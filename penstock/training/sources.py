@@ -87,8 +87,9 @@ def found_again(config: Mapping[str, Any], run_dir: Path, report: Report) -> dic
         if place.endswith(".py"):
             found = _found(Path(place), config.get(f"{part}_source"), run_dir / COPIES / part, run_dir, report)
             if found is None:
+                why = "there is no such file" if f"{part}_source" not in config else "the file is gone"
                 raise ConfigurationError(
-                    f"{part} = '{place}:{attribute}': the file is gone, and the run kept no copy of it. Put it back"
+                    f"{part} = '{place}:{attribute}': {why}, and the run kept no copy of it. Put it back"
                     f"{', or name another one with --world' if part == 'world' else ''}."
                 )
             holder[part] = f"{found}:{attribute}"

@@ -1,4 +1,4 @@
-"""Each command once, as a user runs it."""
+"""Each command once, as a user runs it, in a process of its own; what else it is asked, in this process."""
 
 import json
 import re
@@ -92,7 +92,7 @@ def test_resume_finishes_with_a_larger_budget_and_evaluates(commands, trained, t
     assert listing(tmp_path / "copy") == listing(trained[0])
 
 
-def test_evaluate(commands, trained):
+def test_evaluate(commands, trained, penstock):
     command = ("evaluate", trained[0], "--episodes", "2", "--checkpoint", "best")
     finished = quiet(commands(*command))
     assert finished.returncode == 0
@@ -103,18 +103,18 @@ def test_evaluate(commands, trained):
     assert table[0].split() == ["metric", "seed", "0", "seed", "1"]
     shown = {line.split()[0] for line in table[2:]}
     assert {"return_mean", "return_deterministic", "episode_length", "distance"} <= shown
-    found = json.loads(commands(*command, "--json").stdout)
+    found = json.loads(penstock(*command, "--json")[1])
     assert found["seeds"] == [0, 1] and found["metrics"][0]["eval/episode_length"] == 10
     assert set(found) == {"env_steps", "seeds", "metrics"}
-    other = json.loads(commands(*command, "--json", "--deterministic-action", "typical").stdout)["metrics"]
+    other = json.loads(penstock(*command, "--json", "--deterministic-action", "typical")[1])["metrics"]
     for mine, theirs in zip(found["metrics"], other, strict=True):
         assert mine["eval/return_mean"] == theirs["eval/return_mean"]
         assert mine["eval/return_deterministic"] != theirs["eval/return_deterministic"]
-    idle = commands("evaluate", trained[0], "--replan-every-step")
-    assert idle.returncode == 2 and "acts at every step already" in idle.stderr
+    code, _, err = penstock("evaluate", trained[0], "--replan-every-step")
+    assert code == 2 and "acts at every step already" in err
 
 
-def test_plot(commands, trained, tmp_path):
+def test_plot(commands, trained, tmp_path, penstock):
     finished = quiet(commands("plot", trained[0], "--output", tmp_path / "curves.png"))
     assert finished.returncode == 0
     assert (tmp_path / "curves.png").read_bytes()[:4] == b"\x89PNG"
@@ -122,10 +122,10 @@ def test_plot(commands, trained, tmp_path):
     assert lines[0] == "classic/double-integrator"
     assert [line.split()[:2] for line in lines if line.startswith(("arm", "apg"))] == [["arm", "seeds"], ["apg", "2"]]
     assert str(tmp_path / "curves.png") in lines
-    missing = commands("plot", trained[0], "--output", tmp_path / "no" / "x.png", "--metric", "eval/retrun_mean")
-    assert missing.returncode == 2 and "Did you mean 'eval/return_mean'" in missing.stderr
-    other = commands("plot", trained[0], "--output", tmp_path / "curves.jpg")
-    assert other.returncode == 2 and "curves.jpg': must end in .png, .svg or .pdf" in other.stderr
+    code, _, err = penstock("plot", trained[0], "--output", tmp_path / "no" / "x.png", "--metric", "eval/retrun_mean")
+    assert code == 2 and "Did you mean 'eval/return_mean'" in err
+    code, _, err = penstock("plot", trained[0], "--output", tmp_path / "curves.jpg")
+    assert code == 2 and "curves.jpg': must end in .png, .svg or .pdf" in err
 
 
 def test_video(commands, trained, tmp_path):
@@ -136,29 +136,28 @@ def test_video(commands, trained, tmp_path):
     assert content[:6] == b"GIF89a" and struct.unpack("<HH", content[6:10]) == (64, 64)
 
 
-def test_check_world(commands):
+def test_check_world(commands, penstock):
     finished = quiet(commands("check-world", "classic/double-integrator"))
     assert finished.returncode == 0
     assert re.fullmatch(r"classic/double-integrator: 0 errors in \d+ checks", finished.stdout.splitlines()[-1])
     broken = commands.cwd / "broken_world.py"
     broken.write_text(BROKEN)
-    finished = commands("check-world", f"{broken}:Broken")
-    assert finished.returncode == 1 and "Traceback" not in finished.stderr
-    assert "ERROR" in finished.stdout and re.search(r"[1-9]\d* errors? in \d+ checks", finished.stdout)
+    code, out, _ = penstock("check-world", f"{broken}:Broken")
+    assert code == 1 and "ERROR" in out and re.search(r"[1-9]\d* errors? in \d+ checks", out)
 
     endless = commands.cwd / "endless.py"
     endless.write_text(ENDLESS)
-    finished = commands("check-world", f"{endless}:Endless")
-    assert finished.returncode == 1 and finished.stdout.startswith("ERROR    Time limit: ")
-    assert "--world-option max_episode_steps=1000" in finished.stdout and "ok       Episodes end" in finished.stdout
+    code, out, _ = penstock("check-world", f"{endless}:Endless")
+    assert code == 1 and out.startswith("ERROR    Time limit: ")
+    assert "--world-option max_episode_steps=1000" in out and "ok       Episodes end" in out
 
     channels_first = commands.cwd / "channels_first.py"
     picture = ENDLESS.replace("Box(-1, 1, (2,), np.float32)", "Box(0, 255, (3, 64, 64), np.uint8)")
     picture = picture.replace("uniform(-1, 1, 2).astype(np.float32)", "integers(0, 255, (3, 64, 64), np.uint8)")
     channels_first.write_text(picture.replace("np.zeros(2, np.float32)", "np.zeros((3, 64, 64), np.uint8)"))
-    finished = commands("check-world", f"{channels_first}:Endless", "--world-option", "max_episode_steps=20")
-    assert finished.returncode == 1 and "ERROR    Encoder: pixels = (3, 64, 64): height and" in finished.stdout
-    assert f"{channels_first}:Endless: 1 error in" in finished.stdout
+    code, out, _ = penstock("check-world", f"{channels_first}:Endless", "--world-option", "max_episode_steps=20")
+    assert code == 1 and "ERROR    Encoder: pixels = (3, 64, 64): height and" in out
+    assert f"{channels_first}:Endless: 1 error in" in out
 
 
 ENDLESS = """

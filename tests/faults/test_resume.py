@@ -262,7 +262,7 @@ def test_a_moved_run_is_evaluated_and_goes_on(tmp_path):
     assert restored.plan.world == f"{tmp_path}/alone/source/world/sliding_mine.py:Mine"
     longer = dataclasses.replace(read_plan(tmp_path / "alone"), steps=3 * STEPS_PER_UPDATE)
     assert train(longer, tmp_path / "alone").finished
-    with pytest.raises(ConfigurationError, match="no file"):
+    with pytest.raises(ConfigurationError, match="there is no such file"):
         restore_run(tmp_path / "alone", world=f"{project}/sliding_mine.py:Mine")
 
 

@@ -340,11 +340,11 @@ def test_a_huge_but_finite_gradient_is_scaled_not_lost():
     """Its square overflows in float32; its direction is kept."""
     pull = jnp.array([[3e25, -4e25]])
 
-    def loss(a, probe):
+    def loss(a, probe, pull):
         passed, _ = gradient_firewall({"a": a}, jnp.zeros((1, 1)), probe, 0, 10.0)
         return jnp.sum(passed["a"] * pull)
 
-    got, events = jax.jit(jax.grad(loss, (0, 1)))(jnp.zeros((1, 2)), jnp.zeros((2, 1)))
+    got, events = jax.jit(jax.grad(loss, (0, 1)))(jnp.zeros((1, 2)), jnp.zeros((2, 1)), pull)
     np.testing.assert_allclose(got, [[6.0, -8.0]], rtol=1e-5)
     np.testing.assert_array_equal(events, [[1.0], [0.0]])
 
