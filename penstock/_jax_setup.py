@@ -21,13 +21,18 @@ def set_up_jax() -> None:
       Where that cannot be written, a sentence says so and every program is compiled anew.
 
     Raises:
-        PenstockError: JAX cannot use the platform that ``JAX_PLATFORMS`` names.
+        PenstockError: JAX cannot use the platform that ``JAX_PLATFORMS`` names, or is to compute in float64.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     if "xla_cpu_multi_thread_eigen" not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
     import jax
 
+    if jax.config.read("jax_enable_x64"):
+        raise PenstockError(
+            "JAX_ENABLE_X64 is set: Penstock computes in float32 throughout, so that worlds, states and checkpoints of "
+            "all machines agree. Unset it, or set it to 0."
+        )
     if "JAX_CPU_ENABLE_ASYNC_DISPATCH" not in os.environ:
         jax.config.update("jax_cpu_enable_async_dispatch", False)
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.ERROR)  # an accelerator that is absent is no news

@@ -12,13 +12,14 @@ from penstock._errors import ConfigurationError, require, suggest
 from penstock._field_types import convert, convert_fields
 from penstock._own_code import resolved_spec
 from penstock._own_sources import with_absolute_files
-from penstock.algorithms.learner import Batches, Learner
+from penstock.algorithms.learner import Batches, DifferentiableWindow, Learner
 from penstock.algorithms.registry import algorithm_entry
 from penstock.networks.precision import SHORTEST_SIDE, Precision
 from penstock.policies import DeterministicAction
 from penstock.policies.deterministic_action import DeterministicName
 from penstock.training.presets import preset as preset_of
 from penstock.worlds import FunctionalWorld, World
+from penstock.worlds.check import refuse_faulty
 from penstock.worlds.loading import load_world
 from penstock.worlds.registry import is_own, option_types
 
@@ -127,7 +128,12 @@ class RunPlan:
 
     def make_learner(self, world: World) -> Learner:
         """Builds the learner, bound to the world and to this plan's number of iterations."""
+        own = world.task if is_own(self.world) and isinstance(world, FunctionalWorld) else None
+        if own is not None:  # JAX would tell its faults in a long traceback
+            refuse_faulty(own, self.world, differentiated=False)
         learner = algorithm_entry(self.algorithm).learner(self.settings, world, self.updates)
+        if own is not None and isinstance(learner.data, DifferentiableWindow):
+            refuse_faulty(own, self.world, differentiated=True)
         if self.precision != "float32":
             self._require_large_products(learner)
         learner.precision, learner.deterministic = self.precision, self.deterministic()

@@ -56,6 +56,12 @@ def failure(what: str, exception: BaseException) -> Finding:
             "The rules need a concrete number where JAX has only a tracer. Replace `if` on arrays by `jnp.where`, "
             "`float(...)` and NumPy functions by `jax.numpy`, and loops that depend on values by `jax.lax`."
         )
+    elif "while_loop" in first and "everse-mode" in first:
+        action = (
+            "A loop that ends when it has converged has no gradient in reverse mode. Give it a fixed number of rounds "
+            "(jax.lax.scan, or fori_loop with constant bounds), give the solver a derivative of its own "
+            "(jax.lax.custom_root, jax.custom_vjp), or override `differentiable` with False."
+        )
     elif isinstance(exception, NotImplementedError):
         action = f"Write {what}."
     return error(f"{what} fails", f"{what} raised {type(exception).__name__}: {first[:300]}", action)

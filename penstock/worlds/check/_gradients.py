@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from penstock._types import Actions, Key
 from penstock.worlds.check._findings import Finding, error, failure, is_float, listed, ok, warning
 from penstock.worlds.check._steps import Played
+from penstock.worlds.task import Task
 from penstock.worlds.world import FunctionalWorld, World
 
 WINDOW = 3
@@ -89,6 +90,23 @@ def gradient_findings(world: World, played: Played, key: Key) -> Iterator[Findin
         )
     else:
         yield ok("Gradients reach the action", "The rewards have a slope in the action.")
+
+
+def slope_findings(task: Task) -> Iterator[Finding]:
+    """Whether the rules can be differentiated at all, found by tracing them; says nothing where they can."""
+    if not task.differentiable:
+        return
+
+    def slope(key, action):
+        def reward(action):
+            return task.advance(task.initial(key, action.shape[0]), action)[1].reward.sum()
+
+        return jax.grad(reward)(action)
+
+    try:
+        jax.eval_shape(slope, jax.random.key(0), jnp.zeros((2, task.action_size)))
+    except Exception as exception:
+        yield failure("The gradient of advance()", exception)
 
 
 Window = Callable[[Any, Actions], Float[Array, "2 N"]]

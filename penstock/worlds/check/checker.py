@@ -8,9 +8,10 @@ from collections.abc import Iterator
 
 import jax
 
+from penstock._errors import ConfigurationError
 from penstock._types import Key
 from penstock.worlds.check._findings import Finding, Stop, failure, ok, warning
-from penstock.worlds.check._gradients import gradient_findings
+from penstock.worlds.check._gradients import gradient_findings, slope_findings
 from penstock.worlds.check._hosted import hosted_findings
 from penstock.worlds.check._steps import Played, step_findings
 from penstock.worlds.check._tasks import declaration_findings, task_findings
@@ -56,6 +57,28 @@ def iterate_checks(
         return
     except Exception as exception:
         yield failure("The world", exception)
+
+
+def refuse_faulty(task: Task, name: str, *, differentiated: bool) -> None:
+    """Refuses a task with a fault that shows without computing anything: sizes, shapes, types, rules without gradient.
+
+    Args:
+        task: what shall be played.
+        name: of the world, for the message.
+        differentiated: whether its rules are to be differentiated.
+
+    Raises:
+        ConfigurationError: the checker's sentence.
+    """
+    try:
+        checks = [declaration_findings(task), task_findings(task), *([slope_findings(task)] if differentiated else [])]
+        fault = next((found for check in checks for found in check if found.severity == "error"), None)
+    except Stop:
+        return
+    if fault is not None:
+        raise ConfigurationError(
+            f"'{name}': {fault.title}: {fault.explanation} {fault.next_action} `penstock check-world {name}` says more."
+        )
 
 
 def _all_checks(world: World | Task | SingleTask, key: Key, max_steps: int, max_seconds: float) -> Iterator[Finding]:
