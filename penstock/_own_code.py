@@ -53,24 +53,20 @@ def _importable_from(folder: pathlib.Path):
 
 
 def _load_module(place: str) -> Any:
-    if place.endswith(".py"):
-        path = pathlib.Path(place)
-        if not path.is_file():
-            raise ConfigurationError(f"There is no file '{place}' (looked in {pathlib.Path.cwd()}).")
-        name = f"penstock_own_{path.stem}_{zlib.crc32(str(path.resolve()).encode()):08x}"
-        found = importlib.util.spec_from_file_location(name, path)
-        if found is None or found.loader is None:
-            raise ConfigurationError(f"Python cannot import '{place}'.")
-        module, loader = importlib.util.module_from_spec(found), found.loader
-    else:
-        module, loader = None, None
+    path = pathlib.Path(place) if place.endswith(".py") else None
+    if path is not None and not path.is_file():
+        raise ConfigurationError(f"There is no file '{place}' (looked in {pathlib.Path.cwd()}).")
     try:
-        if module is None or loader is None:
+        if path is None:
             with _importable_from(pathlib.Path.cwd()):
                 return importlib.import_module(place)
-        sys.modules[module.__name__] = module  # where dataclasses and `inspect` look for it
-        with _importable_from(pathlib.Path(place).resolve().parent):
-            loader.exec_module(module)
+        name = f"penstock_own_{path.stem}_{zlib.crc32(str(path.resolve()).encode()):08x}"
+        found = importlib.util.spec_from_file_location(name, path)
+        assert found is not None and found.loader is not None, "files named .py have a loader"
+        module = importlib.util.module_from_spec(found)
+        sys.modules[name] = module  # where dataclasses and `inspect` look for it
+        with _importable_from(path.resolve().parent):
+            found.loader.exec_module(module)
         return module
     except ModuleNotFoundError as error:
         raise ConfigurationError(
