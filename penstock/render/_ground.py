@@ -86,11 +86,7 @@ def _ramp(x: np.ndarray) -> np.ndarray:
 
 def _shadows(meshes: Sequence[Mesh], camera: Camera, size: tuple[int, int]) -> Float[np.ndarray, "h w"]:
     """How dark each pixel of the ground is, in [0, 1]: the sun's shadow, and a softer one straight below."""
-    drawing, image, filters = (
-        extra("PIL.ImageDraw", "video"),
-        extra("PIL.Image", "video"),
-        extra("PIL.ImageFilter", "video"),
-    )
+    drawing, image, filters = (extra(f"PIL.{name}", "video") for name in ("ImageDraw", "Image", "ImageFilter"))
     small = (max(size[0] // 3, 1), max(size[1] // 3, 1))
     total = np.zeros((small[1], small[0]), np.float32)
     # Soft directly below (the sky is hidden there), sharper away from the light.

@@ -73,12 +73,17 @@ def run_episodes(
 def evaluation_metrics(
     agent: Agent, world: FunctionalWorld, key: Key, *, replan_every_step: bool = False
 ) -> dict[str, Scalar]:
-    """Stochastic and deterministic evaluation, as they are logged. Diagnostics are those of the deterministic agent."""
+    """Stochastic and deterministic evaluation, as they are logged."""
     key_stochastic, key_deterministic = jax.random.split(key)
     stochastic, _ = run_episodes(agent, world, key_stochastic, deterministic=False, replan_every_step=replan_every_step)
     deterministic, _ = run_episodes(
         agent, world, key_deterministic, deterministic=True, replan_every_step=replan_every_step
     )
+    return as_logged(stochastic, deterministic)
+
+
+def as_logged(stochastic: Evaluation, deterministic: Evaluation) -> dict[str, Any]:
+    """The metrics of both ways of acting; lengths, and diagnostics unless they say so, are of the deterministic one."""
     metrics = {
         "eval/return_mean": stochastic.episode_return.mean(),
         "eval/return_std": stochastic.episode_return.std(),

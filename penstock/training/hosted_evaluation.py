@@ -7,9 +7,9 @@ import numpy as np
 
 from penstock._types import Key
 from penstock.algorithms.learner import Learner
+from penstock.observation import blank
 from penstock.policies import DeterministicAction
-from penstock.training.evaluation import Evaluation
-from penstock.worlds import Observation
+from penstock.training.evaluation import Evaluation, as_logged
 from penstock.worlds.hosted.hosted_world import HostedWorld
 
 PROCESSES_AT_ONCE = 4
@@ -22,18 +22,16 @@ class HostedEvaluator:
     Args:
         learner: the algorithm.
         world: one environment per episode.
-        deterministic: the rule of the deterministic action, in place of the run's.
+        rule: of the deterministic action, in place of the run's.
     """
 
-    def __init__(self, learner: Learner, world: HostedWorld, deterministic: DeterministicAction | None = None):
+    def __init__(self, learner: Learner, world: HostedWorld, rule: DeterministicAction | None = None):
         self.learner = learner
         self.episodes = world.num_envs
         at_once = min(self.episodes, PROCESSES_AT_ONCE) if world.vectorization == "processes" else self.episodes
         self.world = world.with_num_envs(world.at_once or at_once)
         structure = jax.tree.structure(learner.shapes())
         self.traces = 0
-
-        rule = deterministic
 
         def act(leaves, observation, key, t, deterministic):
             self.traces += 1
@@ -45,11 +43,7 @@ class HostedEvaluator:
 
     def compile(self, leaves: list[jax.Array]) -> None:
         """Compiles both ways of acting."""
-        spec, num_envs = self.world.observation_spec, self.world.num_envs
-        observation = Observation(
-            np.zeros((num_envs, spec.vector), np.float32),
-            pixels=None if spec.pixels is None else np.zeros((num_envs, *spec.pixels), np.uint8),
-        )
+        observation = jax.tree.map(np.asarray, blank(self.world.observation_spec, self.world.num_envs))
         for deterministic in (False, True):
             self._act(leaves, observation, jax.random.key(0), np.int32(0), deterministic)
 
@@ -100,9 +94,4 @@ class HostedEvaluator:
         key_stochastic, key_deterministic = jax.random.split(key)
         stochastic = self.run(leaves, key_stochastic, deterministic=False)
         deterministic = self.run(leaves, key_deterministic, deterministic=True)
-        return {
-            "eval/return_mean": float(stochastic.episode_return.mean()),
-            "eval/return_std": float(stochastic.episode_return.std()),
-            "eval/return_deterministic": float(deterministic.episode_return.mean()),
-            "eval/episode_length": float(deterministic.episode_length.mean()),
-        }
+        return {name: float(value) for name, value in as_logged(stochastic, deterministic).items()}

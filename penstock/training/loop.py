@@ -76,11 +76,7 @@ class Observer(Protocol):
         """It is compiled."""
 
     def update(
-        self,
-        env_steps: int,
-        steps_per_second: float,
-        evaluation: float | None = None,
-        **details: float,
+        self, env_steps: int, steps_per_second: float, evaluation: float | None = None, **details: float
     ) -> None:
         """A block of iterations is done; ``evaluation`` is the deterministic return, where there is a new one."""
 
@@ -91,37 +87,16 @@ class Observer(Protocol):
         """The run ends."""
 
 
-class Silent:
+class Silent(Observer):
     """Watches nothing; messages go to ``report`` if given."""
 
     def __init__(self, report: Callable[[str], None] | None = None):
         self._report = report
 
-    def start(self, total_env_steps: int, describe: str, env_steps: int = 0) -> None:
-        """See `Observer`."""
-
-    def compiling(self, what: str) -> None:
-        """See `Observer`."""
-
-    def compiled(self, seconds: float) -> None:
-        """See `Observer`."""
-
-    def update(
-        self,
-        env_steps: int,
-        steps_per_second: float,
-        evaluation: float | None = None,
-        **details: float,
-    ) -> None:
-        """See `Observer`."""
-
     def message(self, text: str) -> None:
         """See `Observer`."""
         if self._report is not None:
             self._report(text)
-
-    def close(self) -> None:
-        """See `Observer`."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -62,9 +62,7 @@ class Witness(FunctionalWorld):
             if jnp.issubdtype(leaf.dtype, jnp.inexact)
         }
         state, transition = super().step(state, action, probe)
-        return state, Transition(
-            **{**vars(transition), "diagnostics": jax.lax.stop_gradient(evidence)},
-        )
+        return state, dataclasses.replace(transition, diagnostics=jax.lax.stop_gradient(evidence))
 
 
 @dataclasses.dataclass(frozen=True)

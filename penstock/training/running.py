@@ -45,7 +45,6 @@ class Driver(Protocol):
 
     def compile(self, states: RunState, iterations: Any, keys: jaxtyping.Key[Array, "K"]) -> None:
         """Compiles training and evaluation now, so that no later call does."""
-        ...
 
     def explain(self, fault: Fault) -> str:
         """Says what went wrong in a block of iterations."""
@@ -53,7 +52,6 @@ class Driver(Protocol):
 
     def require_memory(self, seeds: int) -> None:
         """Refuses a memory that this machine cannot hold."""
-        ...
 
     def notices(self) -> list[str]:
         """What a user should know before the first step, in sentences."""
@@ -61,7 +59,6 @@ class Driver(Protocol):
 
     def close(self) -> None:
         """Ends what is open."""
-        ...
 
 
 def make_evaluate(

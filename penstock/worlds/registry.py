@@ -9,7 +9,7 @@ from typing import Any
 
 from penstock._errors import ConfigurationError, require, suggest
 from penstock._field_types import convert, parameter_types
-from penstock.worlds.task import Task
+from penstock.worlds.task import SingleTask, Task, Vmapped
 from penstock.worlds.world import FunctionalWorld, World
 
 
@@ -20,12 +20,12 @@ class WorldEntry:
     Attributes:
         name: the name after ``--world``.
         summary: one line for ``penstock worlds``.
-        make_task: builds the task; its keyword arguments are the world's options.
+        make_task: builds the task, of one environment or batched; its keyword arguments are the world's options.
     """
 
     name: str
     summary: str
-    make_task: Callable[..., Task]
+    make_task: Callable[..., Task | SingleTask]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ _entries: dict[str, WorldEntry] = {}
 _families: dict[str, WorldFamily] = {}
 
 
-def register_world(name: str, summary: str, make_task: Callable[..., Task]) -> None:
+def register_world(name: str, summary: str, make_task: Callable[..., Task | SingleTask]) -> None:
     """Makes a world known under ``name``. A name can be taken once."""
     require(name not in _entries, "world name", name, "is taken; choose another name")
     _entries[name] = WorldEntry(name, summary, make_task)
@@ -131,16 +131,16 @@ def make_functional_world(name: str, num_envs: int, **options: Any) -> Functiona
         _refuse_wrong_types(entry.make_task(), options)
         raise ConfigurationError(f"world '{name}' does not take the options {sorted(options)}: {error}") from error
     _refuse_wrong_types(task, options)
-    return FunctionalWorld(name, task, num_envs)
+    return FunctionalWorld(name, Vmapped(task) if isinstance(task, SingleTask) else task, num_envs)
 
 
-def _refuse_wrong_types(task: Task, options: dict[str, Any]) -> None:
+def _refuse_wrong_types(task: Task | SingleTask, options: dict[str, Any]) -> None:
     types = option_types(task)
     for option, value in options.items():
         convert(value, types.get(option, Any), option)
 
 
-def option_types(task: Task) -> dict[str, Any]:
+def option_types(task: Task | SingleTask) -> dict[str, Any]:
     """Annotations of the options of a task: the parameters of its class, or of the class it wraps."""
     return {
         name: hint for name, hint in parameter_types(type(getattr(task, "single", task))).items() if name != "return"

@@ -31,27 +31,41 @@ class Outcome(NamedTuple):
     diagnostics: dict[str, Float[Array, "..."]]
 
 
-class Task(eqx.Module):
-    """Rules of a batched, differentiable task.
+class Declarations(eqx.Module):
+    """What a task says of itself, whether it is written for one environment or for many.
 
     Attributes:
         action_size: d. Actions arrive inside [-1, 1]^d.
         observation_spec: sizes of the observation.
         episode_length: control steps until the time limit.
         control_timestep: seconds of simulated time per control step.
-        env_axis: the axis of every state leaf that counts environments: 0, or -1 for coordinate-major physics.
+        recorded: names of the fields that `describe` tells.
     """
 
     action_size: eqx.AbstractVar[int]
     observation_spec: eqx.AbstractVar[ObservationSpec]
     episode_length: eqx.AbstractVar[int]
     control_timestep: eqx.AbstractVar[float]
-    env_axis: ClassVar[int] = 0
+    recorded: ClassVar[tuple[str, ...]] = ()
 
     @property
     def differentiable(self) -> bool:
         """Whether gradients flow through `advance`. A task with jumps or host code overrides this with False."""
         return True
+
+    def describe(self) -> dict[str, Any]:
+        """Constants worth recording in a run's ``config.json`` (sizes, materials, time step)."""
+        return {name: getattr(self, name) for name in self.recorded}
+
+
+class Task(Declarations):
+    """Rules of a batched, differentiable task.
+
+    Attributes:
+        env_axis: the axis of every state leaf that counts environments: 0, or -1 for coordinate-major physics.
+    """
+
+    env_axis: ClassVar[int] = 0
 
     @abc.abstractmethod
     def initial(self, key: Key, num_envs: int) -> PyTree:
@@ -90,23 +104,9 @@ class Task(eqx.Module):
         del state, env
         return None
 
-    def describe(self) -> dict[str, Any]:
-        """Constants worth recording in a run's ``config.json`` (sizes, materials, time step)."""
-        return {}
 
-
-class SingleTask(eqx.Module):
+class SingleTask(Declarations):
     """The same rules for one environment: states, actions ``(d,)`` and outcomes carry no environment axis."""
-
-    action_size: eqx.AbstractVar[int]
-    observation_spec: eqx.AbstractVar[ObservationSpec]
-    episode_length: eqx.AbstractVar[int]
-    control_timestep: eqx.AbstractVar[float]
-
-    @property
-    def differentiable(self) -> bool:
-        """Whether gradients flow through `advance`. A task with jumps or host code overrides this with False."""
-        return True
 
     @abc.abstractmethod
     def initial(self, key: Key) -> PyTree:
@@ -129,10 +129,6 @@ class SingleTask(eqx.Module):
         """Describes the state for a picture, or returns None."""
         del state
         return None
-
-    def describe(self) -> dict[str, Any]:
-        """Constants worth recording."""
-        return {}
 
 
 class Vmapped(Task):

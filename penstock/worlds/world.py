@@ -206,7 +206,7 @@ class FunctionalWorld(eqx.Module, World):
             stagger: start each environment at a random age in its episode, so that time limits do not coincide.
         """
         key_body, key_age, key_next = jax.random.split(key, 3)
-        body = _strong(self.task.initial(key_body, self.num_envs))
+        body = strong(self.task.initial(key_body, self.num_envs))
         if stagger:
             age = jax.random.randint(key_age, (self.num_envs,), 0, self.episode_length)
         else:
@@ -274,7 +274,7 @@ class FunctionalWorld(eqx.Module, World):
         def anew(body, seen):
             fresh = self.task.initial(key, self.num_envs)
             chosen = _select(done, fresh, body, self.task.env_axis), _select(done, self.task.observe(fresh), seen, 0)
-            return _strong(chosen)
+            return strong(chosen)
 
         def kept(body, seen):
             # A task may begin with numbers of another type than it goes on with.
@@ -314,9 +314,9 @@ def _select(flag: PerEnvFlag, chosen: PyTree, otherwise: PyTree, env_axis: int) 
     return jax.tree.map(pick, chosen, otherwise)
 
 
-def _strong(body: PyTree) -> PyTree:
-    """Fixes weak types (of Python numbers), which would make a jitted caller trace `FunctionalWorld.step` twice."""
-    return jax.tree.map(lambda leaf: _as(leaf.dtype, leaf), body)
+def strong(tree: PyTree) -> PyTree:
+    """Fixes weak types (of Python numbers): a jitted function would be traced once more for them."""
+    return jax.tree.map(lambda leaf: _as(leaf.dtype, leaf), tree)
 
 
 def _as(dtype: Any, leaf: Array) -> Array:

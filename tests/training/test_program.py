@@ -36,7 +36,8 @@ def trained(first_seed, seeds, blocks=(3, 1)):
 def words(tree, index=None):
     """Every array of a tree as bytes, of one seed."""
     if isinstance(tree, RunState):
-        tree = tree.seed(index).as_run()
+        one = tree.seed(index)
+        tree = one.with_parts(jax.tree.map(lambda leaf: leaf[None], one.parts))
         index = 0
         tree = (*tree.parts, jax.tree.map(lambda leaf: leaf[None], tree.clock))
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import jaxtyping
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Array, Int
 
 from penstock._errors import CapabilityError
 from penstock._seeds import side_by_side
@@ -42,7 +42,7 @@ from penstock.training.drivers.state import RunState
 from penstock.training.evaluation import evaluation_metrics
 from penstock.training.post_mortem import Fault, explain_fault
 from penstock.worlds import FunctionalWorld
-from penstock.worlds.world import WorldState
+from penstock.worlds.world import WorldState, strong
 
 # ---------------------------------------------------------------------- one seed
 
@@ -192,13 +192,13 @@ class FunctionalDriver:
         def init(keys):
             self.traces["init"] += 1
             learned, world, memory, key = over_seeds(lambda key: begin(learner, key).parts, keys, 0)
-            return _strong(RunState(learned, world, memory, key, Clock.start()))
+            return strong(RunState(learned, world, memory, key, Clock.start()))
 
         def train(states, iterations):
             self.traces["train"] += 1
             block = block_of(learner, iterations, states.clock)
             parts, clock, metrics = over_seeds(block, states.parts, (0, None, 0))
-            return _strong(states.with_parts(parts, clock)), metrics
+            return strong(states.with_parts(parts, clock)), metrics
 
         def evaluate(states, keys):
             self.traces["evaluate"] += 1
@@ -282,17 +282,6 @@ def _one_after_the_other(function, xs, axes):
     return tuple(
         part if axis == 0 else jax.tree.map(lambda leaf: leaf[0], part) for part, axis in zip(out, axes, strict=True)
     )
-
-
-def _strong(states: PyTree) -> PyTree:
-    """Removes weak types, which come from Python numbers: the next call would be traced anew for them."""
-
-    def strong(leaf):
-        return (
-            leaf if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else jax.lax.convert_element_type(leaf, leaf.dtype)
-        )
-
-    return jax.tree.map(strong, states)
 
 
 def seed_keys(seed: int, seeds: int) -> jaxtyping.Key[Array, "K"]:

@@ -327,9 +327,9 @@ class HostedDriver:
     def _example(self) -> Experience:
         """Shapes of one control step's experience, on the host."""
         example = experience_shapes(self.learner)
-        if not self._idle_steps:
+        if not self.world.declared.idle_steps:
             return example
-        return dataclasses.replace(example, valid=_shape(example.terminated.shape, bool))
+        return dataclasses.replace(example, valid=jax.ShapeDtypeStruct(example.terminated.shape, bool))
 
     def _example_data(self, state: RunState, drawn: Any) -> Any:
         """Data of the shapes of which an update learns."""
@@ -338,12 +338,9 @@ class HostedDriver:
             return self._draw(state.memory, np.zeros((2,), np.uint32), 0)
         no, zero = np.zeros((num_envs,), bool), np.zeros((num_envs,), np.float32)
         observation = state.world.observation
-        blank = Transition(observation, zero, no, no, observation, no, {}, no if self._idle_steps else None)
+        valid = no if self.world.declared.idle_steps else None
+        blank = Transition(observation, zero, no, no, observation, no, {}, valid)
         return _stack_on_host([_record(observation, drawn, blank)] * need.steps)
-
-    @property
-    def _idle_steps(self) -> bool:
-        return self.world.declared.idle_steps
 
     def _draw(self, replay: Replay, words: np.ndarray, gradient_steps: int) -> Batch:
         """Batches for the gradient steps of one control step, stacked along a new first axis."""
@@ -428,10 +425,6 @@ def _random(words: np.ndarray, purpose: int, count: int) -> np.random.Generator:
     """Random numbers that follow from the run's key, a purpose and a count, and from nothing else."""
     key = int(words[0]) | int(words[1]) << 32 | purpose << 64
     return np.random.Generator(np.random.Philox(key=key, counter=[0, count, 0, 0]))
-
-
-def _shape(shape: tuple[int, ...], dtype: Any) -> Any:
-    return jax.ShapeDtypeStruct(shape, dtype)
 
 
 def _copies(leaves: list) -> list:

@@ -40,10 +40,6 @@ class RunState(eqx.Module):
         """One seed's state. What lives on the host stays a view, so that writing to it writes there."""
         return self.with_parts(jax.tree.map(lambda leaf: leaf[index, ...], self.parts))
 
-    def as_run(self) -> "RunState":
-        """The state of one seed as that of a run of one."""
-        return self.with_parts(jax.tree.map(lambda leaf: leaf[None], self.parts))
-
     def with_parts(self, parts: tuple[Any, Any, Any, Any], clock: Clock | None = None) -> "RunState":
         """The same with other `parts`, and another clock where one is given."""
         learned, world, memory, key = parts

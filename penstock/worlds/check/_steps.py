@@ -1,7 +1,7 @@
 """Checks of a `World` by playing it: randomness, purity, independence of environments, episodes, divergence."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import equinox as eqx
@@ -65,8 +65,8 @@ def _random_actions(world: World, key: Key) -> Actions:
     return jax.random.uniform(key, (world.num_envs, world.action_size), minval=-0.9, maxval=0.9)
 
 
-def step_findings(world: World, key: Key, max_steps: int, played: list[Played]) -> Iterator[Finding]:
-    """Plays the world and checks what comes; leaves what it saw in ``played``."""
+def step_findings(world: World, key: Key, max_steps: int) -> Generator[Finding, None, Played]:
+    """Plays the world and checks what comes; returns what it saw."""
     key_reset, key_other, key_action, key_run = jax.random.split(key, 4)
     reset = jax.jit(world.reset) if world.functional else world.reset
     try:
@@ -87,7 +87,6 @@ def step_findings(world: World, key: Key, max_steps: int, played: list[Played]) 
     late = state
     for index in range(7):
         late, _ = step(late, _random_actions(world, jax.random.fold_in(key_run, index)))
-    played.append(Played(state, late, action))
     if world.functional and step.traces > 1:
         yield error(
             "Compiled once",
@@ -102,6 +101,7 @@ def step_findings(world: World, key: Key, max_steps: int, played: list[Played]) 
     yield from _box_findings(step, start, action)
     yield from _limit_findings(world, step, start, action)
     yield from _episode_findings(world, step, start, key_run, max_steps)
+    return Played(state, late, action)
 
 
 def _start_findings(world: World, start: Any, reset: Callable, key: Key, other: Key) -> Iterator[Finding]:

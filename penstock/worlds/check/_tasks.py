@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from penstock.observation import Observation
+from penstock.observation import Observation, ObservationSpec
 from penstock.worlds.check._findings import Finding, Stop, error, failure, is_float, leaf_names, listed, ok, warning
 from penstock.worlds.task import Outcome, Task
 from penstock.worlds.world import World
@@ -130,45 +130,30 @@ def _observation_findings(task: Task, state: PyTree) -> Iterator[Finding]:
     yield ok("Observation", "Shape and type agree with observation_spec.")
 
 
-def observation_problems(seen: Observation, spec: Any, num_envs: int) -> list[str]:
+def observation_problems(seen: Observation, spec: ObservationSpec, num_envs: int) -> list[str]:
     """Sentences about an observation (or its abstract value) that disagrees with its specification."""
-    problems = []
     number = jnp.zeros(()).dtype
-    if seen.vector.shape != (num_envs, spec.vector):
-        problems.append(
-            f"observation.vector has shape {seen.vector.shape} for {num_envs} environments, but "
-            f"observation_spec.vector = {spec.vector} promises ({num_envs}, {spec.vector})"
-        )
-    if seen.vector.dtype != number:
-        problems.append(f"observation.vector is {seen.vector.dtype} and must be {number}")
-    if (seen.points is None) != (spec.points == 0):
-        have = "no points" if seen.points is None else f"points of shape {seen.points.shape}"
-        problems.append(f"the observation has {have}, but observation_spec.points = {spec.points}")
-    elif seen.points is not None:
-        if seen.points.shape != (num_envs, spec.points, 3):
-            problems.append(
-                f"observation.points has shape {seen.points.shape}, but observation_spec.points = {spec.points} "
-                f"promises ({num_envs}, {spec.points}, 3)"
-            )
-        if seen.points.dtype != number:
-            problems.append(f"observation.points is {seen.points.dtype} and must be {number}")
-    return problems + _pixel_problems(seen.pixels, spec.pixels, num_envs)
-
-
-def _pixel_problems(pixels: Any, size: tuple[int, int, int] | None, num_envs: int) -> list[str]:
-    if (pixels is None) != (size is None):
-        have = "no pixels" if pixels is None else f"pixels of shape {pixels.shape}"
-        return [f"the observation has {have}, but observation_spec.pixels = {size}"]
-    if pixels is None or size is None:
-        return []
+    parts = (
+        ("vector", (spec.vector,), number),
+        ("points", (spec.points, 3) if spec.points else None, number),
+        ("pixels", spec.pixels, jnp.dtype(jnp.uint8)),
+    )
     problems = []
-    if pixels.shape != (num_envs, *size):
-        problems.append(
-            f"observation.pixels has shape {pixels.shape}, but observation_spec.pixels = {size} promises "
-            f"{(num_envs, *size)}"
-        )
-    if pixels.dtype != jnp.uint8:
-        problems.append(f"observation.pixels is {pixels.dtype} and must be uint8")
+    for name, size, dtype in parts:
+        part, stated = getattr(seen, name), f"observation_spec.{name} = {getattr(spec, name)}"
+        if part is None or size is None:
+            if part is not size:
+                have = f"no {name}" if part is None else f"{name} of shape {part.shape}"
+                problems.append(f"the observation has {have}, but {stated}")
+            continue
+        promised = (num_envs, *size)
+        if part.shape != promised:
+            problems.append(
+                f"observation.{name} has shape {part.shape} for {num_envs} environments, but {stated} promises "
+                f"{promised}"
+            )
+        if part.dtype != dtype:
+            problems.append(f"observation.{name} is {part.dtype} and must be {dtype}")
     return problems
 
 
@@ -207,22 +192,23 @@ def _advance_findings(task: Task, state: PyTree) -> Iterator[Finding]:
 
 def outcome_problems(reward: Any, terminated: Any, diagnostics: Any, num_envs: int) -> list[str]:
     """Sentences about a reward, a flag or diagnostics that have the wrong shape or type."""
+    number = jnp.zeros(()).dtype
+    expected = [
+        ("reward", reward, number, number),
+        ("terminated", terminated, jnp.bool_, "bool (write a comparison, not a number)"),
+    ]
+    if isinstance(diagnostics, dict):
+        kind = jnp.inexact, "a floating point number"
+        expected += [(f"diagnostic '{name}'", value, *kind) for name, value in diagnostics.items()]
     problems = []
-    if getattr(reward, "shape", None) != (num_envs,):
-        problems.append(f"reward has shape {getattr(reward, 'shape', ())} instead of ({num_envs},)")
-    elif reward.dtype != jnp.zeros(()).dtype:
-        problems.append(f"reward is {reward.dtype} and must be {jnp.zeros(()).dtype}")
-    if getattr(terminated, "shape", None) != (num_envs,):
-        problems.append(f"terminated has shape {getattr(terminated, 'shape', ())} instead of ({num_envs},)")
-    elif terminated.dtype != jnp.bool_:
-        problems.append(f"terminated is {terminated.dtype} and must be bool (write a comparison, not a number)")
+    for name, value, kind, wanted in expected:
+        shape = getattr(value, "shape", ())
+        if shape != (num_envs,):
+            problems.append(f"{name} has shape {shape} instead of ({num_envs},)")
+        elif not jnp.issubdtype(value.dtype, kind):
+            problems.append(f"{name} is {value.dtype} and must be {wanted}")
     if not isinstance(diagnostics, dict):
-        return [*problems, f"diagnostics is a {type(diagnostics).__name__} instead of a dict"]
-    for name, value in diagnostics.items():
-        if getattr(value, "shape", None) != (num_envs,):
-            problems.append(f"diagnostic '{name}' has shape {getattr(value, 'shape', ())} instead of ({num_envs},)")
-        elif not is_float(value):
-            problems.append(f"diagnostic '{name}' is {value.dtype} and must be a floating point number")
+        problems.append(f"diagnostics is a {type(diagnostics).__name__} instead of a dict")
     return problems
 
 

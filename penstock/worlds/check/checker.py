@@ -94,12 +94,11 @@ def _all_checks(world: World | Task | SingleTask, key: Key, max_steps: int, max_
         yield from task_findings(task)
     playable = FunctionalWorld("checked", task, NUM_ENVS) if task is not None else world
     assert isinstance(playable, World)
-    played: list[Played] = []
     key_step, key_gradient = jax.random.split(key)
-    yield from step_findings(playable, key_step, max_steps, played)
-    yield from gradient_findings(playable, played[0], key_gradient)
+    played = yield from step_findings(playable, key_step, max_steps)
+    yield from gradient_findings(playable, played, key_gradient)
     if task is not None:
-        yield from _scene_findings(task, played[0])
+        yield from _scene_findings(task, played)
 
 
 def _scene_findings(task: Task, played: Played) -> Iterator[Finding]:

@@ -1,7 +1,6 @@
 """Cart-pole swing-up on a rail with soft ends."""
 
 import math
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -57,6 +56,8 @@ class CartpoleSwingup(SingleTask):
     rail: float = 1.8
     rail_stiffness: float = 100.0
     rail_damping: float = 10.0
+
+    recorded = ("gravity", "cart_mass", "pole_mass", "half_length", "force_limit", "rail", "substeps")
 
     def __check_init__(self):
         require(self.episode_length >= 1, "episode_length", self.episode_length, "must be at least 1 step")
@@ -117,8 +118,3 @@ class CartpoleSwingup(SingleTask):
             Ball(tip, 0.07),
         ]
         return Scene(items, np.zeros(3), 1.4, ground=False, planar=True)
-
-    def describe(self) -> dict[str, Any]:
-        """See `SingleTask.describe`."""
-        names = ("gravity", "cart_mass", "pole_mass", "half_length", "force_limit", "rail", "substeps")
-        return {name: getattr(self, name) for name in names}

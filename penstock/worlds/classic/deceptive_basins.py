@@ -1,7 +1,5 @@
 """A low hill near the start, a high hill far away, and each pays once: a unimodal policy must lose here."""
 
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -79,6 +77,7 @@ class DeceptiveBasins(SingleTask):
     skirt_width: float = 0.4
 
     GAUSSIAN_BOUND = 3.25
+    recorded = ("low", "high", "low_height", "high_height", "low_width", "high_width", "skirt", "skirt_width")
 
     def __check_init__(self):
         require(self.episode_length >= 1, "episode_length", self.episode_length, "must be at least 1 step")
@@ -140,8 +139,3 @@ class DeceptiveBasins(SingleTask):
             Ball(spot(np.asarray(state.place)), 0.05),
         ]
         return Scene(items, np.zeros(3), 1.1, ground=False, planar=True)
-
-    def describe(self) -> dict[str, Any]:
-        """See `SingleTask.describe`."""
-        names = ("low", "high", "low_height", "high_height", "low_width", "high_width", "skirt", "skirt_width")
-        return {name: getattr(self, name) for name in names}

@@ -1,7 +1,5 @@
 """A point mass with linear dynamics and quadratic cost: the one world whose gradients are known in closed form."""
 
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -45,6 +43,8 @@ class DoubleIntegrator(SingleTask):
     position_cost: float = 1.0
     velocity_cost: float = 0.1
     action_cost: float = 0.01
+
+    recorded = ("axes", "force", "position_cost", "velocity_cost", "action_cost")
 
     def __post_init__(self):
         self.action_size = self.axes
@@ -94,8 +94,3 @@ class DoubleIntegrator(SingleTask):
         line = Segment(np.array([[-1.0, 0.0, 0.0], [1.0, 0.0, 0.0]]), width=0.01, color="#9aa1ab")
         items = [line, Ball(np.zeros(3), 0.04, "#9aa1ab"), Ball(place, 0.06)]
         return Scene(items, np.zeros(3), 1.0, ground=False, planar=True)
-
-    def describe(self) -> dict[str, Any]:
-        """See `SingleTask.describe`."""
-        names = ("axes", "force", "position_cost", "velocity_cost", "action_cost")
-        return {name: getattr(self, name) for name in names}

@@ -1,7 +1,6 @@
 """Several goals around the start, all equally good: which of them does the policy know?"""
 
 import math
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -53,6 +52,8 @@ class MultiGoal(SingleTask):
     start_std: float = 0.1
     box: float = 7.0
 
+    recorded = ("goals", "radius", "threshold", "action_cost", "start_std", "box")
+
     def __check_init__(self):
         require(self.episode_length >= 1, "episode_length", self.episode_length, "must be at least 1 step")
         require(self.goals >= 1, "goals", self.goals, "must be at least 1")
@@ -97,8 +98,3 @@ class MultiGoal(SingleTask):
         items = [Ball(spot, self.threshold, "#cfe3e1") for spot in spots]
         items += [Ball(np.zeros(3), 0.12, "#9aa1ab"), Ball(np.append(np.asarray(state), 0.0), 0.2)]
         return Scene(items, np.zeros(3), 1.25 * self.radius, ground=False, planar=True)
-
-    def describe(self) -> dict[str, Any]:
-        """See `SingleTask.describe`."""
-        names = ("goals", "radius", "threshold", "action_cost", "start_std", "box")
-        return {name: getattr(self, name) for name in names}

@@ -1,7 +1,6 @@
 """Torque-limited pendulum swing-up."""
 
 import math
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -52,6 +51,8 @@ class Pendulum(SingleTask):
     torque_limit: float = 2.0
     speed_limit: float = 8.0
 
+    recorded = ("gravity", "mass", "length", "torque_limit", "speed_limit")
+
     def __check_init__(self):
         require(self.episode_length >= 1, "episode_length", self.episode_length, "must be at least 1 step")
         require_positive(self, "control_timestep", "mass", "length", "torque_limit", "speed_limit")
@@ -99,13 +100,3 @@ class Pendulum(SingleTask):
         origin = np.zeros(3)
         rod = Segment(np.stack([origin, tip]), width=0.12)
         return Scene([rod, Ball(origin, 0.08, "#30343b"), Ball(tip, 0.1)], origin, 1.3, ground=False, planar=True)
-
-    def describe(self) -> dict[str, Any]:
-        """See `SingleTask.describe`."""
-        return {
-            "gravity": self.gravity,
-            "mass": self.mass,
-            "length": self.length,
-            "torque_limit": self.torque_limit,
-            "speed_limit": self.speed_limit,
-        }

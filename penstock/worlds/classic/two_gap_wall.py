@@ -1,7 +1,5 @@
 """A wall with two gaps, one of them closed, and no way to see which: a unimodal policy must lose here."""
 
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -102,6 +100,7 @@ class TwoGapWall(SingleTask):
     goal: float = 0.4
 
     GAUSSIAN_BOUND = 0.7
+    recorded = ("hidden", "launch", "speed", "gap", "gap_width", "wall_width", "wall_height", "goal", "substeps")
 
     def __post_init__(self):
         self.observation_spec = ObservationSpec(4 if self.hidden else 5)
@@ -203,8 +202,3 @@ class TwoGapWall(SingleTask):
             Ball(np.append(np.asarray(state.position), 0.0), 0.06),
         ]
         return Scene(items, np.zeros(3), far, ground=False, planar=True, caption=f"attempt {int(state.attempts) + 1}")
-
-    def describe(self) -> dict[str, Any]:
-        """See `SingleTask.describe`."""
-        names = ("hidden", "launch", "speed", "gap", "gap_width", "wall_width", "wall_height", "goal", "substeps")
-        return {name: getattr(self, name) for name in names}

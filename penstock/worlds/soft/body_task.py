@@ -55,6 +55,7 @@ class SoftTask(Task):
     """
 
     env_axis = -1
+    recorded = ("activation_scale", "control_timestep", "substeps", "layout", "observation", "reset_noise")
 
     action_size: int = eqx.field(static=True)
     observation_spec: ObservationSpec = eqx.field(static=True)
@@ -212,13 +213,7 @@ class SoftTask(Task):
             "density": material.density,
             "gravity": self.body.gravity,
             "contact": repr(self.body.contact),
-            "activation_scale": self.activation_scale,
-            "control_timestep": self.control_timestep,
-            "substeps": self.substeps,
-            "layout": self.layout,
-            "observation": self.observation,
-            "reset_noise": self.reset_noise,
-        }
+        } | super().describe()
 
 
 def chosen_points(num_vertices: int, num_points: int | None) -> tuple[int, ...]:

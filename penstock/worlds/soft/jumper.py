@@ -2,7 +2,6 @@
 
 import itertools
 from pathlib import Path
-from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -64,6 +63,8 @@ class Jumper(SoftTask):
 
     Source: the soft jumper of Rewarped (Xing et al., 2025), rebuilt from its constants.
     """
+
+    recorded = (*SoftTask.recorded, "action_cost", "height_weight", "start_height")
 
     action_cost: float = eqx.field(static=True)
     height_weight: float = eqx.field(static=True)
@@ -209,11 +210,3 @@ class Jumper(SoftTask):
         """See `SoftTask.cloud`; absolute positions times 0.1."""
         points = super().cloud(state)
         return None if points is None else 0.1 * points
-
-    def describe(self) -> dict[str, Any]:
-        """See `Task.describe`."""
-        return super().describe() | {
-            "action_cost": self.action_cost,
-            "height_weight": self.height_weight,
-            "start_height": self.start_height,
-        }

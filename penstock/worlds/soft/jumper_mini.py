@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -40,6 +39,8 @@ class JumperMini(SoftTask):
     and of its double (4). Observation ``"points"``: the vertex cloud (centred in x and z, metres) and the last 88
     numbers.
     """
+
+    recorded = (*SoftTask.recorded, "action_cost", "lateral_cost")
 
     action_cost: float = eqx.field(static=True)
     lateral_cost: float = eqx.field(static=True)
@@ -159,13 +160,6 @@ class JumperMini(SoftTask):
             return None
         x, _, z = self.body.mass_center(state.position)
         return points - jnp.stack([x, jnp.zeros_like(x), z], axis=-1)[:, None]
-
-    def describe(self) -> dict[str, Any]:
-        """See `Task.describe`."""
-        return super().describe() | {
-            "action_cost": self.action_cost,
-            "lateral_cost": self.lateral_cost,
-        }
 
     def _small_features(self, state: SoftState) -> list[Array]:
         velocity = jnp.stack(self.body.mass_center(state.velocity))
