@@ -1,6 +1,7 @@
 """What ``train`` and ``resume`` share: train with a progress display, then draw and film."""
 
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +66,13 @@ def report(result: Result, video: bool) -> None:
         path = folder / "videos" / "final.mp4"
         try:
             if result.worked or not path.is_file():
+                print("filming one episode ...", file=sys.stderr, flush=True)
                 path = film(result.driver.learner, result.state, path)
             print(f"video       {path}")
         except PenstockError as error:
             print(f"no video: {error}")
     print("\n".join(closing_lines(folder.resolve().name, result.last_rows)))
+    print(f"next        penstock evaluate {folder}   penstock video {folder}   penstock plot {folder}", file=sys.stderr)
 
 
 def closing_lines(name: str, rows: list[dict[str, Any]]) -> list[str]:
@@ -80,6 +83,8 @@ def closing_lines(name: str, rows: list[dict[str, Any]]) -> list[str]:
         rows: the last evaluation's metrics, one row per seed.
     """
     metric, spoken, unit = "eval/return_deterministic", "deterministic return", ""
+    if not all(metric in row for row in rows):
+        return [f"{name}: trained without evaluation; `penstock evaluate` brings one"]
     if all("eval/forward_velocity" in row for row in rows):
         metric, spoken, unit = "eval/forward_velocity", "deterministic forward speed", " m/s"
     digits = 2 if unit else 1

@@ -40,7 +40,7 @@ class TrainOptions(Generic[ConfigT]):
     log_every: int = 10
     """Iterations per line of metrics.jsonl."""
     evaluate_every: int = 20_000
-    """Environment steps between evaluations."""
+    """Environment steps between evaluations; 0 for none."""
     evaluation_episodes: int = 16
     """Episodes per evaluation, for the stochastic and for the deterministic policy."""
     deterministic_action: Literal["zero", "typical", "mean", "modal"] | None = None

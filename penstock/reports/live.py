@@ -56,6 +56,7 @@ class Progress:
         self._live: Live | None = None
         self._printed_at = -math.inf
         self._pending = False
+        self._evaluated = False
 
     @property
     def animated(self) -> bool:
@@ -96,11 +97,32 @@ class Progress:
         self._display.compiling = None
         self.message(" ".join(part for part in ("compiled", what, f"in {float(seconds):.1f} s") if part))
 
+    def evaluating(self, share: SupportsFloat) -> None:
+        """Says that an evaluation is under way.
+
+        Args:
+            share: of its steps that is done, at most; plain lines tell the first evaluation and those that last.
+        """
+        display, now = self._display, self._clock()
+        begun = float(share) == 0.0
+        display.evaluating = float(share)
+        if self._live is not None:
+            return
+        if begun and not self._evaluated:
+            self._line("evaluating ...")
+        if begun:
+            self._printed_at, self._evaluated = now, True
+        elif now - self._printed_at >= self._interval:
+            self._line(f"evaluating ... {float(share):.0%}")
+            self._printed_at = now
+
     def update(
         self,
         env_steps: SupportsInt,
         steps_per_second: SupportsFloat,
         evaluation: SupportsFloat | None = None,
+        *,
+        learning: bool = True,
         **details: SupportsFloat,
     ) -> None:
         """Reports the state of training.
@@ -109,10 +131,12 @@ class Progress:
             env_steps: environment steps done so far, of all sessions.
             steps_per_second: environment steps per second lately.
             evaluation: return of the latest evaluation, where there is a new one; it stays on display.
+            learning: whether anything was learned yet: before, the speed says nothing of the time that is left.
             **details: further numbers, shown by their names (underscores become spaces).
         """
         display = self._display
-        display.done, display.rate = int(env_steps), float(steps_per_second)
+        display.done, display.rate, display.learning = int(env_steps), float(steps_per_second), learning
+        display.evaluating = None
         if evaluation is not None:
             display.evaluation = (float(evaluation), display.done)
         display.details = {name.replace("_", " "): float(value) for name, value in details.items()}
@@ -169,6 +193,8 @@ class _Display:
         self.evaluation: tuple[float, int] | None = None
         self.details: dict[str, float] = {}
         self.compiling: tuple[str, float] | None = None
+        self.evaluating: float | None = None
+        self.learning = True
 
     @property
     def fraction(self) -> float:
@@ -178,6 +204,8 @@ class _Display:
     def left(self) -> str:
         if self.done >= self.total:
             return "done"
+        if not self.learning:
+            return "warming up"
         if not self.rate > 0 or math.isinf(self.rate):
             return ""
         return f"{duration((self.total - self.done) / self.rate)} left"
@@ -206,7 +234,8 @@ class _Display:
         row = Table.grid(padding=(0, 1))
         row.add_column(max_width=_BAR_COLUMNS)
         row.add_column(no_wrap=True)
-        row.add_row(bar, _line(f"{self.fraction:>4.0%}", (f"  {self.left}" if self.left else "", "dim")))
+        state = self.left if self.evaluating is None else f"evaluating {self.evaluating:.0%}"
+        row.add_row(bar, _line(f"{self.fraction:>4.0%}", (f"  {state}" if state else "", "dim")))
         yield row
         yield from self._fields(options.max_width)
 

@@ -1,5 +1,6 @@
 """Evaluation on a hosted world: whole episodes with a frozen agent, in environments of their own."""
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -12,8 +13,28 @@ from penstock.policies import DeterministicAction
 from penstock.training.evaluation import Evaluation, as_logged
 from penstock.worlds.hosted.hosted_world import HostedWorld
 
+PROGRESS_STEPS = 50
+"""Steps between two words on the progress of an evaluation."""
+
 PROCESSES_AT_ONCE = 4
 """Environments in processes of their own that evaluation starts at most; further episodes follow in further rounds."""
+
+
+class EvaluationStopped(Exception):  # noqa: N818  (not an error: somebody asked for it)
+    """Raised in the middle of an evaluation when somebody asks to stop."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Supervision:
+    """What a loop wants of a driver that takes its time.
+
+    Attributes:
+        stop_requested: whether to come to an end soon.
+        evaluating: told the share of an evaluation that is done.
+    """
+
+    stop_requested: Callable[[], bool] = lambda: False
+    evaluating: Callable[[float], None] = lambda share: None
 
 
 class HostedEvaluator:
@@ -54,6 +75,8 @@ class HostedEvaluator:
         *,
         deterministic: bool,
         watch: Callable[[HostedWorld], None] | None = None,
+        supervision: Supervision | None = None,
+        part: tuple[float, float] = (0.0, 1.0),
     ) -> Evaluation:
         """Runs one episode in each environment, as often as it takes.
 
@@ -62,7 +85,13 @@ class HostedEvaluator:
             key: key of resets and policy noise.
             deterministic: act by `Agent.mode`.
             watch: called before every step of the first environment's episode, for pictures.
+            supervision: asked before every step whether to stop, and told the progress.
+            part: of the whole evaluation, from share to share.
+
+        Raises:
+            EvaluationStopped: the supervision asked for it.
         """
+        supervision = supervision or Supervision()
         key_world, key_policy = jax.random.split(key)
         world, returns, lengths = self.world, [], []
         for done_before in range(0, self.episodes, world.num_envs):
@@ -71,6 +100,11 @@ class HostedEvaluator:
             alive = np.ones((world.num_envs,), bool)
             total, length = np.zeros((world.num_envs,)), np.zeros((world.num_envs,))
             for t in range(world.episode_length):
+                if supervision.stop_requested():
+                    raise EvaluationStopped
+                if t and t % PROGRESS_STEPS == 0:
+                    done = (done_before + world.num_envs * t / world.episode_length) / self.episodes
+                    supervision.evaluating(part[0] + min(done, 1.0) * (part[1] - part[0]))
                 if watch is not None and alive[0]:
                     watch(world)
                 action = np.asarray(self._act(leaves, state.observation, key_round, np.int32(t), deterministic))
@@ -89,9 +123,18 @@ class HostedEvaluator:
             diagnostics={},
         )
 
-    def metrics(self, leaves: list[jax.Array], key: Key) -> dict[str, float]:
-        """Stochastic and deterministic evaluation, as they are logged."""
-        key_stochastic, key_deterministic = jax.random.split(key)
-        stochastic = self.run(leaves, key_stochastic, deterministic=False)
-        deterministic = self.run(leaves, key_deterministic, deterministic=True)
+    def metrics(
+        self,
+        leaves: list[jax.Array],
+        key: Key,
+        supervision: Supervision | None = None,
+        part: tuple[float, float] = (0.0, 1.0),
+    ) -> dict[str, float]:
+        """Stochastic and deterministic evaluation, as they are logged. See `run`."""
+        middle = sum(part) / 2
+        keys = jax.random.split(key)
+        stochastic, deterministic = (
+            self.run(leaves, keys[index], deterministic=index == 1, supervision=supervision, part=of)
+            for index, of in enumerate(((part[0], middle), (middle, part[1])))
+        )
         return {name: float(value) for name, value in as_logged(stochastic, deterministic).items()}

@@ -5,6 +5,7 @@ killed and continued is, bit for bit, the run that was not.
 """
 
 import dataclasses
+import math
 import shutil
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from penstock._errors import PenstockError, require
+from penstock.algorithms.learner import Batches
 from penstock.storage.lock import RunLock
 from penstock.storage.metrics_log import MetricsLog, Mirror
 from penstock.storage.run_folder import (
@@ -37,9 +39,11 @@ from penstock.storage.store import (
 )
 from penstock.training.drivers.functional import seed_keys
 from penstock.training.drivers.state import RunState
+from penstock.training.hosted_evaluation import EvaluationStopped, Supervision
 from penstock.training.migrations import completed
 from penstock.training.plan import KEPT_FOR_LIFE, SAFE_TO_CHANGE, RunPlan
 from penstock.training.post_mortem import FAULTS, Fault
+from penstock.training.presets import has_light
 from penstock.training.restore import load_state
 from penstock.training.running import Driver, make_driver
 from penstock.training.signals import EXIT_INTERRUPTED, GracefulStop
@@ -53,6 +57,12 @@ CHECKPOINT_SECONDS = 30.0
 
 CHECKPOINT_SHARE = 20.0
 """The time between checkpoints is at least this many times the time that the last one took (large replay memories)."""
+
+LONG_SECONDS = 12 * 3600.0
+"""A run that takes longer is told so once its speed is known."""
+
+SCORE = "eval/return_deterministic"
+"""The metric by which the best checkpoint is kept."""
 
 EXPLAINED_FAULTS = 3
 """Faults per process that are explained and dumped; further ones are counted in the metrics."""
@@ -75,10 +85,23 @@ class Observer(Protocol):
     def compiled(self, seconds: float) -> None:
         """It is compiled."""
 
+    def evaluating(self, share: float) -> None:
+        """An evaluation is under way; ``share`` of its steps, at most, is done."""
+
     def update(
-        self, env_steps: int, steps_per_second: float, evaluation: float | None = None, **details: float
+        self,
+        env_steps: int,
+        steps_per_second: float,
+        evaluation: float | None = None,
+        *,
+        learning: bool = True,
+        **details: float,
     ) -> None:
-        """A block of iterations is done; ``evaluation`` is the deterministic return, where there is a new one."""
+        """A block of iterations is done.
+
+        ``evaluation`` is the deterministic return, where there is a new one; ``learning`` is False while nothing has
+        been learned yet, so that the speed says nothing of the time that is left.
+        """
 
     def message(self, text: str) -> None:
         """Something to tell the user."""
@@ -207,6 +230,8 @@ class _Run:
         self.last_rows: list[dict[str, Any]] = []
         self.faults_explained = 0
         self.saving = 0.0
+        self.evaluation_owed = False
+        self.long_said = False
 
     def to_the_end(
         self,
@@ -216,18 +241,23 @@ class _Run:
     ) -> Result:
         """Trains until the budget is used or somebody asks to stop. Calls ``accepted`` once the run can go on."""
         plan = self.plan
+        self.driver.supervision = Supervision(lambda: stop.requested, self.observer.evaluating)
         state, update = self._begin(accepted)
         begun = update
         saved_at, saved_update = time.monotonic(), update
-        if update == 0 and not self.last_rows:
-            self._write_rows(0, {}, self._evaluate(state, 0))
-            saved_update = 0 if self._checkpoint(state, 0) else -1
+        if self.evaluation_owed or (update == 0 and not self.last_rows):
+            evaluation = self._evaluate(state, update) if plan.evaluate_every else {}
+            if evaluation:
+                self._write_rows(update, {}, evaluation)
+                self._show(update, math.nan, {}, evaluation)
+            saved_update = update if self._checkpoint(state, update) else -1
         while update < plan.updates and not stop.requested:
             iterations = min(plan.log_every - update % plan.log_every, plan.updates - update)
             block_start = time.monotonic()
             state, metrics = self.driver.train(state, jnp.asarray(iterations, jnp.int32))
             metrics = jax.device_get(metrics)
             seconds = time.monotonic() - block_start
+            iterations = int(state.clock.update) - update  # a driver that was asked to stop may have done fewer
             update += iterations
             self._look_for_faults(update - iterations, metrics, iterations)
             evaluation = self._evaluate(state, update) if self._evaluation_due(update, iterations) else {}
@@ -257,6 +287,7 @@ class _Run:
         """The state to continue from and its update: the newest sound checkpoint, or a fresh start. Compiles."""
         plan = self.plan
         keys = seed_keys(plan.seed, plan.seeds)
+        evaluation_keys = self._evaluation_keys(0) if plan.evaluate_every else None
         found = latest_checkpoint(self.folder.checkpoints, self.observer.message) or best_checkpoint(
             self.folder.checkpoints, self.observer.message
         )
@@ -278,6 +309,7 @@ class _Run:
             self.log.truncate(extra["metrics_offset"])
             self.wall_before, self.cpu_before = extra["wall_seconds"], extra["cpu_seconds"]
             self.last_rows = extra["last_rows"]
+            self.evaluation_owed = extra.get("evaluation_owed", False)
             update = int(state.clock.update)
             require(
                 update <= plan.updates,
@@ -296,7 +328,7 @@ class _Run:
         begin = time.monotonic()
         self.observer.compiling("the training program")
         state = self.driver.init(keys) if state is None else self.driver.resume(state)
-        self.driver.compile(state, jnp.asarray(1, jnp.int32), self._evaluation_keys(0))
+        self.driver.compile(state, jnp.asarray(1, jnp.int32), evaluation_keys)
         self.observer.compiled(time.monotonic() - begin)
         return state, update
 
@@ -310,25 +342,45 @@ class _Run:
         """Whether a multiple of ``evaluate_every`` was crossed by the last iterations, or the run is complete."""
         now, before = update * self.steps_per_update, (update - iterations) * self.steps_per_update
         every = self.plan.evaluate_every
+        if not every or not iterations:
+            return False
         return now // every > before // every or update >= self.plan.updates
 
     def _evaluate(self, state: RunState, update: int) -> dict[str, np.ndarray]:
-        return jax.device_get(self.driver.evaluate(state, self._evaluation_keys(update)))
+        """What an evaluation brought; nothing, if somebody asked to stop meanwhile, and then it is owed."""
+        self.observer.evaluating(0.0)
+        try:
+            metrics = jax.device_get(self.driver.evaluate(state, self._evaluation_keys(update)))
+        except EvaluationStopped:
+            self.evaluation_owed = True
+            return {}
+        self.evaluation_owed = False
+        return metrics
 
     def _show(
         self, update: int, rate: float, metrics: dict[str, np.ndarray], evaluation: dict[str, np.ndarray]
     ) -> None:
         """Tells the observer means over the seeds."""
-        details = {"reward": float(np.mean(metrics["train/reward"]))}
+        env_steps, need = update * self.steps_per_update, self.driver.learner.data
+        learning = not isinstance(need, Batches) or env_steps > need.warmup_steps + self.steps_per_update
+        details = {"reward": float(np.mean(metrics["train/reward"]))} if metrics else {}
         if "train/forward_velocity" in metrics:
             details["forward_velocity"] = float(np.mean(metrics["train/forward_velocity"]))
         deterministic = evaluation.get("eval/return_deterministic")
         self.observer.update(
-            update * self.steps_per_update,
+            env_steps,
             rate,
             evaluation=None if deterministic is None else float(np.mean(deterministic)),
+            learning=learning,
             **details,
         )
+        left = (self.plan.updates * self.steps_per_update - env_steps) / rate if rate > 0 else 0.0
+        if learning and left > LONG_SECONDS and not self.long_said:
+            self.long_said = True
+            light = " --preset light is small and fast;" if has_light(self.plan.algorithm) else ""
+            self.observer.message(
+                f"At this speed the run takes {left / 3600:.0f} more hours on this machine.{light} --steps shortens it."
+            )
 
     def _clocks(self) -> tuple[float, float]:
         wall = self.wall_before + time.monotonic() - self.wall_start
@@ -367,10 +419,11 @@ class _Run:
             "wall_seconds": wall,
             "cpu_seconds": cpu,
             "last_rows": [_finite_row(row) for row in self.last_rows],
+            "evaluation_owed": self.evaluation_owed,
         }
         score = None
-        if self.last_rows and self.last_rows[0].get("update") == update:
-            score = float(np.mean([row["eval/return_deterministic"] for row in self.last_rows]))
+        if self.last_rows and self.last_rows[0].get("update") == update and SCORE in self.last_rows[0]:
+            score = float(np.mean([row[SCORE] for row in self.last_rows]))
         step = update * self.steps_per_update
         begin = time.monotonic()
         try:
@@ -432,6 +485,12 @@ class _Run:
             if self.faults_explained == EXPLAINED_FAULTS:
                 sentence += " Further faults are only counted, in metrics.jsonl."
             self.observer.message(sentence)
+            if counts.get("world/diverged", 0) >= iterations * self.steps_per_update > 0:
+                raise TrainingFailedError(
+                    f"Every one of the last {iterations * self.steps_per_update:,} environment steps diverged, so that "
+                    f"nothing can be learned: {sentence}. Correct the world (`penstock check-world` shows more); the "
+                    "same command goes on from the newest checkpoint."
+                )
 
 
 def _finite_row(row: dict[str, Any]) -> dict[str, Any]:

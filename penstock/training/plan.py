@@ -55,7 +55,7 @@ class RunPlan:
         steps: environment steps per seed, all environments together.
         num_envs: N.
         log_every: iterations per line of metrics.
-        evaluate_every: environment steps between evaluations.
+        evaluate_every: environment steps between evaluations; 0 for none at all.
         evaluation_episodes: episodes per evaluation, for the stochastic and the deterministic policy each.
         deterministic_action: of policies that have several rules (flows), the action without noise that is evaluated
             and filmed; None leaves it to algorithm and policy.
@@ -86,8 +86,9 @@ class RunPlan:
         # Where a plan is made by hand, nothing else has looked at the types.
         convert_fields(vars(self), RunPlan)
         type(self.settings).of(**self.settings.flat())
-        for field in ("seeds", "steps", "num_envs", "log_every", "evaluate_every", "evaluation_episodes"):
+        for field in ("seeds", "steps", "num_envs", "log_every", "evaluation_episodes"):
             require(getattr(self, field) >= 1, field, getattr(self, field), "must be at least 1")
+        require(self.evaluate_every >= 0, "evaluate_every", self.evaluate_every, "must be at least 0 (0: never)")
         require(0 <= self.seed < 2**31 - self.seeds, "seed", self.seed, "must lie in [0, 2^31)")
         require(self.steps < 2**31, "steps", self.steps, "must be smaller than 2^31")
         self.deterministic()  # refuses what does nothing

@@ -128,6 +128,11 @@ RELEASED = {"flowrl": {"released": "is an algorithm of its own now. Train benchm
 """Former presets by algorithm and name, and what took their place."""
 
 
+def has_light(algorithm: str) -> bool:
+    """Whether there are light settings for an algorithm."""
+    return algorithm_entry(algorithm).family in NAMED["light"]
+
+
 def named_preset(algorithm: str, name: str, velocity: str = "") -> tuple[dict[str, Any], dict[str, Any]]:
     """Run fields and settings of a preset that is chosen by name.
 

@@ -15,7 +15,7 @@ from penstock.training.drivers.functional import FunctionalDriver
 from penstock.training.drivers.hosted import HostedDriver
 from penstock.training.drivers.state import RunState
 from penstock.training.evaluation import evaluation_metrics
-from penstock.training.hosted_evaluation import HostedEvaluator
+from penstock.training.hosted_evaluation import HostedEvaluator, Supervision
 from penstock.training.post_mortem import Fault
 from penstock.worlds import FunctionalWorld, World
 from penstock.worlds.hosted.hosted_world import HostedWorld
@@ -26,6 +26,8 @@ class Driver(Protocol):
     """Who steps the worlds of K seeds, keeps their memories and the clock, and feeds the learner."""
 
     learner: Learner
+    supervision: Supervision
+    """Who may ask to stop in the middle of something that takes long."""
     train: Callable[..., Any]
     """From states and a number of iterations to the states after them, and metrics. Consumes the states."""
     evaluate: Callable[..., Any]
@@ -43,8 +45,8 @@ class Driver(Protocol):
         """Goes on from loaded states."""
         ...
 
-    def compile(self, states: RunState, iterations: Any, keys: jaxtyping.Key[Array, "K"]) -> None:
-        """Compiles training and evaluation now, so that no later call does."""
+    def compile(self, states: RunState, iterations: Any, keys: jaxtyping.Key[Array, "K"] | None) -> None:
+        """Compiles training, and evaluation unless there are no keys for it, so that no later call does."""
 
     def explain(self, fault: Fault) -> str:
         """Says what went wrong in a block of iterations."""

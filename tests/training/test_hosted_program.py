@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent.parent / "worlds"))
 
 from penstock._errors import CapabilityError, ConfigurationError
+from penstock.cli._run import closing_lines
 from penstock.data.replay import memory_bytes
 from penstock.policies import DeterministicAction
 from penstock.storage.metrics_log import read_metrics
@@ -21,10 +23,11 @@ from penstock.storage.store import latest_checkpoint
 from penstock.training.drivers.functional import seed_keys
 from penstock.training.drivers.memory import experience_shapes
 from penstock.training.hosted_evaluation import HostedEvaluator
-from penstock.training.loop import Silent, train
+from penstock.training.loop import Silent, TrainingFailedError, train
 from penstock.training.plan import make_plan
 from penstock.training.restore import load_state, restore_run
 from penstock.training.running import make_driver
+from penstock.worlds.hosted.hosted_world import HostedWorld
 
 ENVIRONMENTS = Path(__file__).parent.parent / "worlds" / "hosted_environments.py"
 TINY = {
@@ -322,3 +325,84 @@ def test_the_step_in_which_an_environment_resets_itself_is_no_part_of_an_episode
     assert metrics["train/reward"] == 70.0 / 7
     assert metrics["train/episode_length"] == (4 + 2 + 1) / 3
     assert metrics["train/episode_return"] == (10.0 + 30.0 + 30.0) / 3
+
+
+# ------------------------------------------------------------------------------------------------- stops, one instance
+
+
+class StopsAtEvaluation(Silent):
+    """Asks the run to stop, as Ctrl-C does, in the middle of its n-th evaluation."""
+
+    def __init__(self, number):
+        super().__init__(lambda text: None)
+        self.number, self.shares = number, []
+
+    def evaluating(self, share):
+        self.shares.append(share)
+        if self.shares.count(0.0) == self.number and share > 0.0:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def evaluated(folder):
+    return [row["env_steps"] for row in rows(folder) if "eval/return_mean" in row]
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_a_request_to_stop_is_heard_while_evaluating_and_the_evaluation_is_made_up_for(tmp_path, number):
+    plan = dataclasses.replace(tiny_plan(world_options={"limit": 120}), steps=60)
+    watcher = StopsAtEvaluation(number)
+    stopped = train(plan, tmp_path / "run", observer=watcher)
+    assert not stopped.finished and stopped.exit_code == 75
+    assert 0.0 < max(watcher.shares) < 1.0 and watcher.shares[-1] > 0.0, "not to its end"
+    steps = {1: 0, 3: 40}[number]
+    assert restore_run(tmp_path / "run").manifest.step == steps, "what was learned is saved"
+    assert evaluated(tmp_path / "run") == [0, 20][: number - 1]
+    assert train(plan, tmp_path / "run").finished
+    assert evaluated(tmp_path / "run") == [0, 20, 40, 60]
+
+
+def test_a_request_to_stop_ends_a_block_after_its_iteration(tmp_path):
+    class StopsAtOnce(Silent):
+        def update(self, env_steps, *numbers, **details):
+            if env_steps == 20:
+                stepped = type(self).world.step
+
+                def step(world, *arguments):
+                    os.kill(os.getpid(), signal.SIGINT)
+                    return stepped(world, *arguments)
+
+                type(self).patch.setattr(type(self).world, "step", step)
+
+    with pytest.MonkeyPatch.context() as patch:
+        StopsAtOnce.patch, StopsAtOnce.world = patch, HostedWorld
+        plan = tiny_plan(log_every=10, evaluate_every=20, steps=200)
+        stopped = train(dataclasses.replace(plan, log_every=2, steps=200), tmp_path / "run", observer=StopsAtOnce())
+    assert int(stopped.state.clock.env_steps) == 30, "one iteration more, not the block of two"
+    assert train(dataclasses.replace(plan, log_every=2), tmp_path / "run").finished
+
+
+def test_a_run_without_evaluation(tmp_path):
+    plan = tiny_plan(evaluate_every=0, steps=40)
+    result = train(plan, tmp_path / "run")
+    assert result.finished and evaluated(tmp_path / "run") == [] and rows(tmp_path / "run")[-1]["env_steps"] == 40
+    assert result.driver.evaluator.traces == 0, "nothing is compiled for it"
+    assert closing_lines("run", result.last_rows) == ["run: trained without evaluation; `penstock evaluate` brings one"]
+    with pytest.raises(ConfigurationError, match=r"evaluate_every = -1: must be at least 0"):
+        tiny_plan(evaluate_every=-1)
+
+
+def test_one_instance_suffices_for_training_and_evaluation(tmp_path):
+    """Two of it at a time would fail. What evaluation cuts counts as truncated, and nothing else differs."""
+    plan = tiny_plan(environment="Alone", world_options={"single_instance": True}, num_envs=1, steps=60)
+    result = train(plan, tmp_path / "run")
+    assert result.finished and evaluated(tmp_path / "run") == [0, 20, 40, 60]
+    memory = jax.tree.map(lambda leaf: np.asarray(leaf)[0], result.state.memory).ring
+    cut = np.flatnonzero(memory.truncated[:, 0])
+    assert {19, 39} <= set(cut.tolist()), "the newest transition before each evaluation"
+    with pytest.raises(ConfigurationError, match=r"single_instance = True, and 2 x 1 environments.*--seeds 1"):
+        train(dataclasses.replace(plan, seeds=2), tmp_path / "two")
+
+
+def test_a_run_in_which_every_step_diverges_stops(tmp_path):
+    with pytest.raises(TrainingFailedError, match=r"Every one of the last 20 environment steps diverged.*reward is 3e"):
+        train(tiny_plan(environment="Money"), tmp_path / "run")

@@ -100,6 +100,28 @@ class Picture(gymnasium.Env):
         return self._look(), 0.0, False, self.age >= 4, {}
 
 
+class Alone(Counting):
+    """There can be one at a time."""
+
+    alive = 0
+
+    def __init__(self):
+        super().__init__(limit=7)
+        assert Alone.alive == 0, "there is one already"
+        Alone.alive += 1
+
+    def close(self):
+        Alone.alive -= 1
+
+
+class Money(Counting):
+    """Rewards that no learner bears."""
+
+    def step(self, action):
+        observation, _, *rest = super().step(action)
+        return (observation, 3e6, *rest)
+
+
 def vector(mode, **kwargs):
     """A factory of vector environments with a mode of automatic reset."""
 

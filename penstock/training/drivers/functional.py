@@ -40,6 +40,7 @@ from penstock.data import Records, Replay
 from penstock.training.drivers.memory import experience_shapes, memory_notice, remembered, require_memory
 from penstock.training.drivers.state import RunState
 from penstock.training.evaluation import evaluation_metrics
+from penstock.training.hosted_evaluation import Supervision
 from penstock.training.post_mortem import Fault, explain_fault
 from penstock.worlds import FunctionalWorld
 from penstock.worlds.world import WorldState, strong
@@ -185,6 +186,7 @@ class FunctionalDriver:
         """
         self.learner = learner
         self.evaluation_world = evaluation_world
+        self.supervision = Supervision()  # compiled blocks cannot be stopped in the middle
         self.traces = {"init": 0, "train": 0, "evaluate": 0}
         side = jax.default_backend() != "cpu" if together is None else together
         over_seeds = _side_by_side if side else _one_after_the_other
@@ -221,10 +223,11 @@ class FunctionalDriver:
     def close(self) -> None:
         """Nothing is open."""
 
-    def compile(self, states: RunState, iterations: Int[Array, ""], keys: jaxtyping.Key[Array, "K"]) -> None:
-        """Compiles training and evaluation now, so that no later call does."""
+    def compile(self, states: RunState, iterations: Int[Array, ""], keys: jaxtyping.Key[Array, "K"] | None) -> None:
+        """Compiles training, and evaluation unless there are no keys for it, so that no later call does."""
         self.train = self._train.lower(states, iterations).compile()
-        self.evaluate = self._evaluate.lower(states, keys).compile()
+        if keys is not None:
+            self.evaluate = self._evaluate.lower(states, keys).compile()
 
     def explain(self, fault: Fault) -> str:
         """Says what went wrong in a block of iterations. See `explain_fault`."""

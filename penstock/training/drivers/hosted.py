@@ -38,7 +38,7 @@ from penstock.algorithms.learner import (
 from penstock.data import Batch, Experience, Records, Replay
 from penstock.training.drivers.memory import experience_shapes, memory_notice, remembered, require_memory
 from penstock.training.drivers.state import RunState
-from penstock.training.hosted_evaluation import HostedEvaluator
+from penstock.training.hosted_evaluation import HostedEvaluator, Supervision
 from penstock.training.post_mortem import Fault
 from penstock.worlds import Transition
 from penstock.worlds.hosted.hosted_world import HostedState, HostedWorld
@@ -91,6 +91,7 @@ class HostedDriver:
         self.seen: list[Seen] = []
         self.traces = {"init": 0, "act": 0, "learn": 0}
         self.stopwatch = Stopwatch()
+        self.supervision = Supervision()
         self._structure = jax.tree.structure(learner.shapes())
         self._learn_all = jax.jit(lambda keys: jax.lax.map(self._init_learned, keys))
         self._split = jax.jit(jax.vmap(lambda key: learner.run_keys(key)[1:]))
@@ -183,15 +184,16 @@ class HostedDriver:
             self.seen[index] = Seen(world.num_envs)
         return [world.restart(states.seed(index).world) for index, world in enumerate(self.worlds)]
 
-    def compile(self, states: RunState, iterations: Int[Array, ""], keys: Key[Array, "K"]) -> None:
+    def compile(self, states: RunState, iterations: Int[Array, ""], keys: Key[Array, "K"] | None) -> None:
         """Compiles what training and evaluation call, so that no later call does."""
-        del iterations, keys
+        del iterations
         state = states.seed(0)
         leaves = jax.tree.leaves(state.learned)
         drawn = self._act(leaves, state.world.observation, state.key, np.int32(0))
         data = self._example_data(state, drawn)
         self._learn(_copies(leaves), self._nothing(leaves, data, state), data, state.key, Clock.start())
-        self.evaluator.compile(leaves)
+        if keys is not None:
+            self.evaluator.compile(leaves)
 
     def train(self, states: RunState, iterations: Int[Array, ""]) -> tuple[RunState, dict[str, np.ndarray]]:
         """Runs ``iterations`` iterations of every seed. The replay memory is changed in place."""
@@ -204,13 +206,24 @@ class HostedDriver:
 
     def evaluate(self, states: RunState, keys: Key[Array, "K"]) -> dict[str, np.ndarray]:
         """Stochastic and deterministic episodes of every seed."""
-        rows = [
-            self.evaluator.metrics(jax.tree.leaves(states.seed(index).learned), keys[index])
-            for index in range(keys.shape[0])
-        ]
+        seeds = keys.shape[0]
+        try:
+            rows = [
+                self.evaluator.metrics(
+                    jax.tree.leaves(states.seed(index).learned),
+                    keys[index],
+                    self.supervision,
+                    (index / seeds, (index + 1) / seeds),
+                )
+                for index in range(seeds)
+            ]
+        finally:
+            self._after_evaluation(states)
+        return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+
+    def _after_evaluation(self, states: RunState) -> None:
         if self.worlds and self.world.at_once is not None:  # evaluation took place where training does
             self._begin_next_episodes(states)
-        return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
     def explain(self, fault: Fault) -> str:
         """Says what went wrong in a block of iterations, from what the world and the metrics saw.
@@ -246,7 +259,10 @@ class HostedDriver:
         leaves = _copies(jax.tree.leaves(state.learned))  # given away at the first gradient step
         measured = self._nothing(leaves, self._draw(replay, words, 0), state)
         present, seen = world.present(), self.seen[index]
-        for _ in range(iterations * need.steps):
+        for step in range(iterations * need.steps):
+            if step and step % need.steps == 0 and self._stops_here:
+                iterations = step // need.steps
+                break
             begin = time.perf_counter()
             if env_steps < need.warmup_steps:
                 box = (num_envs, world.action_size)
@@ -288,7 +304,9 @@ class HostedDriver:
         assert isinstance(need, WindowOfRecords)
         leaves, clock = _copies(jax.tree.leaves(state.learned)), state.clock
         present, seen, measured = world.present(), self.seen[index], None
-        for _ in range(iterations):
+        for iteration in range(iterations):
+            if iteration and self._stops_here:
+                break
             steps = []
             for t in range(need.steps):
                 observation = present.observation
@@ -341,6 +359,11 @@ class HostedDriver:
         valid = no if self.world.declared.idle_steps else None
         blank = Transition(observation, zero, no, no, observation, no, {}, valid)
         return _stack_on_host([_record(observation, drawn, blank)] * need.steps)
+
+    @property
+    def _stops_here(self) -> bool:
+        """Whether to end a block early. Seeds are trained one after the other, and all must have as many iterations."""
+        return len(self.worlds) == 1 and self.supervision.stop_requested()
 
     def _draw(self, replay: Replay, words: np.ndarray, gradient_steps: int) -> Batch:
         """Batches for the gradient steps of one control step, stacked along a new first axis."""
