@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, TypeVar
 
-from penstock._errors import ConfigurationError, suggest
+from penstock._errors import ConfigurationError, require, suggest
 from penstock._field_types import convert_fields
 
 S = TypeVar("S", bound="Settings")
@@ -67,13 +67,29 @@ class Settings:
 
     former: ClassVar[Mapping[str, str]] = {}
     """Names that settings had in earlier versions, each with a sentence that says what to do now."""
-    switches: ClassVar[tuple[str, ...]] = ()
-    """Names that are true or false and stand for a value of a setting: see `spelled`."""
+    switches: ClassVar[Mapping[str, str]] = {}
+    """Other spellings: names that are true or false, each with the setting that is None where they are false."""
 
     @classmethod
     def spelled(cls, flat: Mapping[str, Any]) -> dict[str, Any]:
-        """The same values with settings in place of `switches`."""
-        return dict(flat)
+        """The same values with settings in place of `switches`.
+
+        Raises:
+            ConfigurationError: a switch that is neither true nor false, or contradicts its setting.
+        """
+        rest = dict(flat)
+        for switch, setting in cls.switches.items():
+            if switch not in rest:
+                continue
+            on = rest.pop(switch)
+            require(isinstance(on, bool), switch, on, "must be true or false")
+            if setting in rest and on == (rest[setting] is None):
+                raise ConfigurationError(
+                    f"{setting} = {rest[setting]!r}: contradicts {switch} = {on}. Leave one of the two out."
+                )
+            if not on:
+                rest[setting] = None
+        return rest
 
     @classmethod
     def read(cls: type[S], flat: Mapping[str, Any], where: str) -> S:

@@ -14,6 +14,7 @@ benchmarks. The name is also that of an unrelated package and of an unrelated me
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import equinox as eqx
@@ -29,11 +30,10 @@ from penstock.algorithms.off_policy_config import FollowedCritic, OffPolicyConfi
 from penstock.critics.action_value import ActionCritic, NormedHead
 from penstock.critics.expectile import expectile_loss
 from penstock.data import Batch
-from penstock.networks import Trunk, make_encoder
+from penstock.networks import Normalizer, Trunk, make_encoder
 from penstock.networks.optimization import guarded_step, make_constant_optimizer
 from penstock.policies import (
     Actor,
-    Agent,
     DeterministicAction,
     FlowSettings,
     Need,
@@ -73,12 +73,12 @@ class Config(OffPolicyConfig):
     """LayerNorm in all networks, which carries the stability of fast targets; a subclass may do without."""
     constraint_coefficient: float = 0.1
     """lambda, multiplier of the flow-matching constraint; 0 removes it."""
-    expectile: float = 0.9
-    """kappa of V_b; the released code advises 0.8 for HumanoidBench."""
+    switches: ClassVar[Mapping[str, str]] = {"behaviour_values": "expectile"}
+    expectile: float | None = 0.9
+    """kappa of V_b; the released code advises 0.8 for HumanoidBench. None, or --no-behaviour-values: no Q_b and V_b, but
+    weights from the policy's own critic, D = Q(s, a) - Q(s, pi(s)), which saves both networks."""
     weight_ceiling: float = 1.0
     """Largest weight of a sample. A cap c on the paper's exponent alone is a ceiling of lambda e^c."""
-    behaviour_values: bool = True
-    """Fit Q_b and V_b. False weighs by the policy's own critic, D = Q(s, a) - Q(s, pi(s)), and saves both networks."""
     recent_fraction: float = 0.2
     """Share of the batch that comes from the newest transitions."""
     newest: int = 2048
@@ -98,7 +98,8 @@ class Config(OffPolicyConfig):
         super().__post_init__()
         value = self.constraint_coefficient
         require(0.0 <= value < math.inf, "constraint_coefficient", value, "must be finite and at least 0")
-        require(0.0 < self.expectile < 1.0, "expectile", self.expectile, "must lie between 0 and 1")
+        kappa = self.expectile
+        require(kappa is None or 0.0 < kappa < 1.0, "expectile", kappa, "must lie between 0 and 1, or be None")
         require(
             0.0 < self.weight_ceiling < math.inf,
             "weight_ceiling",
@@ -107,10 +108,13 @@ class Config(OffPolicyConfig):
         )
         require(0.0 <= self.recent_fraction <= 1.0, "recent_fraction", self.recent_fraction, "must lie in [0, 1]")
         require(1 <= self.newest < 2**31, "newest", self.newest, "must lie between 1 and 2147483647")
-        if not self.behaviour_values:
-            refuse_idle(self, "behaviour_values = False", "expectile")
         if self.recent_fraction == 0.0:
             refuse_idle(self, "recent_fraction = 0.0", "newest")
+
+    @property
+    def behaviour_values(self) -> bool:
+        """Whether Q_b and V_b are fitted."""
+        return self.expectile is not None
 
     def deterministic(self) -> DeterministicAction:
         """See `AlgorithmSettings.deterministic`: zero noise."""
@@ -134,6 +138,7 @@ class Learned(eqx.Module):
     critic_optimizer: PyTree
     behaviour_critic_optimizer: PyTree
     behaviour_value_optimizer: PyTree
+    normalizer: Normalizer | None = None
 
 
 class Learner(OffPolicyLearner[Config]):
@@ -183,6 +188,7 @@ class Learner(OffPolicyLearner[Config]):
             critic_optimizer=optimizer_state(self.critic_optimizer, critic),
             behaviour_critic_optimizer=optimizer_state(self.critic_optimizer, behaviour_critic),
             behaviour_value_optimizer=optimizer_state(self.critic_optimizer, behaviour_value),
+            normalizer=self.initial_normalizer(),
         )
 
     def make_actor(self, key_encoder: Key, key_policy: Key) -> Actor:
@@ -217,7 +223,7 @@ class Learner(OffPolicyLearner[Config]):
         """See `OffPolicyLearner.gradient_step`."""
         config = self.config
         key_next, key_actor = jax.random.split(key)
-        next_action = Agent(learned.actor, self.normalizer()).sample(batch.next_observation, key_next).action
+        next_action = self.agent_in_batches(learned.actor).sample(batch.next_observation, key_next).action
         y = batch.reward + batch.bootstrap * learned.target.values(batch.next_observation, next_action).min(axis=0)
         critic, critic_optimizer, critic_loss, own, health = self._regress(
             learned.critic, learned.critic_optimizer, batch, y
@@ -254,6 +260,7 @@ class Learner(OffPolicyLearner[Config]):
 
         def value_loss(value):
             error = jax.lax.stop_gradient(best) - value.values(batch.observation)[0]
+            assert self.config.expectile is not None
             return expectile_loss(error, self.config.expectile).mean()
 
         loss_v, gradient = eqx.filter_value_and_grad(value_loss)(learned.behaviour_value)
@@ -295,7 +302,7 @@ class Learner(OffPolicyLearner[Config]):
         point = tau[:, None] * target + (1.0 - tau[:, None]) * noise
 
         def loss(actor):
-            agent = Agent(actor, self.normalizer())
+            agent = self.agent_in_batches(actor)
             features = agent.features(batch.observation)
             action = jax.vmap(actor.policy.draw)(features, agent.noise(key_sample, size)).action
             value = learned.critic.values(batch.observation, action).min(axis=0)

@@ -5,6 +5,7 @@ batch (`gradient_step`). Acting, remembering and sampling are the drivers' part 
 """
 
 import abc
+import dataclasses
 from typing import Any, TypeVar
 
 import jax
@@ -17,7 +18,7 @@ from penstock.algorithms.learner import Batches, Clock, Learner, Metrics, Update
 from penstock.algorithms.off_policy_config import OffPolicyConfig
 from penstock.data import Batch
 from penstock.networks import Normalizer
-from penstock.policies import Agent
+from penstock.policies import Actor, Agent
 from penstock.worlds import World
 
 ConfigT = TypeVar("ConfigT", bound=OffPolicyConfig)
@@ -66,8 +67,13 @@ class OffPolicyLearner(Learner[ConfigT]):
     # ------------------------------------------------------------------ what follows
 
     def update(self, learned: Any, data: Batch, key: Key, clock: Clock) -> Updated:
-        """See `Learner.update`: a `gradient_step`."""
-        count = clock.gradient_steps
+        """See `Learner.update`: a `gradient_step`, on observations as the agent's networks see them."""
+        count, normalizer = clock.gradient_steps, getattr(learned, "normalizer", None)
+        if normalizer is not None:
+            normalizer = normalizer.merge(data.observation)
+            learned = dataclasses.replace(learned, normalizer=normalizer)
+            seen, next_seen = normalizer(data.observation), normalizer(data.next_observation)
+            data = dataclasses.replace(data, observation=seen, next_observation=next_seen)
         return Updated(*self.gradient_step(learned, data, purpose_key(key, count, "gradient step"), count))
 
     @property
@@ -91,13 +97,20 @@ class OffPolicyLearner(Learner[ConfigT]):
         control_steps = min(self.config.replay_capacity, planned) // num_envs
         return num_envs * max(control_steps, -(-self.config.batch_size // num_envs))
 
-    def normalizer(self) -> Normalizer:
-        """Observations are not normalised."""
-        return Normalizer.create(self.world.observation_spec.vector, enabled=False)
+    def initial_normalizer(self) -> Normalizer | None:
+        """Statistics of no observation yet; None where observations are not normalised."""
+        return Normalizer.create(self.world.observation_spec.vector) if self.config.normalize_observations else None
 
     def agent(self, learned: Any) -> Agent:
         """See `Learner.agent`."""
-        return Agent(learned.actor, self.normalizer(), self.config.deterministic())
+        normalizer = getattr(learned, "normalizer", None)
+        agent = self.agent_in_batches(learned.actor)
+        return agent if normalizer is None else dataclasses.replace(agent, normalizer=normalizer)
+
+    def agent_in_batches(self, actor: Actor) -> Agent:
+        """An agent on the observations of batches, which are normalised already."""
+        unchanged = Normalizer.create(self.world.observation_spec.vector, enabled=False)
+        return Agent(actor, unchanged, self.config.deterministic())
 
 
 def polyak(target: PyTree, online: PyTree, rate: float) -> PyTree:

@@ -141,6 +141,9 @@ class OffPolicyConfig(AlgorithmSettings):
     """Gradient steps of the critics per gradient step of the actor."""
     actor_hidden: tuple[int, ...] = (256, 256)
     """Widths of the actor's hidden layers. A decoded velocity takes the first as its width."""
+    normalize_observations: bool = False
+    """Normalise observation vectors by running statistics of the batches that are learned from; they are part of the
+    state, and frozen in evaluation. For observations in unequal units. Point clouds and pixels never are."""
     activation: str = "relu"
     """Activation of networks that have none of their own: relu, silu, gelu, elu, mish or tanh. A decoded velocity and
     SAC Flow's gated one have."""

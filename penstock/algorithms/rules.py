@@ -1,35 +1,11 @@
 """Rules that settings of several families share."""
 
 import math
-from collections.abc import Mapping
-from typing import Any, ClassVar
 
-from penstock._errors import ConfigurationError, require
-from penstock._settings import Settings
+from penstock._errors import require
 
-
-class MayLearnTemperature(Settings):
-    """Of configurations whose temperature is learned at ``temperature_learning_rate``, or constant where that is None.
-
-    ``learn_temperature`` is another spelling: False stands for the rate None.
-    """
-
-    switches: ClassVar[tuple[str, ...]] = ("learn_temperature",)
-    """See `Settings.switches`."""
-
-    @classmethod
-    def spelled(cls, flat: Mapping[str, Any]) -> dict[str, Any]:
-        """See `Settings.spelled`."""
-        rest = super().spelled(flat)
-        if "learn_temperature" not in rest:
-            return rest
-        learn, rate = rest.pop("learn_temperature"), "temperature_learning_rate"
-        require(isinstance(learn, bool), "learn_temperature", learn, "must be true or false")
-        if rate in rest and learn == (rest[rate] is None):
-            raise ConfigurationError(
-                f"{rate} = {rest[rate]!r}: contradicts learn_temperature = {learn}. Leave one of the two out."
-            )
-        return rest if learn else {**rest, rate: None}
+TEMPERATURE_SWITCH = {"learn_temperature": "temperature_learning_rate"}
+"""A temperature is learned at a rate, or constant where that is None. See `Settings.switches`."""
 
 
 def require_temperature(initial: float, rate: float | None) -> None:

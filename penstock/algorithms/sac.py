@@ -12,6 +12,7 @@ here, of its actions or of the paths that lead to them; with a noisy flow it is 
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import ClassVar
 
 import equinox as eqx
@@ -31,20 +32,21 @@ from penstock.algorithms.off_policy_config import (
     TargetCritic,
     refuse_idle,
 )
-from penstock.algorithms.rules import MayLearnTemperature, require_temperature
+from penstock.algorithms.rules import TEMPERATURE_SWITCH, require_temperature
 from penstock.critics.action_value import ActionCritic, RenormCritic, make_action_critic
 from penstock.data import Batch
-from penstock.networks import Trunk
+from penstock.networks import Normalizer, Trunk
 from penstock.networks.batch_renorm import with_statistics
 from penstock.networks.optimization import guarded_step, make_constant_optimizer
-from penstock.policies import Actor, Agent, Need, make_actor
+from penstock.policies import Actor, Need, make_actor
 from penstock.worlds import World
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(MayLearnTemperature, OffPolicyConfig):
+class Config(OffPolicyConfig):
     """Settings of SAC."""
 
+    switches: ClassVar[Mapping[str, str]] = TEMPERATURE_SWITCH
     initial_temperature: float = 1.0
     """alpha at the start."""
     temperature_learning_rate: float | None = 3e-4
@@ -88,6 +90,7 @@ class Learned(eqx.Module):
     actor_optimizer: PyTree
     critic_optimizer: PyTree
     alpha_optimizer: PyTree
+    normalizer: Normalizer | None = None
 
 
 class Learner(OffPolicyLearner[Config]):
@@ -139,6 +142,7 @@ class Learner(OffPolicyLearner[Config]):
             actor_optimizer=self.actor_optimizer.init(eqx.filter(actor, eqx.is_array)),
             critic_optimizer=self.critic_optimizer.init(eqx.filter(critic, eqx.is_array)),
             alpha_optimizer=self.alpha_optimizer.init(log_alpha),
+            normalizer=self.initial_normalizer(),
         )
 
     def gradient_step(self, learned: Learned, batch: Batch, key: Key, count: Int[Array, ""]) -> tuple[Learned, Metrics]:
@@ -156,7 +160,7 @@ class Learner(OffPolicyLearner[Config]):
 
     def _critic_step(self, learned, batch, key):
         alpha = jnp.exp(learned.log_alpha)
-        agent = self.agent(learned)
+        agent = self.agent_in_batches(learned.actor)
         next_draw, next_log_prob = agent.sample_with_log_prob(batch.next_observation, key)
         next_action = next_draw.action
 
@@ -202,7 +206,7 @@ class Learner(OffPolicyLearner[Config]):
         alpha = jnp.exp(learned.log_alpha)
 
         def loss(actor):
-            agent = Agent(actor, self.normalizer())
+            agent = self.agent_in_batches(actor)
             features = agent.features(batch.observation)
             drawn, log_prob, seen = actor.policy.train(features, agent.noise(key, features.shape[0]))
             value = learned.critic.values(batch.observation, drawn.action).min(axis=0)

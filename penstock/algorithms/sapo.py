@@ -11,6 +11,7 @@ on the steps at which the policy is consulted.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -22,16 +23,17 @@ from penstock._errors import require
 from penstock._types import Key, PerEnv, Scalar
 from penstock.algorithms.pathwise import Now, PathwiseLearner
 from penstock.algorithms.pathwise_config import PathwiseConfig
-from penstock.algorithms.rules import MayLearnTemperature, require_temperature
+from penstock.algorithms.rules import TEMPERATURE_SWITCH, require_temperature
 from penstock.networks.optimization import guarded_step, make_optimizer
 from penstock.policies import Agent, Need
 from penstock.worlds import Observation
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(MayLearnTemperature, PathwiseConfig):
+class Config(PathwiseConfig):
     """Settings of SAPO."""
 
+    switches: ClassVar[Mapping[str, str]] = TEMPERATURE_SWITCH
     initial_temperature: float = 1.0
     """alpha at the start: weight of the normalised entropy in the return."""
     temperature_learning_rate: float | None = 5e-3

@@ -23,9 +23,9 @@ from penstock.algorithms.off_policy import OffPolicyLearner, polyak
 from penstock.algorithms.off_policy_config import FollowedCritic, OffPolicyConfig, refuse_idle
 from penstock.critics.action_value import ActionCritic, make_action_critic
 from penstock.data import Batch
-from penstock.networks import Trunk
+from penstock.networks import Normalizer, Trunk
 from penstock.networks.optimization import guarded_step, make_constant_optimizer
-from penstock.policies import Actor, Agent, DeterministicSettings, Draw, PolicySettings, make_actor
+from penstock.policies import Actor, DeterministicSettings, Draw, PolicySettings, make_actor
 from penstock.worlds import Observation, World
 
 
@@ -65,6 +65,7 @@ class Learned(eqx.Module):
     target: ActionCritic
     actor_optimizer: PyTree
     critic_optimizer: PyTree
+    normalizer: Normalizer | None = None
 
 
 class Learner(OffPolicyLearner[Config]):
@@ -92,6 +93,7 @@ class Learner(OffPolicyLearner[Config]):
             target=critic,
             actor_optimizer=self.actor_optimizer.init(eqx.filter(actor, eqx.is_array)),
             critic_optimizer=self.critic_optimizer.init(eqx.filter(critic, eqx.is_array)),
+            normalizer=self.initial_normalizer(),
         )
 
     def explore(self, learned: Learned, observation: Observation, key: Key) -> Draw:
@@ -107,7 +109,7 @@ class Learner(OffPolicyLearner[Config]):
         """See `OffPolicyLearner.gradient_step`."""
         config = self.config
         key_next, key_noise, key_actor = jax.random.split(key, 3)
-        next_action = Agent(learned.target_actor, self.normalizer()).sample(batch.next_observation, key_next).action
+        next_action = self.agent_in_batches(learned.target_actor).sample(batch.next_observation, key_next).action
         noise = config.target_noise * jax.random.normal(key_noise, next_action.shape)
         noise = jnp.clip(noise, -config.target_noise_clip, config.target_noise_clip)
         next_action = jnp.clip(next_action + noise, -1.0, 1.0)
@@ -133,7 +135,7 @@ class Learner(OffPolicyLearner[Config]):
 
         def actor_and_targets(learned):
             def actor_loss(actor):
-                action = Agent(actor, self.normalizer()).sample(batch.observation, key_actor).action
+                action = self.agent_in_batches(actor).sample(batch.observation, key_actor).action
                 return -learned.critic.values(batch.observation, action)[0].mean(), action
 
             (loss, action), gradient = eqx.filter_value_and_grad(actor_loss, has_aux=True)(learned.actor)

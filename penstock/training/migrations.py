@@ -132,8 +132,9 @@ def completed(config: Mapping[str, Any]) -> Mapping[str, Any]:
     known = {*config_class.all_names(), *(field.name for field in dataclasses.fields(own))}
     if algorithm == "sac-flow":
         settings = _without_released_settings(settings)
-    if "learn_temperature" in config_class.switches and settings.get("learn_temperature") is False:
-        settings = {**settings, "temperature_learning_rate": None}  # the rate did nothing
+    for switch, setting in config_class.switches.items():
+        if settings.get(switch) is False:
+            settings = {**settings, setting: None}  # the other value did nothing
     if "entropy" not in known:
         settings = _with_marginal_flow(settings, POLICY_THEN.get(algorithm, ""))
     parts = [part for owner, part in GONE.items() if issubclass(config_class, owner)]

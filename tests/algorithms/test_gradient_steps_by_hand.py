@@ -18,7 +18,6 @@ from tiny_worlds import world
 from benchmarks.released_flowrl import FlowRL
 from penstock.algorithms.registry import algorithm_entry
 from penstock.data import Batch
-from penstock.policies import Agent
 from penstock.worlds import Observation
 
 B, GAMMA = 8, 0.9
@@ -86,7 +85,7 @@ def draw_by_hand(algorithm, actor, observation, key, training):
     Its third result are the means and variances that the layers saw.
     """
     if algorithm.config.actor_trunk().renorm_warmup is None:
-        sample, log_prob = Agent(actor, algorithm.normalizer()).sample_with_log_prob(observation, key)
+        sample, log_prob = algorithm.agent_in_batches(actor).sample_with_log_prob(observation, key)
         return sample.action, log_prob, []
     network, seen = actor.policy.network, []
 
@@ -158,7 +157,7 @@ def td3_by_hand(algorithm, learned, batch, key):
     _, key_noise, _ = jax.random.split(key, 3)
     noise = jnp.clip(config.target_noise * jax.random.normal(key_noise, (B, 2)), -0.5, 0.5)
     assert config.target_noise_clip == 0.5
-    next_action = Agent(learned.target_actor, algorithm.normalizer()).mode(batch.next_observation).action + noise
+    next_action = algorithm.agent_in_batches(learned.target_actor).mode(batch.next_observation).action + noise
     q_next = learned.target.values(batch.next_observation, jnp.clip(next_action, -1.0, 1.0))
     y = batch.reward + batch.bootstrap * jnp.minimum(q_next[0], q_next[1])
 
@@ -169,7 +168,7 @@ def td3_by_hand(algorithm, learned, batch, key):
     critic = step_down(learned.critic, critic_loss)
 
     def act(actor):
-        return Agent(actor, algorithm.normalizer()).mode(batch.observation).action
+        return algorithm.agent_in_batches(actor).mode(batch.observation).action
 
     def actor_loss(actor):
         return -critic.values(batch.observation, act(actor))[0].sum() / B

@@ -10,7 +10,7 @@ from tiny_worlds import world
 
 from penstock._errors import ConfigurationError
 from penstock.algorithms import sac_flow
-from penstock.policies import Agent, MarginalFlow
+from penstock.policies import MarginalFlow
 from penstock.worlds import Observation
 
 SMALL = {"actor_hidden": (8,), "critic_hidden": (8,), "batch_size": 8, "warmup_steps": 8}
@@ -70,7 +70,7 @@ def test_the_regulated_entropy_is_the_chosen_one(entropy):
         marginal = MarginalFlow(policy.flow, 8)
         return marginal.draw_with_log_prob(state, jax.random.normal(key, (9, 5, 2)))
 
-    agent = Agent(actor, algorithm.normalizer())
+    agent = algorithm.agent_in_batches(actor)
     sample, log_prob = jax.jit(lambda: agent.sample_with_log_prob(observation, key))()
     drawn, expected = jax.jit(jax.vmap(draw))(observation.vector, jax.random.split(key, 8))
     np.testing.assert_allclose(sample.action, drawn.action, rtol=1e-5)
