@@ -22,7 +22,8 @@ TINY = {"batch_size": 8, "warmup_steps": 8, "actor_hidden": (8,), "critic_hidden
 
 
 def learner(kind=flowrl.Learner, **settings):
-    return Driven(kind(kind.settings.of(**{**TINY, **settings}), world(), 10))
+    config = getattr(kind, "settings", flowrl.Config).of(**{**TINY, **settings})
+    return Driven(kind(config, world(), 10))
 
 
 class Latents(ConstantWeight):
