@@ -75,8 +75,8 @@ class Config(OffPolicyConfig):
     """lambda, multiplier of the flow-matching constraint; 0 removes it."""
     switches: ClassVar[Mapping[str, str]] = {"behaviour_values": "expectile"}
     expectile: float | None = 0.9
-    """kappa of V_b; the released code advises 0.8 for HumanoidBench. None, or --no-behaviour-values: no Q_b and V_b, but
-    weights from the policy's own critic, D = Q(s, a) - Q(s, pi(s)), which saves both networks."""
+    """kappa of V_b; the released code advises 0.8 for HumanoidBench. None, or --no-behaviour-values: no Q_b and V_b,
+    but weights from the policy's own critic, D = Q(s, a) - Q(s, pi(s)), which saves both networks."""
     weight_ceiling: float = 1.0
     """Largest weight of a sample. A cap c on the paper's exponent alone is a ceiling of lambda e^c."""
     recent_fraction: float = 0.2

@@ -10,6 +10,7 @@ FORMER_SETTINGS = {
     "entropy": "Choose policy = marginal-flow for the entropy of the action, noisy-flow for that of the path.",
     "drift": _OF_A_NOISY_FLOW,
     "learn_noise": _OF_A_NOISY_FLOW,
+    "num_critics": "It is 2; a subclass of the learner may have another number.",
     "renorm_warmup": "It is 100,000 calls, as published.",
     "weighting": _OF_RELEASED_FLOWRL,
     "weight_floor": _OF_RELEASED_FLOWRL,

@@ -77,12 +77,6 @@ class CriticBase(CriticSettings, Choice):
 
     critic: str = ""
     """Critic base: target (slowly following copies) or crossq (BatchRenorm, no target network)."""
-    num_critics: int = 2
-    """Size of the ensemble of critics; targets and the actor use its minimum."""
-
-    def __post_init__(self):
-        super().__post_init__()
-        require(self.num_critics >= 1, "num_critics", self.num_critics, "must be at least 1")
 
     @classmethod
     def kinds(cls) -> Mapping[str, "CriticBase"]:

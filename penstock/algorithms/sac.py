@@ -97,6 +97,8 @@ class Learner(OffPolicyLearner[Config]):
     """Soft actor-critic: see the module's equations."""
 
     name: ClassVar[str] = "sac"
+    num_critics: ClassVar[int] = 2
+    """Size of the ensemble, of which targets and the actor use the minimum; a subclass may have another."""
     needs: ClassVar[tuple[Need, ...]] = (Need.DENSITY,)
     policy_hint: ClassVar[str] = "Choose another with --policy, for example gaussian or noisy-flow."
 
@@ -125,7 +127,7 @@ class Learner(OffPolicyLearner[Config]):
         config, spec, d = self.config, self.world.observation_spec, self.world.action_size
         key_encoder, key_policy, key_critic = jax.random.split(key, 3)
         actor = make_actor(key_encoder, key_policy, config.policy, spec, d, config.actor_trunk())
-        critic, size = config.critic, config.critic.num_critics
+        critic, size = config.critic, self.num_critics
         if isinstance(critic, CrossQCritic):
             trunk = Trunk(critic.critic_hidden, config.activation, layer_norm=False)
             critic = RenormCritic(key_critic, spec, d, trunk, size, warmup=RENORM_WARMUP)

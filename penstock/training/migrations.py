@@ -89,7 +89,7 @@ def _gain_of(settings: Mapping[str, Any]) -> float:
 GONE: dict[type[AlgorithmSettings], dict[str, Any]] = {
     AlgorithmSettings: {"drift": True, "learn_noise": True},  # of a policy that every algorithm may have
     PathwiseConfig: {"stagger_episodes": True, "return_gradient_clip": None, "initialization_gain": _gain_of},
-    OffPolicyConfig: {"renorm_warmup": RENORM_WARMUP},
+    OffPolicyConfig: {"renorm_warmup": RENORM_WARMUP, "num_critics": 2},
     flowrl.Config: {
         "weighting": "paper",
         "flow_matching_reduction": "mean",
