@@ -120,14 +120,19 @@ def _train(plan, run_dir, progress, on_metrics, allow_config_change):
     return Run(result.folder.path, plan, result)
 
 
-def load(run_dir: str | Path) -> "Run":
+def load(run_dir: str | Path, *, world: str = "", use_copies: bool = False) -> "Run":
     """Opens a run for reading; nothing in its folder changes, so it may train meanwhile.
+
+    Args:
+        run_dir: the run folder.
+        world: a world in place of the run's own, or the same at another place.
+        use_copies: execute the copies that the run keeps of your own files, where those are gone or edited.
 
     Raises:
         PenstockError: the folder holds no run.
     """
     set_up_jax()
-    return Run(Path(run_dir), read_plan(run_dir))
+    return Run(Path(run_dir), read_plan(run_dir, world, use_copies), opened=(world, use_copies))
 
 
 def make_world(name: str, num_envs: int = 1, **options: Any) -> World:
@@ -148,8 +153,8 @@ class Run:
         result: how training ended, where this run was just trained; else None.
     """
 
-    def __init__(self, path: Path, plan: RunPlan, result: Result | None = None):
-        self.path, self.plan, self.result = path, plan, result
+    def __init__(self, path: Path, plan: RunPlan, result: Result | None = None, opened: tuple[str, bool] = ("", False)):
+        self.path, self.plan, self.result, self._opened = path, plan, result, opened
         self._restored: dict[str, RestoredRun] = {}
 
     def __repr__(self) -> str:
@@ -199,7 +204,7 @@ class Run:
 
     def _open(self, checkpoint) -> RestoredRun:
         if checkpoint not in self._restored:
-            self._restored[checkpoint] = restore_run(self.path, checkpoint)
+            self._restored[checkpoint] = restore_run(self.path, checkpoint, *self._opened)
         return self._restored[checkpoint]
 
 

@@ -20,6 +20,8 @@ class EvaluateOptions:
     """The run folder."""
     world: str = ""
     """Another world in place of the run's own, or the same at another place: path/to/file.py:Name."""
+    use_copies: bool = False
+    """Execute the copies that the run keeps of your own files, where the originals are gone or edited."""
     checkpoint: Literal["best", "last"] = "last"
     """Which checkpoint to use."""
     episodes: int = 64
@@ -47,7 +49,7 @@ def run(arguments: list[str]) -> int:
     from penstock.training.restore import restore_run
     from penstock.training.running import evaluate_seeds
 
-    restored = restore_run(options.run_dir, options.checkpoint, options.world)
+    restored = restore_run(options.run_dir, options.checkpoint, options.world, options.use_copies)
     if options.replan_every_step and getattr(restored.plan.settings, "chunk_length", 1) == 1:
         raise ConfigurationError("replan_every_step: this policy acts at every step already; leave it out.")
     rule = None

@@ -18,6 +18,8 @@ class ResumeOptions:
     """The run folder."""
     world: str = ""
     """Where the run's world is now, if it was moved: path/to/file.py:Name."""
+    use_copies: bool = False
+    """Execute the copies that the run keeps of your own files, where the originals are gone or edited."""
     steps: int | None = None
     """New budget of environment steps per seed. Learning rates then decay over the new plan."""
     video: bool = True
@@ -33,7 +35,7 @@ def run(arguments: list[str]) -> int:
     from penstock.cli._run import train_run
     from penstock.training.restore import read_plan
 
-    plan = read_plan(options.run_dir, options.world)
+    plan = read_plan(options.run_dir, options.world, options.use_copies)
     if options.steps is not None:
         plan = dataclasses.replace(plan, steps=options.steps)
     return train_run(

@@ -18,6 +18,8 @@ class VideoOptions:
     """The run folder."""
     world: str = ""
     """Another world in place of the run's own, or the same at another place: path/to/file.py:Name."""
+    use_copies: bool = False
+    """Execute the copies that the run keeps of your own files, where the originals are gone or edited."""
     output: Path | None = None
     """File to write, .mp4 or .gif; by default videos/CHECKPOINT.mp4 in the run folder."""
     checkpoint: Literal["best", "last"] = "last"
@@ -39,7 +41,7 @@ def run(arguments: list[str]) -> int:
     from penstock.cli._film import film
     from penstock.training.restore import restore_run
 
-    restored = restore_run(options.run_dir, options.checkpoint, options.world)
+    restored = restore_run(options.run_dir, options.checkpoint, options.world, options.use_copies)
     path = options.output or options.run_dir / "videos" / f"{options.checkpoint}.mp4"
     size = (options.width, options.height)
     print(

@@ -46,15 +46,16 @@ class RestoredRun(NamedTuple):
     manifest: Manifest
 
 
-def read_plan(run_dir: Path | str, world: str = "") -> RunPlan:
+def read_plan(run_dir: Path | str, world: str = "", use_copies: bool = False) -> RunPlan:
     """The plan of the run in a folder, with the files that it is made of where they are now.
 
     Args:
         run_dir: the run folder.
         world: a world in place of the run's own; "" keeps that.
+        use_copies: execute the run's own copies of files that are gone, or edited.
 
     Raises:
-        PenstockError: the folder holds no run.
+        PenstockError: the folder holds no run, or a file of it is gone.
     """
     run_dir = Path(run_dir)
     if not (run_dir / CONFIG_NAME).is_file():
@@ -63,22 +64,25 @@ def read_plan(run_dir: Path | str, world: str = "") -> RunPlan:
     if world:
         config = {name: value for name, value in config.items() if name not in ("world_source", "world_files")}
         config["world"] = resolved_spec(world)
-    return from_config(found_again(config, run_dir, warn))
+    return from_config(found_again(config, run_dir, warn, use_copies))
 
 
-def restore_run(run_dir: Path | str, which: Literal["best", "last"] = "last", world: str = "") -> RestoredRun:
+def restore_run(
+    run_dir: Path | str, which: Literal["best", "last"] = "last", world: str = "", use_copies: bool = False
+) -> RestoredRun:
     """Opens a run. Does not change its folder, so it may be called while the run trains.
 
     Args:
         run_dir: the run folder.
         which: the newest checkpoint or the best one.
         world: a world in place of the run's own, with the same observations and actions; "" keeps that.
+        use_copies: see `read_plan`.
 
     Raises:
         PenstockError: no run, or no checkpoint that verifies.
     """
     run_dir = Path(run_dir)
-    plan = read_plan(run_dir, world)
+    plan = read_plan(run_dir, world, use_copies)
     checkpoints = run_dir / "checkpoints"
     found = best_checkpoint(checkpoints) if which == "best" else latest_checkpoint(checkpoints, set_aside=False)
     if found is None:

@@ -62,54 +62,56 @@ def with_names_of(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, A
     return old
 
 
-def found_again(config: Mapping[str, Any], run_dir: Path, report: Report) -> dict[str, Any]:
+def found_again(config: Mapping[str, Any], run_dir: Path, report: Report, use_copies: bool = False) -> dict[str, Any]:
     """A configuration that names the files of the run where they are now.
 
-    They are looked for where they were, at the same place beside the run folder, if both were moved together, and last
-    among the run's own copies; only what holds the same counts.
+    They are looked for where they were, and at the same place beside the run folder, if both were moved together; only
+    what holds the same counts. The run's own copies are code in a folder that may come from anywhere, and are executed
+    only where that is asked for.
 
     Args:
         config: the content of ``config.json``.
         run_dir: the run folder.
-        report: told where another file than the named one is used.
+        report: told where another file than the named one is used, or one that was edited.
+        use_copies: use the run's own copies where nothing else holds the same.
 
     Raises:
         ConfigurationError: a file is gone.
     """
-    config = {
-        **config,
-        "settings": {**config.get("settings", {})},
-        "world_options": {**config.get("world_options", {})},
-    }
+    config = {**config, **{group: {**config.get(group, {})} for group in ("settings", "world_options")}}
     for part in PARTS:
         holder = config["settings"] if part == "policy" else config
         place, _, attribute = str(holder.get(part, "")).rpartition(":")
         if place.endswith(".py"):
-            found = _found(Path(place), config.get(f"{part}_source"), run_dir / COPIES / part, run_dir, report)
-            if found is None:
-                why = "there is no such file" if f"{part}_source" not in config else "the file is gone"
-                raise ConfigurationError(
-                    f"{part} = '{place}:{attribute}': {why}, and the run kept no copy of it. Put it back"
-                    f"{', or name another one with --world' if part == 'world' else ''}."
-                )
+            copies = run_dir / COPIES / part
+            found = _found(part, Path(place), config.get(f"{part}_source"), copies, run_dir, report, use_copies)
             holder[part] = f"{found}:{attribute}"
     for name, hashed in (config.get("world_files") or {}).items():
         path = Path(str(config["world_options"].get(name, "")))
-        found = _found(path, hashed, run_dir / COPIES / "world_files" / name, run_dir, report)
-        config["world_options"][name] = str(found or path)
+        copies = run_dir / COPIES / "world_files" / name
+        config["world_options"][name] = str(_found(name, path, hashed, copies, run_dir, report, use_copies))
     return config
 
 
-def _found(path: Path, hashed: str | None, copies: Path, run_dir: Path, report: Report) -> Path | None:
-    """The file that holds what the run was made of; the named one where nothing does and it is there."""
-    if hashed is not None:
-        for candidate in (path, *_beside(path, run_dir), copies / path.name):
-            if _holds(candidate, hashed):
-                if candidate != path:
-                    what = "the run's own copy" if candidate.parent == copies else str(candidate)
-                    report(f"{path} {'has changed since' if path.is_file() else 'is not there'}; {what} is used.")
-                return candidate if candidate == path else candidate.resolve()
-    return path if path.is_file() else None
+def _found(
+    field: str, path: Path, hashed: str | None, copies: Path, run_dir: Path, report: Report, use_copies: bool
+) -> Path:
+    """The file that holds what the run was made of; the named one, with a word, where nothing does and it is there."""
+    copy = copies / path.name
+    candidates = [path, *_beside(path, run_dir), *([copy] if use_copies else [])]
+    found = next((c for c in candidates if hashed is not None and _holds(c, hashed)), None)
+    if found is not None:
+        if found != path:
+            what = "the run's own copy" if found == copy else str(found)
+            report(f"{path} {'has changed since' if path.is_file() else 'is not there'}; {what} is used.")
+        return found if found == path else found.resolve()
+    other = " Pass --use-copies for the copy that the run keeps." if copy.is_file() else ""
+    if path.is_file():
+        if hashed is not None:
+            report(f"{path} has changed since the run was made; what follows is of the new version.{other}")
+        return path
+    instead = ", or name another one with --world" if field == "world" else ""
+    raise ConfigurationError(f"{field} = '{path}': there is no such file. Put it back{instead}.{other}")
 
 
 def _named(plan: RunPlan, part: str) -> str:

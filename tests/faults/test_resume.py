@@ -258,9 +258,11 @@ def test_a_moved_run_is_evaluated_and_goes_on(tmp_path):
         sys.modules.pop(name)
     shutil.move(project / "run", tmp_path / "alone")
     shutil.rmtree(project)
-    restored = restore_run(tmp_path / "alone")
+    with pytest.raises(ConfigurationError, match="--use-copies"):
+        restore_run(tmp_path / "alone")
+    restored = restore_run(tmp_path / "alone", use_copies=True)
     assert restored.plan.world == f"{tmp_path}/alone/source/world/sliding_mine.py:Mine"
-    longer = dataclasses.replace(read_plan(tmp_path / "alone"), steps=3 * STEPS_PER_UPDATE)
+    longer = dataclasses.replace(read_plan(tmp_path / "alone", use_copies=True), steps=3 * STEPS_PER_UPDATE)
     assert train(longer, tmp_path / "alone").finished
     with pytest.raises(ConfigurationError, match="there is no such file"):
         restore_run(tmp_path / "alone", world=f"{project}/sliding_mine.py:Mine")

@@ -103,6 +103,17 @@ def test_a_run_of_before_neighbours_counted_goes_on(project):
     assert compare_configs(with_names_of(old, new), new) == []
 
 
+def check_that_copies_wait(config, run, how):
+    """Code that came with a run folder is executed by nobody who did not ask for it."""
+    if how == "copy":
+        with pytest.raises(ConfigurationError, match=r"no such file.*--world.*--use-copies for the copy"):
+            found_again(config, run, print)
+        return
+    told = []
+    assert found_again(config, run, told.append)["world"] == config["world"]
+    assert "has changed since the run was made; what follows is of the new version. Pass --use-copies" in told[0]
+
+
 @pytest.mark.parametrize("how", ["there", "together", "copy", "edited"])
 def test_a_run_finds_its_files(project, tmp_path, how):
     plan = plan_of(project, xml_file=str(project / "model.xml"))
@@ -117,7 +128,9 @@ def test_a_run_finds_its_files(project, tmp_path, how):
         run = tmp_path / "alone"
     elif how == "edited":
         (project / "other.py").write_text("thing = 2\n")
-    found = found_again(config, run, told.append)
+    if how in ("copy", "edited"):
+        check_that_copies_wait(config, run, how)
+    found = found_again(config, run, told.append, use_copies=True)
     place = {
         "there": project / "env.py",
         "together": tmp_path / "moved" / "env.py",
@@ -138,5 +151,7 @@ def test_a_run_finds_its_files(project, tmp_path, how):
 def test_a_world_that_is_gone_is_told(project, tmp_path):
     config = config_of(plan_of(project))
     shutil.rmtree(project)
-    with pytest.raises(ConfigurationError, match=r"the file is gone, and the run kept no copy.*--world"):
+    with pytest.raises(
+        ConfigurationError, match=r"there is no such file\. Put it back, or name another one with --world\.$"
+    ):
         found_again(config, tmp_path / "run", print)
