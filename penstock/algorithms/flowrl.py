@@ -74,6 +74,7 @@ class Config(OffPolicyConfig):
     constraint_coefficient: float = 0.1
     """lambda, multiplier of the flow-matching constraint; 0 removes it."""
     switches: ClassVar[Mapping[str, str]] = {"behaviour_values": "expectile"}
+    """See `Settings.switches`."""
     expectile: float | None = 0.9
     """kappa of V_b; the released code advises 0.8 for HumanoidBench. None, or --no-behaviour-values: no Q_b and V_b,
     but weights from the policy's own critic, D = Q(s, a) - Q(s, pi(s)), which saves both networks."""

@@ -47,6 +47,7 @@ class Config(OffPolicyConfig):
     """Settings of SAC."""
 
     switches: ClassVar[Mapping[str, str]] = TEMPERATURE_SWITCH
+    """See `Settings.switches`."""
     initial_temperature: float = 1.0
     """alpha at the start."""
     temperature_learning_rate: float | None = 3e-4

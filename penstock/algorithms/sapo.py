@@ -34,6 +34,7 @@ class Config(PathwiseConfig):
     """Settings of SAPO."""
 
     switches: ClassVar[Mapping[str, str]] = TEMPERATURE_SWITCH
+    """See `Settings.switches`."""
     initial_temperature: float = 1.0
     """alpha at the start: weight of the normalised entropy in the return."""
     temperature_learning_rate: float | None = 5e-3
