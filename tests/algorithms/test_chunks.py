@@ -128,6 +128,7 @@ class LastAction(SingleTask):
         return Observation(state)
 
 
+@pytest.mark.slow
 def test_values_inside_a_chunk_are_those_of_what_follows():
     """A policy that always plans 0.9, -0.6, 0.3, -0.3: after its i-th action the rest of the cycle is worth a sum.
 

@@ -106,7 +106,7 @@ def program(name):
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "sac-flow")) for n in SETTINGS])
 def test_target_by_hand(name, case):
     terminates, episode_length, target = CASES[case]
     metrics = program(name)(first_step(terminates, episode_length))

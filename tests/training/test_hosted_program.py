@@ -413,7 +413,8 @@ def test_a_request_to_stop_ends_a_block_after_its_iteration(tmp_path):
     assert train(dataclasses.replace(plan, log_every=2), tmp_path / "run").finished
 
 
-def test_a_run_without_evaluation(tmp_path):
+def test_a_run_without_evaluation(tmp_path, monkeypatch):
+    monkeypatch.setattr("penstock.training.running.HostedDriver", HostedDriver)  # with functions of its own, to count
     plan = tiny_plan(evaluate_every=0, steps=40)
     result = train(plan, tmp_path / "run")
     assert result.finished and evaluated(tmp_path / "run") == [] and rows(tmp_path / "run")[-1]["env_steps"] == 40
