@@ -64,7 +64,8 @@ def values(learner, state, observations):
     return np.asarray(eqx.filter_jit(state.learned.critic.values)(observation, action)).mean(axis=0)
 
 
-@pytest.mark.parametrize("algorithm", QUICKLY)
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", OFF_POLICY)
 def test_terminations_do_not_bootstrap_and_rewards_are_discounted(algorithm):
     """Q(0) = g, Q(1) = 1: a learner that bootstraps over the end reports up to 10."""
     learner, state = learn(algorithm, probes.TwoStepDiscount(), 150)

@@ -83,7 +83,7 @@ def test_values_depend_on_the_observation(algorithm):
     np.testing.assert_allclose(values(state, [-1.0, 1.0]), [-1.0, 1.0], atol=0.05)
 
 
-@pytest.mark.parametrize("algorithm", quickly(ALL, ["shac2"]))
+@pytest.mark.parametrize("algorithm", quickly(ALL, []))
 def test_actions_answer_the_observation(algorithm):
     """a = o / 2."""
     task = probes.ObservationActionReward()

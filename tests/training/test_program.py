@@ -127,7 +127,9 @@ ACCELERATOR = {
 }
 
 
-@pytest.mark.parametrize("algorithm", ["sac", "rfo", pytest.param("shac2", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "algorithm", ["sac", *(pytest.param(name, marks=pytest.mark.slow) for name in ("shac2", "rfo"))]
+)
 def test_side_by_side_seeds_keep_every_condition(algorithm):
     """On accelerators too: warm-up, delayed updates, chunk boundaries, values and resets are skipped."""
     entry = ALGORITHMS[algorithm]
