@@ -30,14 +30,13 @@ import multiprocessing  # noqa: E402
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
-from jax._src.interpreters import mlir  # noqa: E402
 
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 PROGRAMS_PER_CONTEXT = 200
 
 
-def _share_contexts():
+def _share_contexts(mlir):
     """Lets programs be written in one MLIR context, where JAX makes one for each.
 
     Making it takes a quarter of the time of a small program, and tests compile tens of thousands. Programs are the
@@ -55,8 +54,11 @@ def _share_contexts():
     mlir.make_ir_context = shared
 
 
-if hasattr(mlir, "make_ir_context"):  # not part of JAX's interface: without it tests are slower, and as right
-    _share_contexts()
+with contextlib.suppress(ImportError):  # not part of JAX's interface: without it tests are slower, and as right
+    from jax._src.interpreters import mlir
+
+    if hasattr(mlir, "make_ir_context"):
+        _share_contexts(mlir)
 
 
 def pytest_collection_finish():

@@ -3,12 +3,16 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent / "faults"))
+from tiny_runs import SharedProgram
 
 import penstock
 from penstock._errors import ConfigurationError, PenstockError
@@ -148,7 +152,8 @@ def test_evaluation_tells_of_every_seed(run):
     assert found == run.evaluate(episodes=4), "the same episodes, whoever asks"
 
 
-def test_a_script_watches_and_stops(tmp_path):
+def test_a_script_watches_and_stops(tmp_path, monkeypatch):
+    monkeypatch.setattr("penstock.training.running.FunctionalDriver", SharedProgram)
     seen = []
 
     def enough(rows):

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 import pytest
 from driven import Driven
-from tiny_worlds import world
+from tiny_worlds import same, world
 
 from benchmarks.released_flowrl import FlowRL
 from penstock.algorithms.registry import algorithm_entry
@@ -274,7 +274,7 @@ def test_a_gradient_step_by_hand(case):
     key = jax.random.key(5)
 
     step = jax.jit(lambda count: algorithm.gradient_step(learned, batch(), key, count))
-    (stepped, metrics), (waited, _) = step(jnp.asarray(0)), step(jnp.asarray(1))
+    (stepped, metrics), (waited, waiting) = step(jnp.asarray(0)), step(jnp.asarray(1))
     if by_flowrl(name):  # weights that could leak a gradient, on both sides of D = 0 and below the ceiling
         assert 0.2 < metrics["actor/better_stored"] < 0.9
         assert 1e-3 < metrics["actor/weight_mean"] < algorithm.config.weight_ceiling / B
@@ -287,6 +287,10 @@ def test_a_gradient_step_by_hand(case):
             np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5, err_msg=field.name)
         moved = [np.abs(a - b).max() for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(before), strict=True)]
         assert not moved or max(moved) > 1e-3, f"{field.name} did not move"
+    same(waited.critic, stepped.critic)  # the actor's step leaves the critics alone
+    same(waited.critic_optimizer, stepped.critic_optimizer)
     if algorithm.config.policy_delay > 1:
-        for a, b in zip(jax.tree.leaves(waited.actor), jax.tree.leaves(learned.actor), strict=True):
-            np.testing.assert_array_equal(a, b)
+        assert float(waiting["actor/steps"]) == 0.0
+        same(waited.actor, learned.actor)
+        if name == "td3" or by_flowrl(name):  # their targets wait, too
+            same(waited.target, learned.target)

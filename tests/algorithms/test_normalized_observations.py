@@ -1,6 +1,7 @@
 """Off-policy observation normalisation: statistics in the state, used alike for acting and learning, then frozen."""
 
 import dataclasses
+import functools
 
 import equinox as eqx
 import jax
@@ -15,14 +16,31 @@ from penstock.data import Batch
 from penstock.worlds import Observation
 
 TINY = {"batch_size": 8, "warmup_steps": 8, "actor_hidden": (6,), "critic_hidden": (6, 6, 6), "replay_capacity": 64}
+QUICKLY = [pytest.param(name, marks=[] if name == "sac" else pytest.mark.slow) for name in ("sac", "td3", "flowrl")]
 OFFSET, SCALE = np.array([500.0, -0.3, 0.0]), np.array([100.0, 0.1, 1.0])
 
 
+@functools.cache
 def learner(name, normalize):
     entry = algorithm_entry(name)
     settings = entry.config.of(**TINY, normalize_observations=normalize)
-    algorithm = entry.learner(settings, world(), 10)
-    return algorithm, jax.jit(lambda key: algorithm.init(algorithm.run_keys(key).learned))(jax.random.key(1))
+    return entry.learner(settings, world(), 10)
+
+
+@functools.cache
+def begun(name, normalize):
+    """What the learner begins with."""
+    algorithm = learner(name, normalize)
+    return jax.jit(lambda key: algorithm.init(algorithm.run_keys(key).learned))(jax.random.key(1))
+
+
+@functools.cache
+def update_of(name, normalize):
+    """What an update learns, compiled once for all tests."""
+    algorithm = learner(name, normalize)
+    return eqx.filter_jit(
+        lambda learned, data, clock: algorithm.update(learned, data, jax.random.key(5), clock).learned
+    )
 
 
 def batch(seed):
@@ -34,15 +52,12 @@ def batch(seed):
     return Batch(Observation(observation), action, reward, bootstrap, Observation(following))
 
 
-@pytest.mark.parametrize("name", ["sac", "td3", "flowrl"])
+@pytest.mark.parametrize("name", QUICKLY)
 def test_an_update_is_one_on_normalised_batches(name):
     """Statistics are those of all batches so far, by NumPy; the rest of the step does not know of them."""
-    plain, bare = learner(name, False)
-    algorithm, learned = learner(name, True)
+    bare, learned = begun(name, False), begun(name, True)
     assert bare.normalizer is None
-    key, seen = jax.random.key(5), []
-    update = eqx.filter_jit(lambda learned, data, clock: algorithm.update(learned, data, key, clock).learned)
-    reference = eqx.filter_jit(lambda learned, data, clock: plain.update(learned, data, key, clock).learned)
+    update, reference, seen = update_of(name, True), update_of(name, False), []
     for step in range(3):
         clock = dataclasses.replace(Clock.start(), gradient_steps=jnp.asarray(step, jnp.int32))
         data = batch(step)
@@ -63,11 +78,10 @@ def test_an_update_is_one_on_normalised_batches(name):
             np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5)
 
 
-@pytest.mark.parametrize("name", ["sac", "td3", "flowrl"])
+@pytest.mark.parametrize("name", QUICKLY)
 def test_acting_uses_the_statistics_and_leaves_them(name):
-    algorithm, learned = learner(name, True)
-    plain, bare = learner(name, False)
-    learned = algorithm.update(learned, batch(0), jax.random.key(0), Clock.start()).learned
+    algorithm, plain = learner(name, True), learner(name, False)
+    learned = update_of(name, True)(begun(name, True), batch(0), Clock.start())
     observation = batch(1).observation
     acted = algorithm.agent(learned).mode(observation).action
     bare = dataclasses.replace(learned, normalizer=None)
@@ -80,5 +94,5 @@ def test_acting_uses_the_statistics_and_leaves_them(name):
 
 def test_runs_without_it_have_the_state_that_they_had():
     for name in ("sac", "td3", "crossq", "sac-flow", "flowrl"):
-        _, learned = learner(name, False)
-        assert "normalizer" not in str([path for path, _ in jax.tree_util.tree_flatten_with_path(learned)[0]])
+        shapes = learner(name, False).shapes()
+        assert "normalizer" not in str([path for path, _ in jax.tree_util.tree_flatten_with_path(shapes)[0]])

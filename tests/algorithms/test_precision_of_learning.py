@@ -46,15 +46,15 @@ def large_products(program):
 @pytest.mark.parametrize("arm", ARMS)
 def test_all_large_products_are_rounded_and_little_changes(arm):
     key, count = jax.random.key(2), jnp.asarray(0)
-    results = {}
+    before, results = None, {}
     for precision in ("float32", "bfloat16"):
         algorithm = learner(arm, precision)
-        learned = jax.jit(algorithm.init_learned)(jax.random.key(1))
-        program = jax.make_jaxpr(algorithm.learn)(learned, batch(), key, count)
-        found = large_products(program)
+        before = before or jax.jit(algorithm.init_learned)(jax.random.key(1))
+        learn = jax.jit(algorithm.learn).trace(before, batch(), key, count)
+        found = large_products(learn.jaxpr)
         assert len(found) > 10
         assert all(kinds == {precision} for kinds in found)
-        results[precision] = jax.jit(algorithm.learn)(learned, batch(), key, count)
+        results[precision] = learn.lower().compile()(before, batch(), key, count)
     (exact, exact_metrics), (ours, metrics) = results["float32"], results["bfloat16"]
     assert jax.tree.map(lambda leaf: leaf.dtype, ours) == jax.tree.map(lambda leaf: leaf.dtype, exact)
     assert metrics.keys() == exact_metrics.keys()
@@ -65,7 +65,6 @@ def test_all_large_products_are_rounded_and_little_changes(arm):
     assert float(metrics["critic/skipped"]) == float(metrics["actor/skipped"]) == 0.0
 
     def moved(learned):
-        before = jax.jit(learner(arm, "float32").init_learned)(jax.random.key(1))
         pairs = zip(jax.tree.leaves(learned.critic), jax.tree.leaves(before.critic), strict=True)
         return np.concatenate([np.ravel(after - start) for after, start in pairs])
 

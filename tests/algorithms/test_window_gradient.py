@@ -23,7 +23,7 @@ CASES = {
     "sapo": ("sapo", {"initial_temperature": 0.7}),
     "rfo with chunks": ("rfo", {"chunk_length": 2}),
 }
-QUICK = ("shac2 with a flow", "sapo")
+QUICK = ("sapo",)
 
 
 def brute_force_return(window, discount):
@@ -79,6 +79,7 @@ def test_return_gradient_equals_finite_differences(case):
             np.testing.assert_allclose(vector(gradient) @ direction, difference, rtol=2e-6, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_values_and_bonus_reach_the_actor():
     """Bootstrap values and bonus carry gradient: without either, the gradient is another one."""
     program, state = compiled("sapo").return_gradient, compiled("sapo").start
@@ -136,8 +137,10 @@ class LinearPolicy(Policy):
         return Draw(action, action)
 
 
-@pytest.mark.parametrize("axes", [1, 2])
-@pytest.mark.parametrize("terminal", [0.0, 3.0])
+@pytest.mark.parametrize(
+    ("axes", "terminal"),
+    [(1, 0.0), (2, 3.0), pytest.param(1, 3.0, marks=pytest.mark.slow), pytest.param(2, 0.0, marks=pytest.mark.slow)],
+)
 def test_linear_quadratic_gradient_in_closed_form(axes, terminal):
     """Window return of a = -K s with terminal value V(s) = -terminal |s|^2, against the matrix recursion
 

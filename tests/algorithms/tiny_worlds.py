@@ -91,7 +91,7 @@ def begin(algorithm):
     state, generator = algorithm.init(jax.random.key(0)), np.random.default_rng(9)
 
     def shake(leaf):
-        return leaf + jnp.asarray(0.5 * generator.normal(size=leaf.shape), leaf.dtype)
+        return jnp.asarray(np.asarray(leaf) + np.asarray(0.5 * generator.normal(size=leaf.shape), leaf.dtype))
 
     actor, critic = jax.tree.map(shake, (state.learned.actor, state.learned.critic))
     target = None if state.learned.target_critic is None else jax.tree.map(shake, state.learned.target_critic)

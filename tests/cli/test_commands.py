@@ -44,7 +44,8 @@ def test_train_tells_progress_on_one_stream_and_results_on_the_other(trained):
     progress, results = finished.stderr.splitlines(), finished.stdout.splitlines()
     assert progress[0] == "APG · classic/double-integrator · seeds 0 to 1: 192 environment steps"
     assert progress[1] == "compiling the training program ..." and progress[2].startswith("compiled")
-    assert "100%" in progress[-1] and "done" in progress[-1] and "\x1b" not in finished.stderr
+    assert "100%" in progress[-3] and "done" in progress[-3] and "\x1b" not in finished.stderr
+    assert progress[-2] == "filming one episode ..." and progress[-1].startswith("next        penstock evaluate ")
     assert results[:3] == [
         f"run folder  {run_dir}",
         f"curve       {run_dir / 'figures' / 'return.png'}",
@@ -70,25 +71,25 @@ def test_train_leaves_a_whole_run_folder(trained):
     assert json.loads((run_dir / "config.json").read_text())["world_options"] == {"episode_length": 10}
 
 
-def test_the_same_command_again_repeats_the_results_and_does_nothing(commands, trained):
+def test_the_same_command_again_repeats_the_results_and_does_nothing(penstock, trained):
     run_dir, first = trained
     before = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*") if path.is_file()}
     texts = {before.pop(path) and path: path.read_bytes() for path in run_dir.glob("*.json*")}
     options = [option for option in OPTIONS if option != "--no-video"]
-    again = quiet(commands("train", "apg", *options, "--seeds", "2", "--run-dir", run_dir))
-    assert again.returncode == 0 and again.stdout == first.stdout
-    assert "compiling" not in again.stderr
+    code, out, err = penstock("train", "apg", *options, "--seeds", "2", "--run-dir", run_dir)
+    assert code == 0 and out == first.stdout
+    assert "compiling" not in err
     assert before == {path: path.stat().st_mtime_ns for path in before}
     assert texts == {path: path.read_bytes() for path in texts}
 
 
-def test_resume_finishes_with_a_larger_budget_and_evaluates(commands, trained, tmp_path):
+def test_resume_of_a_finished_run_tells_its_results(penstock, trained, tmp_path):
     import shutil
 
     shutil.copytree(trained[0], tmp_path / "copy")
-    finished = quiet(commands("resume", tmp_path / "copy", "--no-video"))
-    assert finished.returncode == 0 and finished.stdout.splitlines()[-1].startswith("copy: deterministic return ")
-    assert "continues at step 192" in finished.stderr and "compiling" not in finished.stderr
+    code, out, err = penstock("resume", tmp_path / "copy", "--no-video")
+    assert code == 0 and out.splitlines()[-1].startswith("copy: deterministic return ")
+    assert "continues at step 192" in err and "compiling" not in err
     assert listing(tmp_path / "copy") == listing(trained[0])
 
 
@@ -151,13 +152,13 @@ def test_check_world(commands, penstock):
     assert code == 1 and out.startswith("ERROR    Time limit: ")
     assert "--world-option max_episode_steps=1000" in out and "ok       Episodes end" in out
 
-    channels_first = commands.cwd / "channels_first.py"
-    picture = ENDLESS.replace("Box(-1, 1, (2,), np.float32)", "Box(0, 255, (3, 64, 64), np.uint8)")
-    picture = picture.replace("uniform(-1, 1, 2).astype(np.float32)", "integers(0, 255, (3, 64, 64), np.uint8)")
-    channels_first.write_text(picture.replace("np.zeros(2, np.float32)", "np.zeros((3, 64, 64), np.uint8)"))
-    code, out, _ = penstock("check-world", f"{channels_first}:Endless", "--world-option", "max_episode_steps=20")
-    assert code == 1 and "ERROR    Encoder: pixels = (3, 64, 64): height and" in out
-    assert f"{channels_first}:Endless: 1 error in" in out
+    large = commands.cwd / "large.py"
+    picture = ENDLESS.replace("Box(-1, 1, (2,), np.float32)", "Box(0, 255, (160, 160, 3), np.uint8)")
+    picture = picture.replace("uniform(-1, 1, 2).astype(np.float32)", "integers(0, 255, (160, 160, 3), np.uint8)")
+    large.write_text(picture.replace("np.zeros(2, np.float32)", "np.zeros((160, 160, 3), np.uint8)"))
+    code, out, _ = penstock("check-world", f"{large}:Endless", "--world-option", "max_episode_steps=20")
+    assert code == 1 and "ERROR    Encoder: pixels = (160, 160, 3): height and" in out
+    assert f"{large}:Endless: 1 error in" in out
 
 
 ENDLESS = """
@@ -215,7 +216,8 @@ def test_signals_end_a_command_with_the_documented_codes(commands, tmp_path):
     assert "Traceback" not in process.stderr.read()
 
 
-def test_terminated_run_exits_with_75_and_the_same_command_completes(commands, tmp_path):
+@pytest.mark.parametrize("then_completes", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_terminated_run_exits_with_75_and_resume_completes(commands, tmp_path, then_completes):
     options = [*OPTIONS, "--seeds", "2", "--run-dir", tmp_path / "run"]  # compiled for `trained` already
     process = commands.start("train", "apg", *options)
     for line in process.stderr:
@@ -226,6 +228,8 @@ def test_terminated_run_exits_with_75_and_the_same_command_completes(commands, t
     said = process.stderr.read()
     assert "SIGTERM: finishing this step, saving; again to quit at once." in said
     assert "saved; the same command continues the run" in said
+    if not then_completes:
+        return
     finished = commands("resume", tmp_path / "run", "--no-video")
     assert finished.returncode == 0 and finished.stdout.splitlines()[-1].startswith("run: deterministic return ")
 
@@ -311,7 +315,7 @@ def test_terminal_output_is_drawn_in_place(commands, trained):
     )
     assert finished.returncode == 0, finished.stdout
     lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", finished.stdout).replace("\r", "").splitlines()
-    assert lines[-1].startswith("first: deterministic return ")
+    assert lines[-2].startswith("first: deterministic return ") and lines[-1].startswith("next ")
     assert any("100%" in line and "done" in line for line in lines)
 
 

@@ -15,25 +15,30 @@ from penstock.data.replay import _stratified, memory_bytes
 from penstock.worlds import Observation
 
 N = 2
+STATIC = ("batch_size", "discount", "n_step", "recent", "newest")
+add = jax.jit(Replay.add)
+gather = jax.jit(Replay.gather, static_argnames=STATIC[1:])
+sample = jax.jit(Replay.sample, static_argnames=STATIC)
 
 
 def step(t, terminated=(False, False), truncated=(False, False)):
     """Observations count 10 t + environment; the reward is t + 1 and t + 2."""
-    env = jnp.arange(N, dtype=jnp.float32)
-    return Experience(
+    env = np.arange(N, dtype=np.float32)
+    numbers = Experience(
         observation=Observation((10.0 * t + env)[:, None]),
         action=(0.01 * t + 0.001 * env)[:, None],
         reward=t + 1.0 + env,
-        terminated=jnp.asarray(terminated),
-        truncated=jnp.asarray(truncated),
+        terminated=np.asarray(terminated),
+        truncated=np.asarray(truncated),
         next_observation=Observation((10.0 * t + env + 5.0)[:, None]),
     )
+    return jax.tree.map(jnp.asarray, numbers)
 
 
 def filled(steps, capacity=8, **flags):
     replay = Replay.create(step(0), capacity)
     for t in range(steps):
-        replay = replay.add(step(t, **{name: value[t] for name, value in flags.items() if t in value}))
+        replay = add(replay, step(t, **{name: value[t] for name, value in flags.items() if t in value}))
     return replay
 
 
@@ -44,7 +49,10 @@ def middles(count):
 
 def everything(replay, discount=0.5, **settings):
     """One sample of every transition, by age and environment."""
-    return replay.gather(jnp.asarray(middles(int(replay.filled) * N)), discount, **settings)
+    uniform = middles(int(replay.filled) * N)
+    if isinstance(replay.ring.reward, np.ndarray):
+        return replay.gather(uniform, discount, **settings)
+    return gather(replay, jnp.asarray(uniform), discount, **settings)
 
 
 def test_newest_steps_survive_and_come_in_order():
@@ -68,7 +76,7 @@ def test_truncation_bootstraps_and_termination_does_not():
     """The 2 x 2 table: nothing, terminated, truncated, both."""
     cases = [(False, False), (True, False), (False, True), (True, True)]
     for terminated, truncated in cases:
-        replay = Replay.create(step(0), 2).add(step(3, (terminated, False), (truncated, False)))
+        replay = add(Replay.create(step(0), 2), step(3, (terminated, False), (truncated, False)))
         batch = everything(replay)
         np.testing.assert_array_equal(batch.bootstrap, [0.0 if terminated else 0.5, 0.5])
         np.testing.assert_array_equal(batch.reward, [4.0, 5.0])
@@ -104,11 +112,12 @@ def test_n_step_does_not_run_from_the_newest_into_the_oldest():
 @pytest.mark.parametrize("steps", [40, 130])
 def test_recent_part_comes_from_the_newest_without_repetition(steps):
     replay = Replay.create(step(0), 200)
-    replay = jax.lax.fori_loop(0, steps, lambda t, replay: replay.add(step(t)), replay)
+    for t in range(steps):
+        replay = add(replay, step(t))
     count = int(replay.filled) * N
     seen = set()
     for seed in range(30):
-        batch = replay.sample(jax.random.key(seed), 50, 0.9, recent=10, newest=20)
+        batch = sample(replay, jax.random.key(seed), 50, 0.9, recent=10, newest=20)
         rank = np.asarray(batch.observation.vector[:, 0])
         recent, uniform = rank[:10], rank[10:]
         assert len(set(recent)) == 10 and len(set(uniform)) == 40
@@ -183,7 +192,7 @@ def test_counts_beyond_what_float32_can_count(count, xp):
 
 
 def test_more_samples_than_data_repeats_but_stays_inside():
-    batch = filled(2).sample(jax.random.key(0), 64, 0.9)
+    batch = sample(filled(2), jax.random.key(0), 64, 0.9)
     assert set(np.asarray(batch.observation.vector[:, 0]).tolist()) <= {0.0, 1.0, 10.0, 11.0}
 
 
@@ -194,7 +203,7 @@ def test_host_ring_gives_the_same_batches():
     device = filled(7, truncated={4: (True, False)})
     uniform = np.linspace(0.0, 0.999, 13, dtype=np.float32)
     for settings in ({}, {"n_step": 3}, {"recent": 4, "newest": 3}):
-        ours, theirs = host.gather(uniform, 0.9, **settings), device.gather(jnp.asarray(uniform), 0.9, **settings)
+        ours, theirs = host.gather(uniform, 0.9, **settings), gather(device, jnp.asarray(uniform), 0.9, **settings)
         for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
             assert isinstance(a, np.ndarray)
             np.testing.assert_allclose(a, b, rtol=1e-6)
@@ -213,7 +222,7 @@ def test_a_resized_ring_holds_the_newest_in_order_and_goes_on(slots, kept, host)
     if host:
         replay.write(step(6))
     else:
-        replay = replay.add(step(6))
+        replay = add(replay, step(6))
     kept = min(kept + 1, slots)
     np.testing.assert_array_equal(everything(replay).reward, [t + 1 + e for t in range(7 - kept, 7) for e in range(N)])
 
@@ -232,7 +241,7 @@ def pictures(t):
 def test_pictures_stay_bytes_through_both_rings_and_the_wrap_around():
     device, host = Replay.create(pictures(0), 8), Replay.create_on_host(jax.tree.map(np.asarray, pictures(0)), 8)
     for t in range(6):  # four slots
-        device = jax.jit(Replay.add)(device, pictures(t))
+        device = add(device, pictures(t))
         host.write(pictures(t))
     count = 4 * N
     expected = (100 * np.repeat(np.arange(2, 6), N) + np.tile(np.arange(N), 4)) % 256

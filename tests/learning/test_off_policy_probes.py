@@ -1,5 +1,6 @@
 """Every off-policy learner finds the known right answer of tiny worlds (F41)."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -59,11 +60,12 @@ def learn(algorithm, task, iterations, *, seed=0, **settings):
 def values(learner, state, observations):
     """Q of the deterministic action, mean over the ensemble."""
     observation = Observation(jnp.asarray(observations, jnp.float32)[:, None])
-    action = learner.agent(state).mode(observation).action
-    return np.asarray(state.learned.critic.values(observation, action).mean(axis=0))
+    action = eqx.filter_jit(learner.agent(state).mode)(observation).action
+    return np.asarray(eqx.filter_jit(state.learned.critic.values)(observation, action)).mean(axis=0)
 
 
-@pytest.mark.parametrize("algorithm", QUICKLY)
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", OFF_POLICY)
 def test_terminations_do_not_bootstrap_and_rewards_are_discounted(algorithm):
     """Q(0) = g, Q(1) = 1: a learner that bootstraps over the end reports up to 10."""
     learner, state = learn(algorithm, probes.TwoStepDiscount(), 150)
@@ -84,8 +86,8 @@ def test_actions_answer_the_observation(algorithm):
     """a = o / 2. CrossQ's actor acts by running statistics, which trail it by a hundred of its own, rarer steps."""
     task = probes.ObservationActionReward()
     learner, state = learn(algorithm, task, 1200 if algorithm == "crossq" else 400)
-    observations = jnp.linspace(-0.9, 0.9, 7)
-    actions = learner.agent(state).mode(Observation(observations[:, None])).action[:, 0]
+    observations = np.linspace(-0.9, 0.9, 7, dtype=np.float32)
+    actions = eqx.filter_jit(learner.agent(state).mode)(Observation(jnp.asarray(observations[:, None]))).action[:, 0]
     np.testing.assert_allclose(actions, task.right_action(observations), atol=0.2)
 
 

@@ -30,7 +30,7 @@ def learner(name, on, planned, **settings):
 
 def pictures(generator, size):
     place = generator.uniform(-0.8, 0.8, (2, size)).astype(np.float32)
-    return place, Observation(jnp.zeros((size, 0)), pixels=jax.vmap(dot)(*jnp.asarray(place)))
+    return place, Observation(jnp.zeros((size, 0)), pixels=jax.jit(jax.vmap(dot))(*place))
 
 
 @pytest.mark.parametrize("name", OFF_POLICY)
@@ -72,7 +72,7 @@ def test_a_whole_iteration_on_a_world_of_pictures():
     assert np.asarray(held.pixels[:6]).max(axis=(2, 3, 4)).min() > 200  # the dot is in every picture
 
 
-@pytest.mark.parametrize("name", ["shac", "sapo", "rfo"])
+@pytest.mark.parametrize("name", [*(pytest.param(n, marks=pytest.mark.slow) for n in ("shac", "sapo")), "rfo"])
 def test_pathwise_learners_take_pictures_without_a_vector(name):
     """Shapes and types alone: no number is computed."""
     small = {"window": 4, "actor_hidden": (4,), "critic_hidden": (4,), "critic_minibatches": 2}

@@ -4,6 +4,7 @@ Value probes look at the critic, action probes at the deterministic policy, and 
 return of what the policy samples: there a Gaussian must fail and a flow must succeed.
 """
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,7 +56,7 @@ def learn(algorithm, task, updates, *, num_envs=16, seed=0, **settings):
 def values(state, observations):
     """Mean over the ensemble, of a column of observations."""
     observation = Observation(jnp.asarray(observations, jnp.float32)[:, None])
-    return np.asarray(state.learned.critic.values(observation, state.learned.normalizer).mean(axis=0))
+    return np.asarray(eqx.filter_jit(state.learned.critic.values)(observation, state.learned.normalizer)).mean(axis=0)
 
 
 @pytest.mark.slow
@@ -82,13 +83,13 @@ def test_values_depend_on_the_observation(algorithm):
     np.testing.assert_allclose(values(state, [-1.0, 1.0]), [-1.0, 1.0], atol=0.05)
 
 
-@pytest.mark.parametrize("algorithm", quickly(ALL, ["apg", "shac2"]))
+@pytest.mark.parametrize("algorithm", quickly(ALL, []))
 def test_actions_answer_the_observation(algorithm):
     """a = o / 2."""
     task = probes.ObservationActionReward()
     learner, state = learn(algorithm, task, 400)
-    observations = jnp.linspace(-0.9, 0.9, 7)
-    actions = learner.agent(state).mode(Observation(observations[:, None])).action[:, 0]
+    observations = np.linspace(-0.9, 0.9, 7, dtype=np.float32)
+    actions = eqx.filter_jit(learner.agent(state).mode)(Observation(jnp.asarray(observations[:, None]))).action[:, 0]
     np.testing.assert_allclose(actions, task.right_action(observations), atol=0.12)
 
 
@@ -96,8 +97,8 @@ def test_actions_answer_the_observation(algorithm):
 def test_credit_through_the_state(algorithm):
     """a = -x brings the state to rest in one step; the reward reaches the action through the next state only."""
     learner, state = learn(algorithm, probes.Regulator(), 400)
-    positions = jnp.linspace(-0.6, 0.6, 7)
-    actions = learner.agent(state).mode(Observation(positions[:, None])).action[:, 0]
+    positions = np.linspace(-0.6, 0.6, 7, dtype=np.float32)
+    actions = eqx.filter_jit(learner.agent(state).mode)(Observation(jnp.asarray(positions[:, None]))).action[:, 0]
     np.testing.assert_allclose(actions, -positions, atol=0.15)
 
 
@@ -108,7 +109,7 @@ def test_gradient_reaches_the_policy_through_points(algorithm):
     learner, state = learn(algorithm, probes.PointCloud(), 150, num_envs=8, actor_learning_rate=3e-3)
     centers = jnp.asarray([-0.6, 0.0, 0.6])
     points = jnp.zeros((3, 6, 3)).at[..., 0].set(centers[:, None])
-    actions = learner.agent(state).mode(Observation(jnp.zeros((3, 1)), points)).action[:, 0]
+    actions = eqx.filter_jit(learner.agent(state).mode)(Observation(jnp.zeros((3, 1)), points)).action[:, 0]
     np.testing.assert_allclose(actions, centers, atol=0.2)
 
 

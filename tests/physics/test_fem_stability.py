@@ -81,7 +81,16 @@ def test_warning_is_a_sentence_with_numbers():
         warn_if_unstable(body, 4e-3)
 
 
-def test_mass_scaled_contact_keeps_gradients_finite_in_stance():
+@pytest.mark.parametrize(
+    "contact",
+    [
+        MassScaledContact(),
+        # The negative control: one stiffness for all leaves the body standing and ruins the gradient.
+        pytest.param(ConstantContact(stiffness=5e4, radius=0.0), marks=pytest.mark.slow),
+    ],
+    ids=["mass-scaled", "constant"],
+)
+def test_mass_scaled_contact_keeps_gradients_finite_in_stance(contact):
     """The same standing body, 0.5 s at 2 ms: gradient of its height with respect to its velocities."""
     act, dt, quick = jnp.zeros((80, 1)), 2e-3, {"xla_backend_optimization_level": 0}
 
@@ -98,13 +107,12 @@ def test_mass_scaled_contact_keeps_gradients_finite_in_stance():
     rest = tuple(jnp.asarray(body.rest[:, i, None], jnp.float32) for i in range(3))
     settle = jax.jit(lambda q: simulate(body, Motion(q, jax.tree.map(jnp.zeros_like, q)), act, dt, 400))
     calm = settle(rest)
-    value, size = outcome(MassScaledContact(), *calm)
+    value, size = outcome(contact, *calm)
     assert 0.1 < value < 0.175
-    assert size < 1.0
-    # The negative control: one stiffness for all leaves the body standing and ruins the gradient.
-    value, size = outcome(ConstantContact(stiffness=5e4, radius=0.0), *calm)
-    assert 0.1 < value < 0.175
-    assert not size < 1e3
+    if isinstance(contact, MassScaledContact):
+        assert size < 1.0
+    else:
+        assert not size < 1e3
 
 
 def test_contact_laws_on_one_vertex():

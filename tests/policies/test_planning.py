@@ -25,20 +25,24 @@ TRUNK = Trunk(hidden=(4,))
 
 def follow(flat_size, done, chunk_length):
     """Runs the plan over a table ``done (steps, N)``. The n-th consultation plans the numbers 100 n + entry."""
-    plan = no_plan(done.shape[1], flat_size)
     actions, decisions, consulted = [], [], []
-    for step, ends in enumerate(done):
 
-        def consult(step=step):
-            jax.debug.callback(lambda: consulted.append(step))
+    @jax.jit
+    def follow_on(plan, step, ends):
+        def consult():
+            jax.debug.callback(lambda step: consulted.append(int(step)), step)
             chunk = 100.0 * step + jnp.arange(flat_size, dtype=jnp.float32)
             return Draw(jnp.tile(chunk, (done.shape[1], 1)), jnp.tile(-chunk, (done.shape[1], 1)))
 
-        plan, action, decision = next_action(plan, jnp.asarray(step), chunk_length, consult)
+        plan, action, decision = next_action(plan, step, chunk_length, consult)
+        return plan.after(ends), plan, action, decision
+
+    plan = no_plan(done.shape[1], flat_size)
+    for step, ends in enumerate(done):
+        plan, followed, action, decision = follow_on(plan, np.int32(step), ends)
         actions.append(np.asarray(action))
         decisions.append(np.asarray(decision))
-        np.testing.assert_array_equal(plan.latent, -plan.action)
-        plan = plan.after(jnp.asarray(ends))
+        np.testing.assert_array_equal(followed.latent, -np.asarray(followed.action))
     jax.effects_barrier()
     return np.stack(actions), np.stack(decisions), consulted
 

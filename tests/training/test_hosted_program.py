@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from penstock.policies import DeterministicAction
 from penstock.storage.metrics_log import read_metrics
 from penstock.storage.store import latest_checkpoint
 from penstock.training.drivers.functional import seed_keys
+from penstock.training.drivers.hosted import HostedDriver
 from penstock.training.drivers.memory import experience_shapes
 from penstock.training.hosted_evaluation import HostedEvaluator
 from penstock.training.loop import Silent, TrainingFailedError, train
@@ -71,17 +73,48 @@ def rows(folder):
     ]
 
 
+class SharedFunctions(HostedDriver):
+    """A `HostedDriver` whose functions are compiled once for all runs of the same learner in this process.
+
+    They know nothing of the environments but the sizes of observations and actions.
+    """
+
+    compiled: ClassVar[dict] = {}
+
+    def __init__(self, learner, evaluation_world):
+        super().__init__(learner, evaluation_world)
+        self.share(self)
+
+    @classmethod
+    def share(cls, driver):
+        """Gives the driver the functions of the first of its kind."""
+        learner = driver.learner
+        of = (learner.name, learner.config, learner.planned_updates, learner.precision, learner.deterministic)
+        first = cls.compiled.setdefault((*of, learner.world.observation_spec, learner.world.action_size), driver)
+        for name in ("_learn_all", "_split", "_act", "_learn", "_metrics"):
+            setattr(driver, name, getattr(first, name))
+        driver.evaluator._act = first.evaluator._act
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A finished run."""
+    """A finished run, and how often each of its functions was traced."""
     folder = tmp_path_factory.mktemp("hosted") / "whole"
     result = train(tiny_plan(), folder)
-    return folder, result
+    traces = {**result.driver.traces, "evaluation": result.driver.evaluator.traces}
+    SharedFunctions.share(result.driver)
+    return folder, result, traces
+
+
+@pytest.fixture(autouse=True)
+def shared_functions(monkeypatch):
+    """Lets runs of the same learner share what they compiled."""
+    monkeypatch.setattr("penstock.training.running.HostedDriver", SharedFunctions)
 
 
 @pytest.mark.slow
 def test_same_seed_same_run_and_another_seed_another(whole, tmp_path):
-    folder, result = whole
+    folder, result, _ = whole
     again = train(tiny_plan(), tmp_path / "again")
     assert json.dumps(rows(tmp_path / "again")) == json.dumps(rows(folder))
     assert_equal(again.state, result.state)
@@ -138,7 +171,7 @@ def test_a_run_from_before_a_setting_existed_continues(tmp_path):
 
 
 def test_evaluation_does_not_change_training(whole, tmp_path):
-    _, result = whole
+    _, result, _ = whole
     seldom = train(tiny_plan(evaluate_every=100, evaluation_episodes=3), tmp_path / "seldom")
     assert_equal(seldom.state.learned, result.state.learned)
     assert_equal(seldom.state.memory, result.state.memory)
@@ -146,23 +179,22 @@ def test_evaluation_does_not_change_training(whole, tmp_path):
 
 @pytest.mark.slow
 def test_several_seeds_are_the_runs_of_each(whole, tmp_path):
-    _, result = whole
+    _, result, _ = whole
     both = train(tiny_plan(seeds=2), tmp_path / "both")
     first = jax.tree.map(lambda leaf: leaf[:1], (both.state.learned, both.state.memory))
     assert_equal(first, (result.state.learned, result.state.memory))
 
 
 def test_functions_are_compiled_once_and_before_training(whole):
-    _, result = whole
-    assert result.driver.traces == {"init": 1, "act": 1, "learn": 1}
-    assert result.driver.evaluator.traces == 2
+    _, result, traces = whole
+    assert traces == {"init": 1, "act": 1, "learn": 1, "evaluation": 2}
     clock = result.driver.stopwatch
     assert min(clock.acting, clock.environment, clock.replay, clock.handing_over) > 0
 
 
 def test_replay_holds_what_was_played(whole):
     """Rewards are age + action, and transitions follow each other until an episode of five steps ends."""
-    _, result = whole
+    _, result, _ = whole
     ring = jax.tree.map(lambda leaf: leaf[0], result.state.memory.ring)
     ages = ring.observation.vector[..., 1]
     np.testing.assert_array_equal(ages[:, 0], np.arange(50) % 5)
@@ -381,7 +413,8 @@ def test_a_request_to_stop_ends_a_block_after_its_iteration(tmp_path):
     assert train(dataclasses.replace(plan, log_every=2), tmp_path / "run").finished
 
 
-def test_a_run_without_evaluation(tmp_path):
+def test_a_run_without_evaluation(tmp_path, monkeypatch):
+    monkeypatch.setattr("penstock.training.running.HostedDriver", HostedDriver)  # with functions of its own, to count
     plan = tiny_plan(evaluate_every=0, steps=40)
     result = train(plan, tmp_path / "run")
     assert result.finished and evaluated(tmp_path / "run") == [] and rows(tmp_path / "run")[-1]["env_steps"] == 40

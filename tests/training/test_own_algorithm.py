@@ -128,6 +128,7 @@ def test_random_ages_are_refused_on_a_hosted_world(spec, monkeypatch):
         make_driver(learner, learner.world)
 
 
+@pytest.mark.slow
 def test_killed_it_goes_on_bit_for_bit_and_is_plotted(spec, tmp_path):
     commands = Commands(tmp_path / "programs", tmp_path)
     options = ("--world", "classic/double-integrator", "--world-option", "episode_length=10", "--num-envs", "4")

@@ -118,7 +118,7 @@ def looks(age):
     return [1.0, 0.0, float(age % 2), *hot(2, age % 2), *hot(3, age % 3), float(age), -float(age), *hot(3, age % 3)]
 
 
-@pytest.mark.parametrize("vectorization", ["serial", "processes"])
+@pytest.mark.parametrize("vectorization", ["serial", pytest.param("processes", marks=pytest.mark.slow)])
 def test_nested_and_discrete_observations_are_numbers(vectorization):
     world = hosted(Nested, vectorization=vectorization)
     state = world.reset(KEY)
@@ -380,8 +380,15 @@ def project(tmp_path):
     gymnasium.registry.pop("OfAUser-v0", None)
 
 
-@pytest.mark.parametrize("vectorization", ["serial", "processes"])
-@pytest.mark.parametrize(("name", "limit"), [("Cart", 3), ("make", 5)])
+@pytest.mark.parametrize(
+    ("vectorization", "name", "limit"),
+    [
+        ("serial", "Cart", 3),
+        ("serial", "make", 5),
+        ("processes", "make", 5),
+        pytest.param("processes", "Cart", 3, marks=pytest.mark.slow),
+    ],
+)
 def test_a_file_finds_its_neighbours_and_registrations_as_a_script_would(project, vectorization, name, limit):
     world = load_world(f"{project}/carts.py:{name}", 2, vectorization=vectorization)
     state, _ = world.step(world.reset(KEY), np.zeros((2, 1), np.float32))

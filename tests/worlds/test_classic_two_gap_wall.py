@@ -45,6 +45,7 @@ def two_aims(observation, key):
     return aim + 0.02 * jax.random.normal(key_noise, (NUM_ENVS, 2))
 
 
+@pytest.mark.slow
 def test_the_best_gaussian_loses_to_two_aims():
     """By the recursion over tabulated launches: no episodes, no learning."""
     best = best_policies.two_gap_wall(aims=200, means=9, spreads=12, ascent=20)
@@ -115,6 +116,9 @@ def _attempt(task, aim, side, steps=9):
     return rewards.sum(), states, outcomes
 
 
+compiled_attempt = eqx.filter_jit(_attempt)
+
+
 def test_gradients_reach_the_launch_from_everywhere_and_push_away_from_the_pillar():
     task = TwoGapWall()
     slope = jax.jit(jax.vmap(jax.grad(lambda aim, side: _attempt(task, aim, side)[0]), (0, None)))
@@ -131,18 +135,19 @@ def test_gradient_of_an_attempt_matches_finite_differences():
     with jax.enable_x64(True):
         task = TwoGapWall()
         value = jax.jit(lambda aim: _attempt(task, aim, jnp.asarray(1.0))[0])
+        slope = jax.jit(jax.grad(value))
         for aim in (-0.5, 0.1, 0.45, 0.56, 0.9):
             aim = jnp.asarray(aim, jnp.float64)
             numeric = (value(aim + 1e-5) - value(aim - 1e-5)) / 2e-5
-            np.testing.assert_allclose(jax.grad(value)(aim), numeric, rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(slope(aim), numeric, rtol=1e-4, atol=1e-5)
 
 
 def test_the_wall_takes_at_least_three_steps_and_blocked_attempts_start_over_unchanged():
     task = TwoGapWall()
-    _, states, _ = _attempt(task, jnp.asarray(0.56), jnp.asarray(1.0), 12)
+    _, states, _ = compiled_attempt(task, jnp.asarray(0.56), jnp.asarray(1.0), 12)
     x = states.position[:, 0]
     assert int(((x > -2 * task.wall_width) & (x < 2 * task.wall_width)).sum()) >= 3
-    _, states, outcomes = _attempt(task, jnp.asarray(0.56), jnp.asarray(-1.0), 20)
+    _, states, outcomes = compiled_attempt(task, jnp.asarray(0.56), jnp.asarray(-1.0), 20)
     back = np.asarray(outcomes.diagnostics["thrown_back"])
     first = int(back.argmax())
     assert back[first] == 1.0 and first >= 6
@@ -153,9 +158,9 @@ def test_the_wall_takes_at_least_three_steps_and_blocked_attempts_start_over_unc
 
 def test_a_blocked_attempt_earns_nothing_and_success_earns_five():
     task = TwoGapWall()
-    blocked, _, outcomes = _attempt(task, jnp.asarray(0.0), jnp.asarray(1.0), 20)
+    blocked, _, outcomes = compiled_attempt(task, jnp.asarray(0.0), jnp.asarray(1.0), 20)
     first = int(np.asarray(outcomes.diagnostics["thrown_back"]).argmax())
     assert float(outcomes.reward[: first + 1].sum()) < -0.02 * first
-    passed, _, _ = _attempt(task, jnp.asarray(0.56), jnp.asarray(1.0), 14)
+    passed, _, _ = compiled_attempt(task, jnp.asarray(0.56), jnp.asarray(1.0), 14)
     assert 4.3 < float(passed) < 5.0
     assert blocked < 0

@@ -28,13 +28,18 @@ def array(coordinates):
     return np.stack([np.asarray(c, np.float64).T for c in unpack(coordinates)], axis=-1)
 
 
+def uniform_actions(size):
+    """For two environments."""
+    return jnp.asarray(np.random.default_rng(size).uniform(-1.0, 1.0, (2, size)), jnp.float32)
+
+
 def test_mini_sizes():
     task = JumperMini()
     assert (task.action_size, task.episode_length, task.control_timestep) == (80, 128, 0.016)
     assert (task.observation_spec.vector, task.observation_spec.points) == (412, 0)
     assert (task.body.num_vertices, task.body.num_tets) == (54, 80)
     assert task.describe()["mass"] == pytest.approx(16.0)
-    observation = task.observe(task.initial(jax.random.key(0), 3))
+    observation = jax.eval_shape(lambda key: task.observe(task.initial(key, 3)), jax.random.key(0))
     assert observation.vector.shape == (3, 412)
     assert observation.points is None
 
@@ -53,7 +58,7 @@ def test_jumper_sizes_mass_volume_and_height():
     assert sorted(np.bincount(task.actuator).tolist()) == [2] * 110 + [3] * 110
     for kind, vector, points in (("state", 6 * 240 + 4 + 220, 0), ("points", 6 + 220, 240)):
         task = Jumper(observation=kind)
-        observation = task.observe(task.initial(jax.random.key(0), 2))
+        observation = jax.eval_shape(lambda key, t=task: t.observe(t.initial(key, 2)), jax.random.key(0))
         assert observation.vector.shape == (2, vector) == (2, task.observation_spec.vector)
         assert task.observation_spec.points == points
         assert observation.points is None if points == 0 else observation.points.shape == (2, points, 3)
@@ -62,7 +67,7 @@ def test_jumper_sizes_mass_volume_and_height():
 def test_mini_observation_by_numpy():
     task, initial, advance = ready(JumperMini)
     state = initial(jax.random.key(1), 2)
-    action = jax.random.uniform(jax.random.key(2), (2, 80), minval=-1, maxval=1)
+    action = uniform_actions(80)
     for _ in range(3):
         state, _ = advance(state, action)
     x, v, m = array(state.position), array(state.velocity), task.body.masses / task.body.masses.sum()
@@ -83,14 +88,14 @@ def test_mini_observation_by_numpy():
         )
         for n in range(2)
     ]
-    np.testing.assert_allclose(task.observe(state).vector, expected, atol=2e-5)
+    np.testing.assert_allclose(jax.jit(task.observe)(state).vector, expected, atol=2e-5)
 
 
 def test_rewards_recomputed_from_logged_states():
     for make in (JumperMini, Jumper):
         task, initial, advance = ready(make)
         before = initial(jax.random.key(0), 2)
-        action = jax.random.uniform(jax.random.key(1), (2, task.action_size), minval=-1, maxval=1)
+        action = uniform_actions(task.action_size)
         after, outcome = advance(before, action)
         x0, x1, v1, a = array(before.position), array(after.position), array(after.velocity), np.asarray(action)
         if isinstance(task, JumperMini):
@@ -110,15 +115,16 @@ def test_rewards_recomputed_from_logged_states():
 
 
 def test_layouts_and_actuators_give_the_same_task():
-    action = jax.random.uniform(jax.random.key(1), (2, 220), minval=-1, maxval=1)
+    action = uniform_actions(220)
     ends = []
     _, initial, advance = ready(Jumper)
     rows = Jumper(layout="rows")
-    for task, start, step in ((ready(Jumper)[0], initial, advance), (rows, rows.initial, jax.jit(rows.advance))):
+    begin_rows = jax.jit(rows.initial, static_argnums=1)
+    for task, start, step in ((ready(Jumper)[0], initial, advance), (rows, begin_rows, jax.jit(rows.advance))):
         state, outcome = step(start(jax.random.key(0), 2), action)
-        ends.append((array(state.position), task.observe(state).vector, outcome.reward))
+        ends.append((array(state.position), jax.jit(task.observe)(state).vector, outcome.reward))
     assert initial(jax.random.key(0), 2).position[0].shape == (240, 2)
-    assert rows.initial(jax.random.key(0), 2).position.shape == (240, 3, 2)
+    assert begin_rows(jax.random.key(0), 2).position.shape == (240, 3, 2)
     for a, b in zip(*ends, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
@@ -180,7 +186,7 @@ def test_reset_noise():
 def test_scene():
     task, initial, advance = ready(Jumper)
     state = initial(jax.random.key(0), 2)
-    state, _ = advance(state, jnp.stack([jnp.zeros(220), jnp.linspace(-1, 1, 220)]))
+    state, _ = advance(state, jnp.asarray(np.stack([np.zeros(220), np.linspace(-1, 1, 220)]), jnp.float32))
     scene = task.scene(state, 1)
     (body,) = scene.items
     assert isinstance(body, Surface)
@@ -198,9 +204,15 @@ def test_jumper_with_a_mesh_file(tmp_path):
     task = Jumper(mesh=tmp_path / "mini.vtk", tets_per_action=4)
     assert task.action_size == 20
     assert task.body.rest[:, 1].min() == pytest.approx(0.207)
-    state, outcome = task.advance(task.initial(jax.random.key(0), 1), jnp.zeros((1, 20)))
-    assert jnp.isfinite(outcome.reward).all()
-    assert task.observe(state).vector.shape == (1, 6 * 54 + 4 + 20)
+
+    @jax.jit
+    def first_step(key):
+        state, outcome = task.advance(task.initial(key, 1), jnp.zeros((1, 20)))
+        return task.observe(state), outcome
+
+    observation, outcome = first_step(jax.random.key(0))
+    assert np.isfinite(outcome.reward).all()
+    assert observation.vector.shape == (1, 6 * 54 + 4 + 20)
 
 
 def test_defaults_are_stable_and_long_substeps_are_reported():
