@@ -1,6 +1,5 @@
 """Everything that evolves in a run, in one pytree."""
 
-import dataclasses
 from typing import Any
 
 import equinox as eqx
@@ -71,5 +70,5 @@ class RunState(eqx.Module):
         return jax.tree.unflatten(jax.tree.structure(self), jax.tree.leaves((*seeds, unnamed(self.clock))))
 
     def with_memory(self, memory: Any) -> "RunState":
-        """The same with another memory."""
-        return dataclasses.replace(self, memory=memory)
+        """The same with another memory; of a template without values too."""
+        return eqx.tree_at(lambda state: state.memory, self, memory, is_leaf=lambda part: part is None)
