@@ -55,7 +55,7 @@ def test_what_does_not_bear_on_learning_does_not_split_an_arm(make_run, field):
             {"world_options": {}},
             ("world option episode_length = 10", f"world option episode_length = {NOT_RECORDED}"),
         ),
-        ({"settings": {"layer_norm": True}}, {"settings": {"layer_norm": 1}}, ("layer_norm = true", "layer_norm = 1")),
+        ({"settings": {"own_flag": True}}, {"settings": {"own_flag": 1}}, ("own_flag = true", "own_flag = 1")),
         ({"settings": {"target_entropy": None}}, {"settings": {"target_entropy": -1.5}},
          ("target_entropy = none", "target_entropy = -1.5")),
         ({"settings": {"actor_hidden": [64, 64]}}, {"settings": {"actor_hidden": [64]}},
