@@ -393,24 +393,22 @@ def test_a_request_to_stop_is_heard_while_evaluating_and_the_evaluation_is_made_
     assert evaluated(tmp_path / "run") == [0, 20, 40, 60]
 
 
-def test_a_request_to_stop_ends_a_block_after_its_iteration(tmp_path):
-    class StopsAtOnce(Silent):
+def test_a_request_to_stop_ends_a_block_after_its_iteration(tmp_path, monkeypatch):
+    stepped, plan = HostedWorld.step, tiny_plan(steps=200)
+
+    class StopsInTheSecondBlock(Silent):
         def update(self, env_steps, *numbers, **details):
-            if env_steps == 20:
-                stepped = type(self).world.step
+            if env_steps == 20:  # the first block of two iterations is over
+                monkeypatch.setattr(HostedWorld, "step", interrupted_step)
 
-                def step(world, *arguments):
-                    os.kill(os.getpid(), signal.SIGINT)
-                    return stepped(world, *arguments)
+    def interrupted_step(world, *arguments):
+        os.kill(os.getpid(), signal.SIGINT)
+        return stepped(world, *arguments)
 
-                type(self).patch.setattr(type(self).world, "step", step)
-
-    with pytest.MonkeyPatch.context() as patch:
-        StopsAtOnce.patch, StopsAtOnce.world = patch, HostedWorld
-        plan = tiny_plan(log_every=10, evaluate_every=20, steps=200)
-        stopped = train(dataclasses.replace(plan, log_every=2, steps=200), tmp_path / "run", observer=StopsAtOnce())
+    stopped = train(plan, tmp_path / "run", observer=StopsInTheSecondBlock())
     assert int(stopped.state.clock.env_steps) == 30, "one iteration more, not the block of two"
-    assert train(dataclasses.replace(plan, log_every=2), tmp_path / "run").finished
+    monkeypatch.undo()
+    assert train(plan, tmp_path / "run").finished
 
 
 def test_a_run_without_evaluation(tmp_path, monkeypatch):

@@ -254,6 +254,7 @@ def observation_reader(space: Any, name: str, image_size: int | None = None) -> 
 
     Raises:
         CapabilityError: the space holds something else, or pictures of several sizes.
+        ConfigurationError: it holds nothing, or no picture of which the size could be chosen.
     """
     parts = list(_leaves(space, (), name))
     pictures = tuple(part for part in parts if part.axes is not None)
@@ -261,6 +262,11 @@ def observation_reader(space: Any, name: str, image_size: int | None = None) -> 
     size = sum(len(part.low) for part in vectors)
     if not pictures and size == 0:
         raise ConfigurationError(f"'{name}': the observation space {space} holds no number. Correct it.")
+    if image_size is not None and not pictures:
+        raise ConfigurationError(
+            f"'{name}': image_size = {image_size}: does nothing, because nothing that is observed is a picture. Leave "
+            "it out."
+        )
     if not pictures:
         return ObservationReader(ObservationSpec(vector=size), vectors, ())
     sizes = {part.picture[:2] for part in pictures} if image_size is None else {(image_size, image_size)}
