@@ -7,11 +7,15 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+MODELS = (".xml", ".mjcf", ".urdf", ".sdf", ".stl", ".obj", ".ply", ".msh", ".vtk", ".yaml", ".yml", ".toml")
+"""Endings of files that count where a module names them. Others may be what it writes: logs, results."""
+
 
 def source_files(path: pathlib.Path) -> list[pathlib.Path]:
     """A Python file, and the modules and other files beside it that it needs.
 
-    Modules are those that it imports, directly or not, anywhere in its functions; files those that its text names.
+    Modules are those that it imports, directly or not, anywhere in its functions; files are models (`MODELS`) that its
+    text names.
 
     Args:
         path: of the file.
@@ -107,7 +111,7 @@ def _module(base: pathlib.Path, dotted: str) -> set[pathlib.Path]:
 
 
 def _named_file(folder: pathlib.Path, text: str) -> set[pathlib.Path]:
-    if not 0 < len(text) < 200 or "\n" in text or "." not in text:
+    if not 0 < len(text) < 200 or not text.endswith(MODELS):
         return set()
     try:
         place = (folder / text).resolve()

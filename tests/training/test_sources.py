@@ -18,6 +18,7 @@ import numpy as np
 
 def make():
     import late
+    open("log.csv", "a").write("1")
     return "model.xml", late
 """
 
@@ -32,6 +33,7 @@ def project(tmp_path):
         "other.py": "thing = 1\n",
         "unused.py": "x = 1\n",
         "model.xml": "<mujoco/>",
+        "log.csv": "0",
         "helpers/__init__.py": "",
         "helpers/physics.py": "GAIN = 1.0\n",
         "helpers/deep.py": "from . import physics\nfrom .deeper import y\n",
@@ -66,6 +68,7 @@ def test_an_edit_anywhere_is_another_source(project, edited):
 def test_what_is_not_needed_does_not_count_and_the_place_does_not(project, tmp_path):
     before = source_hash(project / "env.py")
     (project / "unused.py").write_text("x = 2\n")
+    (project / "log.csv").write_text("01")  # what a world writes is no part of it
     shutil.copytree(project, tmp_path / "elsewhere")
     assert source_hash(tmp_path / "elsewhere" / "env.py") == before == source_hash(project / "env.py")
 
