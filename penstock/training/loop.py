@@ -36,11 +36,13 @@ from penstock.storage.store import (
     prune_checkpoints,
     save_checkpoint,
     save_crash_dump,
+    set_all_aside,
 )
 from penstock.training.drivers.functional import seed_keys
 from penstock.training.drivers.state import RunState
 from penstock.training.hosted_evaluation import EvaluationStopped, Supervision
 from penstock.training.migrations import completed
+from penstock.training.parts import layout_of
 from penstock.training.plan import KEPT_FOR_LIFE, SAFE_TO_CHANGE, RunPlan
 from penstock.training.post_mortem import FAULTS, Fault
 from penstock.training.presets import has_light
@@ -221,6 +223,7 @@ class _Run:
         self.folder = folder
         self.driver = driver
         self.hash = settings_hash
+        self.layout = layout_of(driver.learner)
         self.observer = observer
         self.log = MetricsLog(folder.metrics_path, mirrors, observer.message)
         self.seeds = range(plan.seed, plan.seed + plan.seeds)
@@ -293,18 +296,19 @@ class _Run:
         )
         state, update = None, 0
         if found is None:
+            set_all_aside(self.folder.checkpoints)  # agents of a run that cannot go on
             if any(self.folder.checkpoints.glob(".bad-*")):
                 kept = self.folder.path / "metrics.bad.jsonl"
                 shutil.copyfile(self.folder.metrics_path, kept)
                 self.observer.message(
-                    f"No checkpoint of this run can be used any more: it starts anew from step 0. Its metrics so far "
-                    f"are kept in {kept}."
+                    f"No checkpoint is left that this run could go on from: it starts anew from step 0. Its metrics so "
+                    f"far are kept in {kept}."
                 )
             self.log.truncate(0)
         else:
             state, manifest = load_state(found, self.driver, keys)
-            # The kill may have come after the checkpoint was saved and before it was compared with the best.
-            keep_best(found, report=self.observer.message)
+            # The kill may have come after the checkpoint was saved, and before this.
+            self._tidy(found)
             extra = manifest.extra
             self.log.truncate(extra["metrics_offset"])
             self.wall_before, self.cpu_before = extra["wall_seconds"], extra["cpu_seconds"]
@@ -428,10 +432,15 @@ class _Run:
         begin = time.monotonic()
         try:
             path = save_checkpoint(
-                self.folder.checkpoints, step, state, config_hash=self.hash, extra=extra, score=score
+                self.folder.checkpoints,
+                step,
+                state,
+                config_hash=self.hash,
+                extra=extra,
+                score=score,
+                layout=self.layout,
             )
-            keep_best(path, report=self.observer.message)
-            prune_checkpoints(self.folder.checkpoints, report=self.observer.message)
+            self._tidy(path)
         except CheckpointNotWrittenError as error:
             self.observer.message(f"{error} Training continues; the previous checkpoint is intact.")
             return False
@@ -443,6 +452,7 @@ class _Run:
                 seed=self.plan.seed,
                 config_hash=self.hash,
                 axes=state.axes(self.driver.learner.world),
+                layout=self.layout,
             )
             raise TrainingFailedError(
                 f"{error} {sentence} The same command goes back to the newest checkpoint and meets the fault again; "
@@ -450,6 +460,11 @@ class _Run:
             ) from error
         self.saving = time.monotonic() - begin
         return True
+
+    def _tidy(self, newest: Path) -> None:
+        """Keeps a checkpoint apart if it is the best, and deletes what is no longer needed."""
+        keep_best(newest, self.observer.message, self.layout.lasting)
+        prune_checkpoints(self.folder.checkpoints, self.observer.message, self.layout.lasting)
 
     def _newest_state(self) -> RunState | None:
         """What the newest checkpoint holds, for a replay."""
