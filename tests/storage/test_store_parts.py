@@ -165,7 +165,9 @@ def test_without_hard_links_files_are_copied(tmp_path, monkeypatch):
 
 def test_older_checkpoints_and_the_best_keep_what_lasts(tmp_path):
     for step in (4, 5, 6, 7):
-        store.keep_best(save(tmp_path, step, state(3 * step, step), score=float(-abs(step - 5))), lasting=LAYOUT.lasting)
+        store.keep_best(
+            save(tmp_path, step, state(3 * step, step), score=float(-abs(step - 5))), lasting=LAYOUT.lasting
+        )
         store.prune_checkpoints(tmp_path, lasting=LAYOUT.lasting)
     listed = dict(store.list_checkpoints(tmp_path))
     assert {step: len(names(path)) for step, path in listed.items()} == {4: 1, 5: 1, 6: 4, 7: 5}
