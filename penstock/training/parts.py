@@ -23,18 +23,17 @@ from penstock.policies import Agent
 from penstock.storage.store import Layout
 
 AGENT, LEARNER, MEMORY = "agent", "learner", "memory"
+_SLOTS = (".memory.ring",)
+
+OF_ONE_SEED = Layout({MEMORY: _SLOTS}, {MEMORY: 0})
+"""The parts of one seed's state, as it is kept for a post-mortem."""
 
 
-def layout_of(learner: Learner, *, seeds: bool = True) -> Layout:
-    """The parts of a run's state.
-
-    Args:
-        learner: the algorithm, bound to its world.
-        seeds: whether the state has a leading axis of seeds.
-    """
+def layout_of(learner: Learner) -> Layout:
+    """The parts of a run's state, of all its seeds."""
     return Layout(
-        parts={AGENT: tuple(agent_names(learner)), LEARNER: (".learned",), MEMORY: (".memory.ring",)},
-        segmented={MEMORY: 1 if seeds else 0},
+        parts={AGENT: tuple(sorted(agent_names(learner))), LEARNER: (".learned",), MEMORY: _SLOTS},
+        segmented={MEMORY: 1},
         lasting=(AGENT,) if isinstance(learner.data, Batches) else (),
     )
 

@@ -17,7 +17,7 @@ import safetensors
 import safetensors.numpy
 
 from penstock._errors import ConfigurationError
-from penstock.storage import _manifest, store
+from penstock.storage import _layout, _manifest, store
 from penstock.storage._tensor_file import TensorReader, open_regular, write_tensors
 from tests.storage.small_checkpoints import TEMPLATE, Learner, assert_identical, bits, flip, reseal, save
 
@@ -227,13 +227,17 @@ def test_f8_an_older_format_is_migrated_or_refused(tmp_path, monkeypatch):
     assert store.load_checkpoint(path, TEMPLATE)[1].extra == {"migrated": True}
 
 
-def test_the_documented_reader_reads_a_checkpoint(tmp_path):
+def test_the_documented_reader_reads_a_checkpoint(tmp_path, monkeypatch):
     page = (Path(__file__).parents[2] / "docs" / "run_folder.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     namespace: dict = {}
     exec(compile(code, "docs/run_folder.md", "exec"), namespace)
     state = {name: leaf for name, leaf in vars(Learner(3)).items() if eqx.is_array(leaf)}
-    path = save(tmp_path, 4, state)
+    state["ring"] = np.arange(3 * 50.0).reshape(3, 50)
+    monkeypatch.setattr(_layout, "SEGMENT_BYTES", 3 * 8 * 20)
+    layout = store.Layout({"agent": ("['weights']", "['host']"), "ring": ("['ring']",)}, {"ring": 1})
+    path = save(tmp_path, 4, {**state, "ring": np.pad(state["ring"], [(0, 0), (0, 30)])}, layout=layout)
+    assert len(list(path.glob("ring-*"))) == 3
     manifest, arrays = namespace["read_checkpoint"](path)
     assert manifest["step"] == 4 and arrays.keys() == {leaf["path"] for leaf in manifest["leaves"]}
     for name, leaf in state.items():
@@ -242,6 +246,7 @@ def test_the_documented_reader_reads_a_checkpoint(tmp_path):
     flip(path / "state.safetensors", -1)
     with pytest.raises(ValueError, match="damaged"):
         namespace["read_checkpoint"](path)
+    assert namespace["read_checkpoint"](FIXTURE)[1]["['count']"] == 41, "of the first format too"
 
 
 def test_arrays_are_found_under_the_names_that_they_once_had(tmp_path):
