@@ -1,4 +1,4 @@
-"""The README is read away from its repository, on a package index: its links are absolute, and lead to files that are here."""
+"""The README is read away from its repository: its links are absolute, and lead to files that are here."""
 
 import re
 import tomllib
