@@ -4,10 +4,10 @@
     python benchmarks/disk.py --before PATH/TO/OTHER/CHECKOUT   # the same beside what another version does
     python benchmarks/disk.py --full                            # with a replay memory that is full from the start
 
-Each arm is a run of a million steps on ``dmc/walker-run`` that is stopped at 5,000, with the algorithm's default settings
-but for an evaluation, and so a checkpoint, every 1,000 steps; with them the first gradient step comes at 5,000. Of arms
-with ``warmup_steps`` it comes there. A file with several names is counted once, for the newest checkpoint where that has
-it; "copied" is what a copy takes that makes several files of it.
+Each arm is a run of a million steps on ``dmc/walker-run`` that is stopped at 5,000, with the algorithm's default
+settings but for an evaluation, and so a checkpoint, every 1,000 steps. The first gradient step comes at 5,000, or where
+the name of the arm says. A file with several names is counted once, for the newest checkpoint where that has it;
+"copied" is what a copy takes that makes several files of it.
 """
 
 import argparse

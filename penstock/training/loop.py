@@ -6,7 +6,6 @@ killed and continued is, bit for bit, the run that was not.
 
 import dataclasses
 import math
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -30,19 +29,13 @@ from penstock.storage.run_folder import (
 from penstock.storage.store import (
     CheckpointNotWrittenError,
     NonFiniteStateError,
-    best_checkpoint,
-    keep_best,
     latest_checkpoint,
-    prune_checkpoints,
-    save_checkpoint,
-    save_crash_dump,
-    set_all_aside,
 )
+from penstock.training.checkpoints import Checkpoints
 from penstock.training.drivers.functional import seed_keys
 from penstock.training.drivers.state import RunState
 from penstock.training.hosted_evaluation import EvaluationStopped, Supervision
 from penstock.training.migrations import completed
-from penstock.training.parts import layout_of
 from penstock.training.plan import KEPT_FOR_LIFE, SAFE_TO_CHANGE, RunPlan
 from penstock.training.post_mortem import FAULTS, Fault
 from penstock.training.presets import has_light
@@ -223,7 +216,7 @@ class _Run:
         self.folder = folder
         self.driver = driver
         self.hash = settings_hash
-        self.layout = layout_of(driver.learner)
+        self.checkpoints = Checkpoints(folder, driver.learner, settings_hash, observer.message)
         self.observer = observer
         self.log = MetricsLog(folder.metrics_path, mirrors, observer.message)
         self.seeds = range(plan.seed, plan.seed + plan.seeds)
@@ -291,24 +284,15 @@ class _Run:
         plan = self.plan
         keys = seed_keys(plan.seed, plan.seeds)
         evaluation_keys = self._evaluation_keys(0) if plan.evaluate_every else None
-        found = latest_checkpoint(self.folder.checkpoints, self.observer.message) or best_checkpoint(
-            self.folder.checkpoints, self.observer.message
-        )
+        found = self.checkpoints.newest()
         state, update = None, 0
         if found is None:
-            set_all_aside(self.folder.checkpoints)  # agents of a run that cannot go on
-            if any(self.folder.checkpoints.glob(".bad-*")):
-                kept = self.folder.path / "metrics.bad.jsonl"
-                shutil.copyfile(self.folder.metrics_path, kept)
-                self.observer.message(
-                    f"No checkpoint is left that this run could go on from: it starts anew from step 0. Its metrics so "
-                    f"far are kept in {kept}."
-                )
+            self.checkpoints.begin_anew()
             self.log.truncate(0)
         else:
             state, manifest = load_state(found, self.driver, keys)
             # The kill may have come after the checkpoint was saved, and before this.
-            self._tidy(found)
+            self.checkpoints.tidy(found)
             extra = manifest.extra
             self.log.truncate(extra["metrics_offset"])
             self.wall_before, self.cpu_before = extra["wall_seconds"], extra["cpu_seconds"]
@@ -431,40 +415,18 @@ class _Run:
         step = update * self.steps_per_update
         begin = time.monotonic()
         try:
-            path = save_checkpoint(
-                self.folder.checkpoints,
-                step,
-                state,
-                config_hash=self.hash,
-                extra=extra,
-                score=score,
-                layout=self.layout,
-            )
-            self._tidy(path)
+            self.checkpoints.save(step, state, extra, score)
         except CheckpointNotWrittenError as error:
             self.observer.message(f"{error} Training continues; the previous checkpoint is intact.")
             return False
         except NonFiniteStateError as error:
-            _, sentence = save_crash_dump(
-                self.folder.crash,
-                step,
-                state,
-                seed=self.plan.seed,
-                config_hash=self.hash,
-                axes=state.axes(self.driver.learner.world),
-                layout=self.layout,
-            )
+            sentence = self.checkpoints.dump(step, state, self.plan.seed)
             raise TrainingFailedError(
                 f"{error} {sentence} The same command goes back to the newest checkpoint and meets the fault again; "
                 "try a smaller actor_learning_rate or critic_learning_rate in a new run folder."
             ) from error
         self.saving = time.monotonic() - begin
         return True
-
-    def _tidy(self, newest: Path) -> None:
-        """Keeps a checkpoint apart if it is the best, and deletes what is no longer needed."""
-        keep_best(newest, self.observer.message, self.layout.lasting)
-        prune_checkpoints(self.folder.checkpoints, self.observer.message, self.layout.lasting)
 
     def _newest_state(self) -> RunState | None:
         """What the newest checkpoint holds, for a replay."""
