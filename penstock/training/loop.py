@@ -127,8 +127,8 @@ class Result:
         driver: who trained it.
         finished: whether the whole budget is used and its result saved.
         worked: whether this call trained at all; False if the run was complete before.
-        exit_code: 0, or `EXIT_INTERRUPTED` where the same command will continue the run: it was asked to stop, or the
-            disk refused the last checkpoint.
+        exit_code: 0, or 75 where the same command will continue the run: it was asked to stop, or the disk refused the
+            last checkpoint.
         last_rows: the last evaluation's line of metrics per seed.
     """
 
