@@ -15,9 +15,10 @@ from penstock.storage._durable import TEMPORARY, clean_leftovers, make_directory
 CONFIG_NAME = "config.json"
 METRICS_NAME = "metrics.jsonl"
 LOCK_NAME = "run.lock"
+OUTPUT_NAME = "output.txt"
 BEST = "best"
 DIRECTORIES = ("checkpoints", "figures", "videos", "crash")
-_OWN_NAMES = {CONFIG_NAME, METRICS_NAME, LOCK_NAME, "tensorboard", "source", *DIRECTORIES}
+_OWN_NAMES = {CONFIG_NAME, METRICS_NAME, LOCK_NAME, OUTPUT_NAME, "tensorboard", "source", *DIRECTORIES}
 
 
 class RunFolder:

@@ -20,13 +20,7 @@ from penstock._errors import PenstockError, require
 from penstock.algorithms.learner import Batches
 from penstock.storage.lock import RunLock
 from penstock.storage.metrics_log import MetricsLog, Mirror
-from penstock.storage.run_folder import (
-    RunFolder,
-    compare_configs,
-    config_hash,
-    refuse_lasting_changes,
-    refuse_unsafe_changes,
-)
+from penstock.storage.run_folder import RunFolder, config_hash
 from penstock.storage.store import (
     CheckpointNotWrittenError,
     NonFiniteStateError,
@@ -37,17 +31,17 @@ from penstock.storage.store import (
     save_checkpoint,
     save_crash_dump,
 )
+from penstock.training.continuation import accepted_changes, recorded_config
 from penstock.training.drivers.functional import seed_keys
 from penstock.training.drivers.state import RunState
 from penstock.training.hosted_evaluation import EvaluationStopped, Supervision
-from penstock.training.migrations import completed
-from penstock.training.plan import KEPT_FOR_LIFE, SAFE_TO_CHANGE, RunPlan
+from penstock.training.plan import SAFE_TO_CHANGE, RunPlan
 from penstock.training.post_mortem import FAULTS, Fault
 from penstock.training.presets import has_light
 from penstock.training.restore import load_state
 from penstock.training.running import Driver, make_driver
 from penstock.training.signals import EXIT_INTERRUPTED, GracefulStop
-from penstock.training.sources import keep_copies, sources_of, with_names_of
+from penstock.training.sources import keep_copies
 
 EVALUATION_KEY = 0x5EED
 """Folded into a seed's key for evaluation, so that evaluating never shifts what training draws."""
@@ -180,15 +174,10 @@ def train(
     driver = make_driver(learner, world.with_num_envs(plan.evaluation_episodes))
     driver.require_memory(plan.seeds)
     folder = RunFolder(Path(run_dir))
-    config = {**plan.to_config(), **sources_of(plan), "world_constants": world.describe()}
+    config = recorded_config(plan, world)
     with RunLock(folder.lock_path), GracefulStop(observer.message) as stop:
         if folder.has_config:
-            before = with_names_of(completed(folder.read_config()), config)
-            changes = compare_configs(before, config, SAFE_TO_CHANGE)
-            refuse_lasting_changes(changes, folder.path, KEPT_FOR_LIFE)
-            if not allow_config_change:
-                refuse_unsafe_changes(changes, folder.path, "--allow-config-change")
-            for change in changes:
+            for change in accepted_changes(folder.path, config, allow_config_change):
                 if change.field not in ("penstock", "label"):
                     observer.message(f"continuing with another setting: {change.sentence()}")
         else:

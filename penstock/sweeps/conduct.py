@@ -1,0 +1,110 @@
+"""Carries a sweep out: starts its runs, so many side by side, watches them, and passes a request to stop on."""
+
+import dataclasses
+import enum
+import time
+from collections.abc import Callable, Sequence
+
+from penstock.storage.run_folder import OUTPUT_NAME
+from penstock.sweeps.launchers import Job, Launcher
+from penstock.sweeps.runs import SweepRun
+from penstock.training.signals import EXIT_INTERRUPTED, GracefulStop
+
+
+class Status(enum.Enum):
+    """Where a run of a sweep stands."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    ENDED = "ended"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+@dataclasses.dataclass
+class Tracked:
+    """A run, and where it stands.
+
+    Attributes:
+        run: the run.
+        status: where it stands.
+        job: it, under way or ended, where it was started here.
+    """
+
+    run: SweepRun
+    status: Status
+    job: Job | None = None
+
+
+def carry_out(
+    runs: Sequence[SweepRun],
+    launcher: Launcher,
+    stop: GracefulStop,
+    show: Callable[[Sequence[Tracked]], None],
+    *,
+    poll_seconds: float = 0.2,
+) -> list[Tracked]:
+    """Runs what has not ended yet.
+
+    A run that fails does not keep the others from running. Once somebody asks to stop, all that are under way are
+    asked to save, and none is started any more.
+
+    Args:
+        runs: all of the sweep.
+        launcher: starts them.
+        stop: who may ask to stop.
+        show: is told where all stand, again and again.
+        poll_seconds: time between two looks.
+
+    Returns:
+        Where all stand in the end.
+    """
+    tracked = [Tracked(run, Status.ENDED if run.ended else Status.WAITING) for run in runs]
+    told = False
+    try:
+        while True:
+            for one in tracked:
+                _look(one)
+            under_way = [one for one in tracked if one.status is Status.RUNNING]
+            waiting = [one for one in tracked if one.status is Status.WAITING]
+            if stop.requested and not told:
+                told = True
+                for one in under_way:
+                    assert one.job is not None
+                    one.job.stop()
+            if not stop.requested:
+                for one in waiting[: launcher.slots - len(under_way)]:
+                    one.job, one.status = launcher.start(one.run), Status.RUNNING
+                    under_way.append(one)
+            show(tracked)
+            if not under_way:
+                return tracked
+            time.sleep(poll_seconds)
+    finally:
+        for one in tracked:
+            if one.status is Status.RUNNING and one.job is not None:
+                one.job.stop()
+
+
+def _look(one: Tracked) -> None:
+    code = one.job.exit_code() if one.job is not None and one.status is Status.RUNNING else None
+    if code is not None:
+        stopped = code == EXIT_INTERRUPTED
+        one.status = Status.STOPPED if stopped else Status.ENDED if code == 0 else Status.FAILED
+
+
+def exit_code(tracked: Sequence[Tracked]) -> int:
+    """Of the command: 0 where all runs have ended; 1 where one failed; `EXIT_INTERRUPTED` where the rest may go on."""
+    statuses = {one.status for one in tracked}
+    if statuses & {Status.WAITING, Status.STOPPED}:
+        return EXIT_INTERRUPTED
+    return 1 if Status.FAILED in statuses else 0
+
+
+def last_words(run: SweepRun) -> str:
+    """The last line that a run has said; empty where it has said none."""
+    try:
+        lines = (run.folder / OUTPUT_NAME).read_text(errors="replace").split("\n")
+    except OSError:
+        return ""
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
