@@ -11,10 +11,9 @@ from tyro.conf import arg
 
 from penstock._errors import ConfigurationError, require
 from penstock._jax_setup import set_up_jax
-from penstock.cli._arguments import parse
 
 if TYPE_CHECKING:
-    from penstock.sweeps.points import Point, Sweep
+    from penstock.sweeps.points import Point
     from penstock.sweeps.runs import SweepRun
 
 
@@ -65,7 +64,9 @@ def run(arguments: list[str]) -> int:
     return conducted(runs, options, environment)
 
 
-def planned(points: "list[Point]", algorithm: str | None, arguments: list[str], options: SweepOptions) -> "list[SweepRun]":
+def planned(
+    points: "list[Point]", algorithm: str | None, arguments: list[str], options: SweepOptions
+) -> "list[SweepRun]":
     """The runs, each with the plan that ``penstock train`` would make of its options."""
     from penstock.algorithms.registry import algorithm_entry
     from penstock.cli._run import plan_from_options

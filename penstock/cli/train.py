@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar
 
-from tyro.conf import Suppress, arg
+from tyro.conf import Suppress, UseAppendAction, arg
 
 from penstock._errors import ConfigurationError
 from penstock._jax_setup import set_up_jax
@@ -61,6 +61,10 @@ class TrainOptions(Generic[ConfigT]):
     """Film the trained policy at the end."""
     tensorboard: bool = False
     """Also write TensorBoard events into the run folder (pip install 'penstock[tensorboard]')."""
+    wandb: Annotated[str, arg(metavar="PROJECT")] = ""
+    """Also send metrics to this project of Weights & Biases (pip install 'penstock[wandb]')."""
+    logger: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="FILE.PY:NAME")] = ()
+    """Also send metrics to a logger of your own: path/to/file.py:Name (docs/logging.md)."""
     allow_config_change: bool = False
     """Continue a run although settings differ from those it was started with."""
     config: Annotated[Path | None, arg(metavar="FILE")] = None
@@ -120,6 +124,7 @@ def parse_train_options(entry: Any, arguments: list[str], given: "Given | None" 
         given: what a file says of the run.
     """
     from penstock.training.config_files import Given
+    from penstock.training.presets import preset
     from penstock.worlds.registry import refuse_unknown
 
     given = given or Given()
@@ -131,28 +136,41 @@ def parse_train_options(entry: Any, arguments: list[str], given: "Given | None" 
             raise ConfigurationError(f"--world is missing: penstock train {entry.name} --world soft/jumper-mini")
     if ":" not in world and not world.endswith(".py"):  # my_world.py:MyTask is loaded when the plan is made
         refuse_unknown(world)
-    given, arguments = _without_switches(entry, arguments, given)
+    arguments, given = _without_switches(entry, arguments, given)
+    given = given.without(*_typed_names(arguments))
     chosen = _chosen_kinds(entry, arguments)
     name = _peek(arguments, "--preset")
     name = given.fields.get("preset", "") if name is None else name
-    run_fields, settings = given.configure(entry, world, name, chosen, _peek(arguments, "--velocity"))
+    with given.told():
+        own = {**given.settings_of(entry, chosen), **chosen}
+        velocity = _peek(arguments, "--velocity") or str(own.get("velocity") or "")
+        run_fields, settings = preset(entry.name, world, name, velocity)
+        configured = entry.config.preset(settings, **own)
     if not {"-h", "--help"} & set(arguments):
-        refuse_options_of_others(entry, arguments, settings)
-    beside = {field: given.fields[field] for field in ("video", "tensorboard") if field in given.fields}
-    if given.fields.get("run_dir") is not None:
-        beside["run_dir"] = Path(given.fields["run_dir"])
-    options = run_fields.pop("world_options", {})
-    default = TrainOptions(
-        settings=settings, world=world, preset=name, algorithm=entry.name, **beside, **run_fields
-    )
-    arguments = [*(text for name, value in options.items() for text in ("--world-option", f"{name}={json.dumps(value)}")), *arguments]
+        refuse_options_of_others(entry, arguments, configured)
+    named = {"settings": configured, "world": world, "preset": name, "algorithm": entry.name}
+    default = TrainOptions(**{**run_fields, **_defaults(given), **named})
+    for option, value in given.fields.get("world_options", {}).items():  # each counts that is not typed, too
+        arguments = ["--world-option", f"{option}={json.dumps(value)}", *arguments]
     if "policy" in chosen:
         # The last one holds. One in a file was named from here; the plan names it so that it is found from anywhere.
         arguments = [*arguments, "--policy", chosen["policy"]]
     return parse(TrainOptions[entry.config], arguments, f"penstock train {entry.name}", default)
 
 
-def _without_switches(entry: Any, arguments: list[str], given: "Given") -> tuple["Given", list[str]]:
+def _defaults(given: "Given") -> dict[str, Any]:
+    """Options by what the file gives, but for those of the world."""
+    fields = {name: value for name, value in given.fields.items() if name != "world_options"}
+    return {**fields, "run_dir": Path(fields["run_dir"])} if fields.get("run_dir") is not None else fields
+
+
+def _typed_names(arguments: list[str]) -> set[str]:
+    """Names of the options that were typed; flags without ``no``."""
+    typed = {_underscored(text.partition("=")[0]).removeprefix("--") for text in arguments if text.startswith("--")}
+    return typed | {name.removeprefix("no_") for name in typed}
+
+
+def _without_switches(entry: Any, arguments: list[str], given: "Given") -> tuple[list[str], "Given"]:
     """The arguments with settings in place of switches, as ``--no-learn-temperature``; they win over the file's."""
     for name in entry.config.switches:
         flags = {f"--{name}": True, f"--no_{name}": False}
@@ -168,8 +186,8 @@ def _without_switches(entry: Any, arguments: list[str], given: "Given") -> tuple
         for setting, value in chosen.items():
             arguments += [f"--{setting.replace('_', '-')}", str(value)]
         setting = entry.config.switches[name]
-        given = given.without_setting(name, *([setting] if given.settings.get(setting, 0) is None else []))
-    return given, arguments
+        given = given.without(name, *([setting] if given.settings.get(setting, 0) is None else []))
+    return arguments, given
 
 
 def _underscored(argument: str) -> str:
@@ -224,7 +242,7 @@ def _peek(arguments: list[str], flag: str) -> str | None:
 
 def train_and_report(options: TrainOptions, given: "Given") -> int:
     """Trains as the options say; draws and films what came out. Messages about what a file gives name that file."""
-    from penstock.cli._run import plan_from_options, train_run
+    from penstock.cli._run import loggers_from_options, plan_from_options, train_run
     from penstock.training.plan import default_run_dir
 
     with given.told():
@@ -233,6 +251,6 @@ def train_and_report(options: TrainOptions, given: "Given") -> int:
         plan,
         options.run_dir or default_run_dir(plan),
         video=options.video,
-        tensorboard=options.tensorboard,
+        loggers=loggers_from_options(options),
         allow_config_change=options.allow_config_change,
     )

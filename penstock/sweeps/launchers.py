@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 
 from penstock.storage.run_folder import OUTPUT_NAME, encode_config
 from penstock.sweeps.runs import SweepRun

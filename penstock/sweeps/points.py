@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from penstock._errors import ConfigurationError, require, suggest
+from penstock._errors import ConfigurationError, require
 from penstock._mapping_files import parse_mapping, read_mapping
 from penstock.training.config_files import Given, given_by, read_given, told_of
 
@@ -74,7 +74,9 @@ class Sweep:
                 if called is not None and self.grid:
                     name = file_name(f"{called},{point_name(dict(zip(self.grid, values, strict=True)))}")
                 if name in [point.name for point in points]:
-                    raise ConfigurationError(f"two runs would be called '{name}'. Give them names of their own: `name`.")
+                    raise ConfigurationError(
+                        f"two runs would be called '{name}'. Give them names of their own: `name`."
+                    )
                 points.append(Point(name, self._given(name, varied)))
         return points
 

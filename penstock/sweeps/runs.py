@@ -65,7 +65,7 @@ class SweepRun:
 
 @dataclasses.dataclass(frozen=True)
 class RunProgress:
-    """How far a run is: environment steps per seed, and its last evaluation, the mean over seeds, where there is one."""
+    """How far a run is: environment steps per seed; and its last evaluation, in the mean over seeds."""
 
     steps: int
     score: float | None

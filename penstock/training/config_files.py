@@ -15,12 +15,10 @@ from penstock._errors import ConfigurationError, require, suggest, warn
 from penstock._field_types import convert_fields
 from penstock._mapping_files import parse_mapping, read_mapping
 from penstock._own_code import resolved_spec
-from penstock._settings import Settings
-from penstock.algorithms.registry import AlgorithmEntry, owners_of
+from penstock.algorithms.registry import AlgorithmEntry, algorithm_entry, owners_of
 from penstock.storage.run_folder import CONFIG_NAME
 from penstock.training.migrations import completed
-from penstock.training.plan import NOT_OF_THE_PLAN, RunPlan
-from penstock.training.presets import preset as preset_of
+from penstock.training.plan import NOT_OF_THE_PLAN, RunPlan, make_plan
 from penstock.training.sources import found_again
 
 STANDARD_INPUT = "-"
@@ -29,12 +27,23 @@ STANDARD_INPUT = "-"
 
 @dataclasses.dataclass(frozen=True)
 class Beside:
-    """What a file may say beside the plan, as options of the command that trains."""
+    """What a file may say beside the plan, as options of the command that trains.
+
+    Attributes:
+        preset: settings by name.
+        run_dir: the run folder; None: by the plan.
+        video: film the trained policy; `penstock.train` films none.
+        tensorboard: write for TensorBoard.
+        wandb: a project of Weights & Biases; empty for none.
+        logger: loggers in files, ``path/to/file.py:Name``.
+    """
 
     preset: str = ""
     run_dir: str | None = None
     video: bool = True
     tensorboard: bool = False
+    wandb: str = ""
+    logger: tuple[str, ...] = ()
 
 
 PLAN_FIELDS = tuple(field.name for field in dataclasses.fields(RunPlan) if field.name != "settings")
@@ -55,39 +64,63 @@ class Given:
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
+    def without(self, *names: str) -> "Given":
+        """The same without some names, where something that counts more says them."""
+        return dataclasses.replace(
+            self,
+            fields={name: value for name, value in self.fields.items() if name not in names},
+            settings={name: value for name, value in self.settings.items() if name not in names},
+        )
+
     @property
     def plan_fields(self) -> dict[str, Any]:
-        """Fields of the plan that are no names of things to find: all but algorithm and world."""
-        return {name: self.fields[name] for name in PLAN_FIELDS[2:] if name in self.fields}
+        """What is given of the plan but for its settings."""
+        return {name: value for name, value in self.fields.items() if name in PLAN_FIELDS}
 
-    def without_setting(self, *names: str) -> "Given":
-        """The same without some settings, where something else that counts more says them."""
-        return dataclasses.replace(self, settings={k: v for k, v in self.settings.items() if k not in names})
+    @property
+    def beside(self) -> Beside:
+        """What is given beside the plan."""
+        return Beside(**{name: value for name, value in self.fields.items() if name in BESIDE})
 
-    def configure(
-        self, entry: AlgorithmEntry, world: str, preset: str, chosen: Mapping[str, Any], velocity: str | None = None
-    ) -> tuple[dict[str, Any], Settings]:
-        """Fields of the plan, and the algorithm's configuration: the preset's, and over them what is given here.
+    def settings_of(self, entry: AlgorithmEntry, chosen: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings that are given, of an algorithm.
 
         Args:
             entry: the algorithm.
-            world: the world.
-            preset: name of a preset in place of the world's.
-            chosen: settings that count more than those given here. Where one of them chooses another kind of a part,
-                settings of the kind given here are left out.
-            velocity: a velocity field that counts more, where a preset depends on it.
+            chosen: settings that count more. Where one of them chooses another kind of a part, settings of the kind
+                that is given here are left out.
 
         Raises:
-            ConfigurationError: naming the file: a name that is unknown or does nothing, a value of the wrong type.
+            ConfigurationError: naming the file: a name that the algorithm does not have.
         """
         with told_of(self.where):
             self._refuse_unknown(entry)
-            kinds = {part: self.settings[part] for part in entry.config.choices() if part in self.settings}
-            mine = {**self.settings, **{part: resolved_spec(str(kind)) for part, kind in kinds.items()}}
-            mine = {**entry.config.applicable(mine, chosen), **chosen} if chosen else mine
-            velocity = str(mine.get("velocity") or "") if velocity is None else velocity
-            run_fields, preset_settings = preset_of(entry.name, world, preset, velocity)
-            return {**run_fields, **self.plan_fields}, entry.config.preset(preset_settings, **mine)
+        parts = [part for part in entry.config.choices() if part in self.settings]
+        mine = {**self.settings, **{part: resolved_spec(str(self.settings[part])) for part in parts}}
+        return entry.config.applicable(mine, chosen) if chosen else mine
+
+    def plan(self, preset: str | None, fields: Mapping[str, Any], settings: Mapping[str, Any]) -> RunPlan:
+        """The plan of what is given, and of what counts more.
+
+        Args:
+            preset: name of a preset; None leaves it to the file.
+            fields: of the plan.
+            settings: of the algorithm.
+
+        Raises:
+            ConfigurationError: see `make_plan`; or nobody names algorithm and world.
+        """
+        rest = self.without(*fields, *settings)
+        options = {**self.fields.get("world_options", {}), **fields.get("world_options", {})}
+        merged = {**self.plan_fields, **fields, "world_options": options}
+        for name, example in (("algorithm", "sac"), ("world", "classic/pendulum")):
+            if name not in merged:
+                raise ConfigurationError(f"{name} is missing. Name one, for example '{example}'.")
+        entry = algorithm_entry(merged["algorithm"])
+        chosen = {part: settings[part] for part in entry.config.choices() if part in settings}
+        name = self.beside.preset if preset is None else preset
+        with rest.told():
+            return make_plan(**merged, preset=name, settings={**rest.settings_of(entry, chosen), **settings})
 
     def _refuse_unknown(self, entry: AlgorithmEntry) -> None:
         known = {*entry.config.all_names(), *entry.config.switches, *entry.config.former}
@@ -173,7 +206,9 @@ def given_by(content: Mapping[str, Any], where: str) -> Given:
             raise ConfigurationError(f"'{name}' is there twice, alone and below settings. Leave one out.")
         for name in settings:
             if name in PLAN_FIELDS or name in BESIDE:
-                raise ConfigurationError(f"settings: '{name}' is no setting of the algorithm. Write it beside settings.")
+                raise ConfigurationError(
+                    f"settings: '{name}' is no setting of the algorithm. Write it beside settings."
+                )
         if content.get("world_options", 0) is None:
             del content["world_options"]
         fields = {name: content.pop(name) for name in (*PLAN_FIELDS, *BESIDE) if name in content}

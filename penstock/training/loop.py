@@ -8,7 +8,7 @@ import dataclasses
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -19,7 +19,8 @@ import numpy as np
 from penstock._errors import PenstockError, require
 from penstock.algorithms.learner import Batches
 from penstock.storage.lock import RunLock
-from penstock.storage.metrics_log import MetricsLog, Mirror
+from penstock.storage.loggers import Logger
+from penstock.storage.metrics_log import MetricsLog
 from penstock.storage.run_folder import RunFolder, config_hash
 from penstock.storage.store import (
     CheckpointNotWrittenError,
@@ -145,7 +146,7 @@ def train(
     run_dir: str | Path,
     *,
     observer: Observer | None = None,
-    mirrors: Callable[[RunFolder], list[Mirror]] = lambda folder: [],
+    loggers: Sequence[Logger] = (),
     on_metrics: Callable[[list[dict[str, Any]]], bool | None] | None = None,
     allow_config_change: bool = False,
 ) -> Result:
@@ -155,7 +156,7 @@ def train(
         plan: what to run.
         run_dir: the run folder; created if missing.
         observer: watches the run.
-        mirrors: makes further receivers of metric rows, for example TensorBoard.
+        loggers: get the rows of metrics, too, for example for TensorBoard.
         on_metrics: called with the rows of every block, one per seed, once they are written; True asks the run to stop.
         allow_config_change: continue although settings differ from those of the run so far.
 
@@ -184,14 +185,15 @@ def train(
             folder.write_config(config)
         folder.clean_leftovers()
         keep_copies(plan, folder.path)
-        run = _Run(plan, folder, driver, config_hash(config, ignore=SAFE_TO_CHANGE), observer, mirrors(folder))
+        run = _Run(plan, folder, driver, config_hash(config, ignore=SAFE_TO_CHANGE), observer, loggers)
         try:
+            run.log.begin(config)
             # What cannot be continued with these settings must not replace the settings that it can be continued with.
             return run.to_the_end(stop, lambda: folder.write_config(config), on_metrics or (lambda rows: None))
         finally:
             driver.close()
-            run.log.close()
             observer.close()
+            run.log.close()  # a service may have things to say when it ends
 
 
 class _Run:
@@ -204,14 +206,14 @@ class _Run:
         driver: Driver,
         settings_hash: str,
         observer: Observer,
-        mirrors: list[Mirror],
+        loggers: Sequence[Logger],
     ):
         self.plan = plan
         self.folder = folder
         self.driver = driver
         self.hash = settings_hash
         self.observer = observer
-        self.log = MetricsLog(folder.metrics_path, mirrors, observer.message)
+        self.log = MetricsLog(folder.metrics_path, loggers, observer.message)
         self.seeds = range(plan.seed, plan.seed + plan.seeds)
         self.steps_per_update = plan.num_envs * plan.settings.iteration_steps
         self.wall_before = self.cpu_before = 0.0
