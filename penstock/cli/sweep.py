@@ -1,8 +1,12 @@
 """``penstock sweep [ALGORITHM] --grid NAME=VALUE,VALUE ...``: trains a grid or a list of settings, side by side."""
 
+import contextlib
 import dataclasses
 import os
+import shlex
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,8 +17,10 @@ from penstock._errors import ConfigurationError, require
 from penstock._jax_setup import set_up_jax
 
 if TYPE_CHECKING:
+    from penstock.sweeps.conduct import Tracked
     from penstock.sweeps.points import Point
     from penstock.sweeps.runs import SweepRun
+    from penstock.training.signals import GracefulStop
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,25 +105,73 @@ def planned(
 
 def conducted(runs: "list[SweepRun]", options: SweepOptions, environment: dict[str, str]) -> int:
     """Carries the sweep out and says what came of it. Returns the exit code."""
-    from penstock.sweeps.conduct import Status, carry_out, exit_code, last_words
+    from penstock.sweeps.conduct import carry_out, exit_code
+    from penstock.sweeps.display import SweepDisplay
     from penstock.sweeps.launchers import LocalProcesses, usable_cores
     from penstock.training.signals import GracefulStop
 
-    def report(text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
-
-    shown: dict[str, Status] = {}
-
-    def show(tracked) -> None:
-        for one in tracked:
-            if shown.get(one.run.name) != one.status:
-                shown[one.run.name] = one.status
-                report(f"{one.status.value:<8}  {one.run.name}")
-
     launcher = LocalProcesses(options.processes or max(1, usable_cores() // 2), environment)
-    with GracefulStop(report) as stop:
-        tracked = carry_out(runs, launcher, stop, show)
-    for one in tracked:
-        print(one.status.value, one.run.name, one.run.progress(), last_words(one.run))
-    print(f"plot  penstock plot {runs[0].folder.parent}/*/")
+    display = SweepDisplay()
+
+    def quit_at_once(code: int) -> None:
+        launcher.stop()  # they have been asked before, and end at once, too
+        os._exit(code)
+
+    try:
+        with GracefulStop(display.message, quit_at_once=quit_at_once) as stop, hang_up_asks(stop):
+            tracked = carry_out(runs, launcher, stop, display.show)
+    finally:
+        display.close()
+    report(tracked)
     return exit_code(tracked)
+
+
+@contextlib.contextmanager
+def hang_up_asks(stop: "GracefulStop") -> Iterator[None]:
+    """Lets the end of the terminal be a request to stop, unless the command was told to outlive it (``nohup``)."""
+    before = signal.getsignal(signal.SIGHUP)
+    if before is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda number, frame: stop.ask())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL if before is None else before)
+
+
+def report(tracked: "list[Tracked]") -> None:
+    """Says where all runs stand, what the failed ones said last, and what to type next."""
+    from penstock.reports.tables import terminal_width, text_table
+    from penstock.storage.run_folder import OUTPUT_NAME
+    from penstock.sweeps.conduct import Status, last_words
+    from penstock.sweeps.display import counts
+
+    rows = []
+    for one in tracked:
+        progress = one.run.progress()
+        rows.append({"run": one.run.name, "state": one.status.value, "env steps": progress.steps})
+        rows[-1]["deterministic return"] = progress.score
+    print(text_table(rows, width=terminal_width()))
+    folder = tracked[0].run.folder.parent
+    for one in tracked:
+        if one.status is Status.FAILED:
+            said = one.run.folder / OUTPUT_NAME
+            print(f"failed      {one.run.name}: {last_words(one.run) or 'it said nothing'} (all it said: {said})")
+    print(f"{folder}: {counts(tracked)}")
+    if any(one.status in (Status.STOPPED, Status.WAITING) for one in tracked):
+        print("the same command continues the sweep", file=sys.stderr)
+    elif any(one.status is Status.FAILED for one in tracked):
+        print("the same command tries again what failed", file=sys.stderr)
+    drawn = [one.run.folder for one in tracked if one.run.progress().score is not None]
+    if drawn:
+        print(
+            f"next        penstock plot {folders_text(folder, drawn)} --output {shlex.quote(str(folder))}",
+            file=sys.stderr,
+        )
+
+
+def folders_text(folder: Path, drawn: list[Path]) -> str:
+    """Run folders for a shell: a pattern where it means just these, else one by one."""
+    beside = {path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")}
+    if beside == set(drawn):
+        return f"{shlex.quote(str(folder))}/*/"
+    return " ".join(shlex.quote(str(path)) for path in drawn)

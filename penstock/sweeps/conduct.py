@@ -69,9 +69,8 @@ def carry_out(
             waiting = [one for one in tracked if one.status is Status.WAITING]
             if stop.requested and not told:
                 told = True
-                for one in under_way:
-                    assert one.job is not None
-                    one.job.stop()
+                if not launcher.stop():
+                    return tracked
             if not stop.requested:
                 for one in waiting[: launcher.slots - len(under_way)]:
                     one.job, one.status = launcher.start(one.run), Status.RUNNING
@@ -80,10 +79,9 @@ def carry_out(
             if not under_way:
                 return tracked
             time.sleep(poll_seconds)
-    finally:
-        for one in tracked:
-            if one.status is Status.RUNNING and one.job is not None:
-                one.job.stop()
+    except BaseException:
+        launcher.stop()
+        raise
 
 
 def _look(one: Tracked) -> None:
@@ -96,7 +94,7 @@ def _look(one: Tracked) -> None:
 def exit_code(tracked: Sequence[Tracked]) -> int:
     """Of the command: 0 where all runs have ended; 1 where one failed; `EXIT_INTERRUPTED` where the rest may go on."""
     statuses = {one.status for one in tracked}
-    if statuses & {Status.WAITING, Status.STOPPED}:
+    if statuses & {Status.WAITING, Status.RUNNING, Status.STOPPED}:
         return EXIT_INTERRUPTED
     return 1 if Status.FAILED in statuses else 0
 

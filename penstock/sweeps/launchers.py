@@ -21,10 +21,6 @@ class Job(abc.ABC):
     def exit_code(self) -> int | None:
         """How it ended; None while it has not."""
 
-    @abc.abstractmethod
-    def stop(self) -> None:
-        """Asks it to save and end; asked a second time, it ends at once."""
-
 
 class Launcher(abc.ABC):
     """Starts runs, so many side by side."""
@@ -35,6 +31,14 @@ class Launcher(abc.ABC):
     @abc.abstractmethod
     def start(self, run: SweepRun) -> Job:
         """Starts a run, or lets it go on."""
+
+    @abc.abstractmethod
+    def stop(self) -> bool:
+        """Asks all that are under way to save and end; asked a second time, they end at once.
+
+        Returns:
+            Whether they will end soon; False where they go on without the sweep.
+        """
 
 
 class LocalProcesses(Launcher):
@@ -48,9 +52,11 @@ class LocalProcesses(Launcher):
             environment: of the processes; by default this one's.
         """
         self.slots = processes
+        self._started: list[subprocess.Popen[bytes]] = []
         self._environment = dict(os.environ if environment is None else environment)
 
     def start(self, run: SweepRun) -> Job:
+        """Starts ``penstock train``; what it says goes into the run folder."""
         run.folder.mkdir(parents=True, exist_ok=True)
         environment = {**shares(self.slots, usable_cores()), **self._environment}
         with (run.folder / OUTPUT_NAME).open("ab") as output:
@@ -65,7 +71,15 @@ class LocalProcesses(Launcher):
         assert process.stdin is not None
         process.stdin.write(encode_config(run.content()).encode())
         process.stdin.close()
+        self._started.append(process)
         return _Process(process)
+
+    def stop(self) -> bool:
+        """Sends SIGTERM to all that are under way."""
+        for process in self._started:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+        return True
 
 
 class _Process(Job):
@@ -75,10 +89,6 @@ class _Process(Job):
     def exit_code(self) -> int | None:
         return self._process.poll()
 
-    def stop(self) -> None:
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
-
 
 def usable_cores() -> int:
     """Cores that this process may use."""
@@ -86,7 +96,7 @@ def usable_cores() -> int:
 
 
 def shares(processes: int, cores: int) -> dict[str, str]:
-    """Environment variables that leave each of several processes its share of threads, and of an accelerator's memory."""
+    """Environment variables that leave each process its share of the threads, and of an accelerator's memory."""
     threads = str(max(1, cores // processes))
     libraries = ("PJRT_NPROC", "NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     memory = {} if processes == 1 else {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.9 / processes:.3f}"}
