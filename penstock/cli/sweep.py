@@ -8,17 +8,17 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-import tyro
 from tyro.conf import arg
 
 from penstock._errors import ConfigurationError, require
 from penstock._jax_setup import set_up_jax
+from penstock.cli._arguments import parse_known
 
 if TYPE_CHECKING:
     from penstock.sweeps.conduct import Tracked
-    from penstock.sweeps.points import Point
+    from penstock.sweeps.points import Sweep
     from penstock.sweeps.runs import SweepRun
     from penstock.training.signals import GracefulStop
 
@@ -45,61 +45,65 @@ class SweepOptions:
 def run(arguments: list[str]) -> int:
     """Runs the subcommand."""
     algorithm, rest = (arguments[0], arguments[1:]) if arguments[:1] and arguments[0][:1] != "-" else (None, arguments)
-    options, rest = tyro.cli(
-        SweepOptions,
-        args=rest,
-        prog="penstock sweep",
-        return_unknown_args=True,
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff),
-    )
+    options, rest = parse_known(SweepOptions, rest, "penstock sweep")
     if options.processes is not None:
         require(options.processes >= 1, "processes", options.processes, "must be at least 1")
     environment = dict(os.environ)
     os.environ["JAX_PLATFORMS"] = "cpu"  # this process only checks; accelerators are for the runs
     set_up_jax()
     from penstock.sweeps.points import Sweep, parse_grid, read_sweep
-    from penstock.sweeps.runs import check
+    from penstock.sweeps.runs import checked
 
     sweep = Sweep() if options.config is None else read_sweep(options.config)
     sweep = sweep.with_grid(parse_grid(options.grid))
-    runs = planned(sweep.points(), algorithm, rest, options)
-    check(runs)
+    runs = checked(planned(sweep, algorithm, rest, options), "--allow-config-change" in rest)
     if options.dry_run:
-        print("\n".join(str(one.folder) for one in runs))
+        print("\n".join(f"{'ended' if one.ended else 'waiting':<8}  {one.folder}" for one in runs))
         return 0
     return conducted(runs, options, environment)
 
 
-def planned(
-    points: "list[Point]", algorithm: str | None, arguments: list[str], options: SweepOptions
-) -> "list[SweepRun]":
-    """The runs, each with the plan that ``penstock train`` would make of its options."""
+def planned(sweep: "Sweep", algorithm: str | None, arguments: list[str], options: SweepOptions) -> "list[SweepRun]":
+    """The runs, each with the plan that ``penstock train`` would make of its options.
+
+    Args:
+        sweep: what is varied.
+        algorithm: as it was typed.
+        arguments: options of ``penstock train``, which hold for all runs.
+        options: of this command.
+
+    Raises:
+        ConfigurationError: naming the run, and what is wrong with its options.
+    """
     from penstock.algorithms.registry import algorithm_entry
     from penstock.cli._run import plan_from_options
-    from penstock.cli.train import parse_train_options
+    from penstock.cli.train import parse_train_options, typed_names
     from penstock.sweeps.runs import SweepRun
-    from penstock.training.config_files import told_of
+    from penstock.training.config_files import BESIDE, told_of
     from penstock.training.plan import default_run_dir
 
-    made: list[tuple[Point, Any, Any]] = []
-    for point in points:
-        name = algorithm or point.given.fields.get("algorithm")
-        if name is None:
-            raise ConfigurationError("name the algorithm first: penstock sweep sac --world classic/pendulum --grid ...")
-        with told_of(point.name):
-            given = dataclasses.replace(point.given, fields={"video": False, **point.given.fields}, where="")
-            train_options = parse_train_options(algorithm_entry(name), arguments, given)
-            made.append((point, train_options, plan_from_options(train_options)))
+    for name in typed_names(arguments) & set(sweep.grid):
+        raise ConfigurationError(f"{name} is varied, and given as an option, too. Leave one of the two out.")
+    if algorithm is not None and "algorithm" in sweep.grid:
+        raise ConfigurationError("algorithm is varied: name none behind `penstock sweep`.")
+    made = []
+    for point in sweep.points():
+        fields = {"video": False, **point.given.fields}
+        fields |= {} if algorithm is None else {"algorithm": algorithm}
+        with told_of(point.given.where):
+            if "algorithm" not in fields:
+                raise ConfigurationError("no algorithm is named. Write penstock sweep sac ..., or `algorithm: sac`.")
+            given = dataclasses.replace(point.given, fields=fields, where="")
+            train_options = parse_train_options(algorithm_entry(fields["algorithm"]), arguments, given)
+            made.append((point.name, train_options, plan_from_options(train_options)))
+    base = sweep.base.beside.run_dir
     stem = options.config.stem if options.config is not None else f"sweep-{default_run_dir(made[0][2]).name}"
-    folder = options.run_dir or Path("runs") / stem
+    folder = options.run_dir or (Path("runs") / stem if base is None else Path(base))
+    flags = ("--allow-config-change",) if "--allow-config-change" in arguments else ()
+    beside = [name for name in BESIDE if name not in ("preset", "run_dir")]
     return [
-        SweepRun(
-            point.name,
-            folder / point.name,
-            plan,
-            {name: getattr(train_options, name) for name in ("video", "tensorboard")},
-        )
-        for point, train_options, plan in made
+        SweepRun(name, folder / name, plan, {field: getattr(train_options, field) for field in beside}, flags)
+        for name, train_options, plan in made
     ]
 
 
@@ -155,7 +159,7 @@ def report(tracked: "list[Tracked]") -> None:
     for one in tracked:
         if one.status is Status.FAILED:
             said = one.run.folder / OUTPUT_NAME
-            print(f"failed      {one.run.name}: {last_words(one.run) or 'it said nothing'} (all it said: {said})")
+            print(f"failed      {one.run.name}: {last_words(one)} (all it said: {said})")
     print(f"{folder}: {counts(tracked)}")
     if any(one.status in (Status.STOPPED, Status.WAITING) for one in tracked):
         print("the same command continues the sweep", file=sys.stderr)

@@ -137,7 +137,7 @@ def parse_train_options(entry: Any, arguments: list[str], given: "Given | None" 
     if ":" not in world and not world.endswith(".py"):  # my_world.py:MyTask is loaded when the plan is made
         refuse_unknown(world)
     arguments, given = _without_switches(entry, arguments, given)
-    given = given.without(*_typed_names(arguments))
+    given = given.without(*typed_names(arguments))
     chosen = _chosen_kinds(entry, arguments)
     name = _peek(arguments, "--preset")
     name = given.fields.get("preset", "") if name is None else name
@@ -164,7 +164,7 @@ def _defaults(given: "Given") -> dict[str, Any]:
     return {**fields, "run_dir": Path(fields["run_dir"])} if fields.get("run_dir") is not None else fields
 
 
-def _typed_names(arguments: list[str]) -> set[str]:
+def typed_names(arguments: list[str]) -> set[str]:
     """Names of the options that were typed; flags without ``no``."""
     typed = {_underscored(text.partition("=")[0]).removeprefix("--") for text in arguments if text.startswith("--")}
     return typed | {name.removeprefix("no_") for name in typed}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import enum
+import signal
 import time
 from collections.abc import Callable, Sequence
 
@@ -21,6 +22,10 @@ class Status(enum.Enum):
     FAILED = "failed"
 
 
+STOPPED = (EXIT_INTERRUPTED, -signal.SIGTERM, 128 + signal.SIGTERM, 128 + signal.SIGINT)
+"""Exit codes of runs that were asked to stop: saved, too early for that, or asked twice."""
+
+
 @dataclasses.dataclass
 class Tracked:
     """A run, and where it stands.
@@ -29,11 +34,13 @@ class Tracked:
         run: the run.
         status: where it stands.
         job: it, under way or ended, where it was started here.
+        code: with which it ended.
     """
 
     run: SweepRun
     status: Status
     job: Job | None = None
+    code: int | None = None
 
 
 def carry_out(
@@ -85,10 +92,9 @@ def carry_out(
 
 
 def _look(one: Tracked) -> None:
-    code = one.job.exit_code() if one.job is not None and one.status is Status.RUNNING else None
-    if code is not None:
-        stopped = code == EXIT_INTERRUPTED
-        one.status = Status.STOPPED if stopped else Status.ENDED if code == 0 else Status.FAILED
+    one.code = one.job.exit_code() if one.job is not None and one.status is Status.RUNNING else one.code
+    if one.code is not None:
+        one.status = Status.STOPPED if one.code in STOPPED else Status.ENDED if one.code == 0 else Status.FAILED
 
 
 def exit_code(tracked: Sequence[Tracked]) -> int:
@@ -99,10 +105,13 @@ def exit_code(tracked: Sequence[Tracked]) -> int:
     return 1 if Status.FAILED in statuses else 0
 
 
-def last_words(run: SweepRun) -> str:
-    """The last line that a run has said; empty where it has said none."""
+def last_words(one: Tracked) -> str:
+    """What a run that failed has to say for itself: by which signal it was ended, or its last line."""
+    if one.code is not None and one.code < 0:
+        hint = ", as happens where memory runs out" if one.code == -signal.SIGKILL else ""
+        return f"ended by {signal.Signals(-one.code).name}{hint}"
     try:
-        lines = (run.folder / OUTPUT_NAME).read_text(errors="replace").split("\n")
+        lines = (one.run.folder / OUTPUT_NAME).read_text(errors="replace").split("\n")
     except OSError:
-        return ""
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+        lines = []
+    return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")

@@ -61,7 +61,7 @@ class LocalProcesses(Launcher):
         environment = {**shares(self.slots, usable_cores()), **self._environment}
         with (run.folder / OUTPUT_NAME).open("ab") as output:
             process = subprocess.Popen(
-                [sys.executable, *COMMAND, "--run-dir", str(run.folder)],
+                [sys.executable, *COMMAND, "--run-dir", str(run.folder), *run.flags],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,

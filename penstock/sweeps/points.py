@@ -60,33 +60,34 @@ class Sweep:
         Raises:
             ConfigurationError: nothing is varied, a name is unknown, or two runs would have one name.
         """
-        if not self.grid and len(self.runs) < 2 and not any(self.runs):
+        if not self.grid and not any(self.runs):
             raise ConfigurationError(
                 "nothing is varied. Name a grid, for example --grid actor_learning_rate=1e-4,3e-4, or a file with "
                 "`grid` or `runs` (docs/experiments.md)."
             )
-        points: list[Point] = []
+        points: dict[str, Point] = {}
         for entry in self.runs:
+            for twice in {*entry} & {*self.grid}:
+                raise ConfigurationError(f"'{twice}' is in the grid and in the list of runs. Leave one out.")
             for values in itertools.product(*self.grid.values()):
-                varied = {**entry, **dict(zip(self.grid, values, strict=True))}
+                combination = dict(zip(self.grid, values, strict=True))
+                varied = {**entry, **combination}
                 called = varied.pop("name", None)
-                name = point_name(varied) if called is None else file_name(str(called))
-                if called is not None and self.grid:
-                    name = file_name(f"{called},{point_name(dict(zip(self.grid, values, strict=True)))}")
-                if name in [point.name for point in points]:
-                    raise ConfigurationError(
-                        f"two runs would be called '{name}'. Give them names of their own: `name`."
-                    )
-                points.append(Point(name, self._given(name, varied)))
-        return points
+                stated = [str(called), *([point_name(combination)] if combination else [])]
+                name = point_name(varied) if called is None else file_name(",".join(stated))
+                with told_of(self.where):
+                    if name in points:
+                        raise ConfigurationError(f"two runs would be called '{name}'. Give each a `name`.")
+                points[name] = Point(name, self._given(name, varied))
+        return list(points.values())
 
     def _given(self, name: str, varied: Mapping[str, Any]) -> Given:
         where = f"{self.where}: {name}" if self.where else name
-        options = {key.partition(".")[2]: value for key, value in varied.items() if key.startswith("world_options.")}
-        plain = {key: value for key, value in varied.items() if not key.startswith("world_options.")}
-        point = given_by(plain, where)
+        prefix = "world_options."
+        options = {key.removeprefix(prefix): value for key, value in varied.items() if key.startswith(prefix)}
+        point = given_by({key: value for key, value in varied.items() if not key.startswith(prefix)}, where)
         fields = {**self.base.fields, **point.fields}
-        shared = {**self.base.fields.get("world_options", {}), **point.fields.get("world_options", {}), **options}
+        shared = {**self.base.fields.get("world_options", {}), **options}
         fields |= {"world_options": shared} if shared else {}
         return Given(where, fields, {**self.base.settings, **point.settings})
 
@@ -119,7 +120,7 @@ def read_sweep(path: Path) -> Sweep:
         for name, values in grid.items():
             require(isinstance(values, list), f"grid: {name}", values, f"must be a list of values, as in [{values}]")
             named_grid[_named(name)] = _varied(name, values)
-        listed = [{_named(name): value for name, value in entry.items()} for entry in runs]
+        listed = [_flat(entry) for entry in runs]
     return Sweep(where, given_by(base, f"{where}: base"), named_grid, listed)
 
 
@@ -141,8 +142,28 @@ def parse_grid(texts: Sequence[str]) -> dict[str, list[Any]]:
     return grid
 
 
+def _flat(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """An entry of a list without mappings: ``settings.NAME`` and ``world_options.NAME`` in their place."""
+    pairs: list[tuple[str, Any]] = []
+    for name, value in entry.items():
+        nested = name.replace("-", "_") in ("settings", "world_options") and isinstance(value, Mapping)
+        pairs += [(f"{name}.{inner}", below) for inner, below in value.items()] if nested else [(name, value)]
+    flat: dict[str, Any] = {}
+    for name, value in pairs:
+        if _named(name) in flat:
+            raise ConfigurationError(f"runs: '{_named(name)}' is there twice in one entry. Leave one out.")
+        flat[_named(name)] = value
+    return flat
+
+
 def _named(name: str) -> str:
-    return name.replace("-", "_")
+    """The name of what is varied; ``settings.`` before it, as messages have it, is left out."""
+    name = name.replace("-", "_").removeprefix("settings.").replace("world_option.", "world_options.")
+    if name in ("run_dir", "settings", "world_options"):
+        instead = {"settings": "the settings themselves", "world_options": "world_options.NAME"}
+        hint = f"Name {instead[name]}" if name in instead else "Folders are named by what varies, or by `name`"
+        raise ConfigurationError(f"'{name}' cannot be varied. {hint}.")
+    return name
 
 
 def _varied(name: str, values: list[Any]) -> list[Any]:

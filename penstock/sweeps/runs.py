@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from penstock._errors import ConfigurationError
-from penstock.storage.run_folder import CONFIG_NAME, METRICS_NAME
+from penstock.reports.arms import settings_that_count
+from penstock.storage.run_folder import CONFIG_NAME, METRICS_NAME, compare_configs
 from penstock.storage.store import list_checkpoints
 from penstock.training.config_files import told_of
 from penstock.training.continuation import accepted_changes, recorded_config
@@ -28,12 +29,14 @@ class SweepRun:
         folder: its run folder.
         plan: what is run.
         beside: options of the command that trains, as in a file: ``video``, ``tensorboard``.
+        flags: further options of that command.
     """
 
     name: str
     folder: Path
     plan: RunPlan
     beside: Mapping[str, Any]
+    flags: tuple[str, ...] = ()
 
     @property
     def total_steps(self) -> int:
@@ -71,29 +74,69 @@ class RunProgress:
     score: float | None
 
 
-def check(runs: Sequence[SweepRun]) -> None:
+def checked(runs: Sequence[SweepRun], allow_config_change: bool = False) -> list[SweepRun]:
     """Refuses what would fail later, before the first run starts; writes nothing.
 
+    Args:
+        runs: of the sweep, each with the folder of its name.
+        allow_config_change: whether runs may go on with other settings than they were begun with.
+
+    Returns:
+        The runs, each with the folder in which it was begun: under another name where it was begun when something else
+        was varied.
+
     Raises:
-        PenstockError: naming the run: a world or learner that cannot be made, two points that are the same run, a
-            folder that holds another run.
+        PenstockError: naming the run: a world or learner that cannot be made, two points that figures would not tell
+            apart, a folder that holds another run.
     """
+    _refuse_twins(runs)
     worlds: dict[str, World] = {}
-    known: dict[str, SweepRun] = {}
+    mine = {run.folder.name for run in runs}
+    there = [path.parent for path in sorted(runs[0].folder.parent.glob(f"*/{CONFIG_NAME}"))]
+    others = [folder for folder in there if folder.name not in mine]
+    settled = []
     for run in runs:
-        config = {key: value for key, value in run.plan.to_config().items() if key != "label"}
-        twin = known.setdefault(json.dumps(config, sort_keys=True), run)
-        if twin is not run:
-            raise ConfigurationError(
-                f"'{twin.name}' and '{run.name}' are the same run: all of their settings are equal. Leave one out."
-            )
         with told_of(run.name):
             key = json.dumps([run.plan.world, run.plan.world_options, run.plan.num_envs], sort_keys=True)
             if key not in worlds:
                 worlds[key] = run.plan.make_world()
             run.plan.make_learner(worlds[key])
+            config = recorded_config(run.plan, worlds[key])
             if (run.folder / CONFIG_NAME).is_file():
-                accepted_changes(run.folder, recorded_config(run.plan, worlds[key]))
+                accepted_changes(run.folder, config, allow_config_change)
+            else:
+                begun = next((folder for folder in others if _holds(folder, config)), None)
+                run = run if begun is None else dataclasses.replace(run, folder=begun)
+        settled.append(run)
+    return settled
+
+
+def _holds(folder: Path, config: dict[str, Any]) -> bool:
+    try:
+        return all(change.field != "label" for change in accepted_changes(folder, config))
+    except ConfigurationError:
+        return False
+
+
+def _refuse_twins(runs: Sequence[SweepRun]) -> None:
+    """Refuses two runs of which a figure would make one arm, and in it one seed twice."""
+    known: dict[str, list[SweepRun]] = {}
+    for run in runs:
+        plan, config = run.plan, run.plan.to_config()
+        arm = json.dumps([plan.world, plan.label or plan.title, settings_that_count(config)], sort_keys=True)
+        for other in known.setdefault(arm, []):
+            if abs(plan.seed - other.plan.seed) >= min(plan, other.plan, key=lambda one: one.seed).seeds:
+                continue
+            fields = [change.field for change in compare_configs(other.plan.to_config(), config)]
+            if not fields:
+                raise ConfigurationError(
+                    f"'{other.name}' and '{run.name}' are the same run: all of their settings are equal. Leave one out."
+                )
+            raise ConfigurationError(
+                f"'{other.name}' and '{run.name}' differ in {', '.join(fields)} alone, by which no figure tells runs "
+                "apart (docs/plots.md). Leave one out, or give each a `label`."
+            )
+        known[arm].append(run)
 
 
 def _last_rows(path: Path, size: int = 1 << 16) -> Iterator[dict[str, Any]]:

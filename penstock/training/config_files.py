@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from penstock._errors import ConfigurationError, require, suggest, warn
+from penstock._errors import ConfigurationError, PenstockError, require, suggest, warn
 from penstock._field_types import convert_fields
 from penstock._mapping_files import parse_mapping, read_mapping
 from penstock._own_code import resolved_spec
@@ -152,8 +152,10 @@ def told_of(where: str) -> Iterator[None]:
     """Lets messages begin with where the settings come from; nothing is added where that is empty."""
     try:
         yield
-    except ConfigurationError as error:
-        raise type(error)(f"{where}: {error}" if where else str(error)) from error
+    except PenstockError as error:
+        if not where:
+            raise
+        raise type(error)(f"{where}: {error}") from error
 
 
 def read_given(path: Path | str, world: str = "") -> Given:
