@@ -78,6 +78,7 @@ def run(arguments: list[str]) -> int:
     """Runs the subcommand."""
     set_up_jax()
     from penstock.algorithms.registry import ALGORITHMS, algorithm_entry
+    from penstock.training.config_files import told_of
 
     if not arguments or arguments[0] in ("-h", "--help"):
         lines = [
@@ -93,7 +94,11 @@ def run(arguments: list[str]) -> int:
         print("\n".join(lines), file=sys.stdout if arguments else sys.stderr)
         return 0 if arguments else 2
     name, rest, given = command_line(arguments)
-    return train_and_report(parse_train_options(algorithm_entry(name), rest, given), given)
+    with told_of(given.where if name == given.fields.get("algorithm") else ""):
+        entry = algorithm_entry(name)
+    options = parse_train_options(entry, rest, given)
+    with given.without(*typed_names(rest)).told():
+        return train_and_report(options)
 
 
 def command_line(arguments: list[str]) -> tuple[str, list[str], "Given"]:
@@ -123,7 +128,7 @@ def parse_train_options(entry: Any, arguments: list[str], given: "Given | None" 
         arguments: options as they were typed.
         given: what a file says of the run.
     """
-    from penstock.training.config_files import Given
+    from penstock.training.config_files import Given, told_of
     from penstock.training.presets import preset
     from penstock.worlds.registry import refuse_unknown
 
@@ -135,7 +140,8 @@ def parse_train_options(entry: Any, arguments: list[str], given: "Given | None" 
         else:
             raise ConfigurationError(f"--world is missing: penstock train {entry.name} --world soft/jumper-mini")
     if ":" not in world and not world.endswith(".py"):  # my_world.py:MyTask is loaded when the plan is made
-        refuse_unknown(world)
+        with told_of(given.where if _peek(arguments, "--world") is None else ""):
+            refuse_unknown(world)
     arguments, given = _without_switches(entry, arguments, given)
     given = given.without(*typed_names(arguments))
     chosen = _chosen_kinds(entry, arguments)
@@ -240,13 +246,12 @@ def _peek(arguments: list[str], flag: str) -> str | None:
     return found
 
 
-def train_and_report(options: TrainOptions, given: "Given") -> int:
-    """Trains as the options say; draws and films what came out. Messages about what a file gives name that file."""
+def train_and_report(options: TrainOptions) -> int:
+    """Trains as the options say; draws and films what came out."""
     from penstock.cli._run import loggers_from_options, plan_from_options, train_run
     from penstock.training.plan import default_run_dir
 
-    with given.told():
-        plan = plan_from_options(options)
+    plan = plan_from_options(options)
     return train_run(
         plan,
         options.run_dir or default_run_dir(plan),

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from penstock._errors import ConfigurationError, PenstockError, require, suggest, warn
+from penstock._errors import ConfigurationError, PenstockError, nearest, require, suggest, warn
 from penstock._field_types import convert_fields
 from penstock._mapping_files import parse_mapping, read_mapping
 from penstock._own_code import resolved_spec
@@ -123,17 +123,21 @@ class Given:
             return make_plan(**merged, preset=name, settings={**rest.settings_of(entry, chosen), **settings})
 
     def _refuse_unknown(self, entry: AlgorithmEntry) -> None:
-        known = {*entry.config.all_names(), *entry.config.switches, *entry.config.former}
+        names = {*entry.config.all_names(), *entry.config.switches}
         if any(":" in str(self.settings.get(part, "")) for part in entry.config.choices()):
             return  # what a part in somebody's file has, only that file says
         for name in self.settings:
-            if name in known:
+            if name in names or name in entry.config.former:
                 continue
+            if name in ("base", "grid", "runs"):
+                raise ConfigurationError(f"'{name}' makes it a sweep. Use `penstock sweep --config`.")
             if owners := owners_of(name):
                 raise ConfigurationError(
                     f"{name}: {entry.name} has no such setting; it belongs to {', '.join(owners)}. Leave it out."
                 )
-            raise ConfigurationError(f"unknown field '{name}'.{suggest(name, {*known, *PLAN_FIELDS, *BESIDE})}")
+            known = {*names, *PLAN_FIELDS, *BESIDE} - {*entry.config.former}
+            hint = suggest(name, known) if nearest(name, known) else f" `penstock train {entry.name} --help` lists all."
+            raise ConfigurationError(f"unknown field '{name}'.{hint}")
 
     @contextlib.contextmanager
     def told(self) -> Iterator[None]:
@@ -208,9 +212,7 @@ def given_by(content: Mapping[str, Any], where: str) -> Given:
             raise ConfigurationError(f"'{name}' is there twice, alone and below settings. Leave one out.")
         for name in settings:
             if name in PLAN_FIELDS or name in BESIDE:
-                raise ConfigurationError(
-                    f"settings: '{name}' is no setting of the algorithm. Write it beside settings."
-                )
+                raise ConfigurationError(f"'{name}' is no setting of the algorithm. Write it beside `settings`.")
         if content.get("world_options", 0) is None:
             del content["world_options"]
         fields = {name: content.pop(name) for name in (*PLAN_FIELDS, *BESIDE) if name in content}
