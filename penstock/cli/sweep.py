@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import arg
 
@@ -18,6 +18,7 @@ from penstock.cli._arguments import parse_known
 
 if TYPE_CHECKING:
     from penstock.sweeps.conduct import Tracked
+    from penstock.sweeps.launchers import Launcher
     from penstock.sweeps.points import Sweep
     from penstock.sweeps.runs import SweepRun
     from penstock.training.signals import GracefulStop
@@ -37,7 +38,15 @@ class SweepOptions:
     run_dir: Annotated[Path | None, arg(metavar="DIR")] = None
     """Folder of the run folders; by default runs/ and the name of the file, or runs/sweep-ALGORITHM-WORLD."""
     processes: int | None = None
-    """Runs side by side on this machine; by default half as many as there are cores."""
+    """Runs side by side; by default half as many as this machine has cores, or all jobs of a cluster."""
+    launcher: Literal["local", "slurm"] = "local"
+    """Where runs are trained: in processes of this machine, or as jobs of a cluster (pip install 'penstock[slurm]')."""
+    slurm_partition: str = ""
+    """Partition of the jobs."""
+    slurm_minutes: int = 1440
+    """Time limit of a job. A run that takes longer saves, is queued again, and goes on."""
+    slurm_option: Annotated[tuple[str, ...], arg(metavar="NAME=VALUE ...")] = ()
+    """Further options of sbatch: gres=gpu:1 mem=8G account=x."""
     dry_run: bool = False
     """List the runs and start none."""
 
@@ -48,9 +57,9 @@ def run(arguments: list[str]) -> int:
     options, rest = parse_known(SweepOptions, rest, "penstock sweep")
     if options.processes is not None:
         require(options.processes >= 1, "processes", options.processes, "must be at least 1")
-    environment = dict(os.environ)
-    os.environ["JAX_PLATFORMS"] = "cpu"  # this process only checks; accelerators are for the runs
-    set_up_jax()
+    refuse_idle_options(options)
+    with only_checking():
+        set_up_jax()
     from penstock.sweeps.points import Sweep, parse_grid, read_sweep
     from penstock.sweeps.runs import checked
 
@@ -60,7 +69,7 @@ def run(arguments: list[str]) -> int:
     if options.dry_run:
         print("\n".join(f"{'ended' if one.ended else 'waiting':<8}  {one.folder}" for one in runs))
         return 0
-    return conducted(runs, options, environment)
+    return conducted(runs, launcher_of(runs[0].folder.parent, options))
 
 
 def planned(sweep: "Sweep", algorithm: str | None, arguments: list[str], options: SweepOptions) -> "list[SweepRun]":
@@ -107,26 +116,74 @@ def planned(sweep: "Sweep", algorithm: str | None, arguments: list[str], options
     ]
 
 
-def conducted(runs: "list[SweepRun]", options: SweepOptions, environment: dict[str, str]) -> int:
+def refuse_idle_options(options: SweepOptions) -> None:
+    """Refuses options of a cluster where there is none.
+
+    Raises:
+        ConfigurationError: naming the option.
+    """
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if options.launcher == "local" and field.name.startswith("slurm_") and value != field.default:
+            raise ConfigurationError(
+                f"{field.name} = {value!r}: does nothing without --launcher slurm. Add that, or leave this out."
+            )
+
+
+@contextlib.contextmanager
+def only_checking() -> Iterator[None]:
+    """Lets JAX start on the CPU: this process only looks at plans, and accelerators are for the runs."""
+    before = os.environ.get("JAX_PLATFORMS")
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    try:
+        yield
+    finally:
+        del os.environ["JAX_PLATFORMS"]
+        if before is not None:
+            os.environ["JAX_PLATFORMS"] = before
+
+
+def launcher_of(folder: Path, options: SweepOptions) -> "Launcher":
+    """Who starts the runs."""
+    from penstock.sweeps.launchers import LocalProcesses, usable_cores
+
+    if options.launcher == "local":
+        return LocalProcesses(options.processes or max(1, usable_cores() // 2))
+    from penstock.sweeps.slurm import SlurmJobs
+
+    pairs = [text.partition("=") for text in options.slurm_option]
+    for (name, equals, value), text in zip(pairs, options.slurm_option, strict=True):
+        require(bool(name and equals and value), "slurm_option", text, "write name=value, for example gres=gpu:1")
+    return SlurmJobs(
+        folder,
+        jobs=options.processes,
+        partition=options.slurm_partition,
+        minutes=options.slurm_minutes,
+        options={name.removeprefix("--"): value for name, _, value in pairs},
+    )
+
+
+def conducted(runs: "list[SweepRun]", launcher: "Launcher") -> int:
     """Carries the sweep out and says what came of it. Returns the exit code."""
     from penstock.sweeps.conduct import carry_out, exit_code
     from penstock.sweeps.display import SweepDisplay
-    from penstock.sweeps.launchers import LocalProcesses, usable_cores
     from penstock.training.signals import GracefulStop
 
-    launcher = LocalProcesses(options.processes or max(1, usable_cores() // 2), environment)
     display = SweepDisplay()
 
     def quit_at_once(code: int) -> None:
         launcher.stop()  # they have been asked before, and end at once, too
         os._exit(code)
 
+    def told(text: str) -> None:
+        display.message(f"{text.partition(':')[0]}: leaving the jobs alone" if launcher.outlived else text)
+
     try:
-        with GracefulStop(display.message, quit_at_once=quit_at_once) as stop, hang_up_asks(stop):
+        with GracefulStop(told, quit_at_once=quit_at_once) as stop, hang_up_asks(stop):
             tracked = carry_out(runs, launcher, stop, display.show)
     finally:
         display.close()
-    report(tracked)
+    report(tracked, launcher.farewell())
     return exit_code(tracked)
 
 
@@ -142,8 +199,13 @@ def hang_up_asks(stop: "GracefulStop") -> Iterator[None]:
         signal.signal(signal.SIGHUP, signal.SIG_DFL if before is None else before)
 
 
-def report(tracked: "list[Tracked]") -> None:
-    """Says where all runs stand, what the failed ones said last, and what to type next."""
+def report(tracked: "list[Tracked]", farewell: str = "") -> None:
+    """Says where all runs stand, what the failed ones said last, and what to type next.
+
+    Args:
+        tracked: the runs.
+        farewell: what to do with those that go on.
+    """
     from penstock.reports.tables import terminal_width, text_table
     from penstock.storage.run_folder import OUTPUT_NAME
     from penstock.sweeps.conduct import Status, last_words
@@ -161,7 +223,9 @@ def report(tracked: "list[Tracked]") -> None:
             said = one.run.folder / OUTPUT_NAME
             print(f"failed      {one.run.name}: {last_words(one)} (all it said: {said})")
     print(f"{folder}: {counts(tracked)}")
-    if any(one.status in (Status.STOPPED, Status.WAITING) for one in tracked):
+    if any(one.status is Status.RUNNING for one in tracked):
+        print(farewell, file=sys.stderr)
+    elif any(one.status in (Status.STOPPED, Status.WAITING) for one in tracked):
         print("the same command continues the sweep", file=sys.stderr)
     elif any(one.status is Status.FAILED for one in tracked):
         print("the same command tries again what failed", file=sys.stderr)

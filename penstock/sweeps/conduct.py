@@ -54,7 +54,7 @@ def carry_out(
     """Runs what has not ended yet.
 
     A run that fails does not keep the others from running. Once somebody asks to stop, all that are under way are
-    asked to save, and none is started any more.
+    asked to save, and none is started any more; those that go on without the sweep are left.
 
     Args:
         runs: all of the sweep.
@@ -74,10 +74,11 @@ def carry_out(
                 _look(one)
             under_way = [one for one in tracked if one.status is Status.RUNNING]
             waiting = [one for one in tracked if one.status is Status.WAITING]
+            if stop.requested and launcher.outlived:
+                return tracked
             if stop.requested and not told:
                 told = True
-                if not launcher.stop():
-                    return tracked
+                launcher.stop()
             if not stop.requested:
                 for one in waiting[: launcher.slots - len(under_way)]:
                     one.job, one.status = launcher.start(one.run), Status.RUNNING

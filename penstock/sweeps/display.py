@@ -94,7 +94,7 @@ class SweepDisplay:
         for _ in range(3):
             table.add_column(no_wrap=True)
         for one in shown:
-            state, progress = Text(one.status.value, style=STYLES.get(one.status, "dim")), Text(progress_text(one))
+            state, progress = Text(state_text(one), style=STYLES.get(one.status, "dim")), Text(progress_text(one))
             table.add_row(state, progress, Text(one.run.name, overflow="ellipsis"))
         if len(shown) < len(tracked):
             table.add_row(Text(""), Text(""), Text(counts(tracked), style="dim"))
@@ -103,7 +103,13 @@ class SweepDisplay:
 
 def state_line(one: Tracked) -> str:
     """``running   12.3k / 100k  12%  evaluation   -812.3  NAME``: where a run stands, in columns of fixed width."""
-    return f"{one.status.value:<8}  {progress_text(one)}  {one.run.name}"
+    return f"{state_text(one):<8}  {progress_text(one)}  {one.run.name}"
+
+
+def state_text(one: Tracked) -> str:
+    """Where a run stands, in one word."""
+    waits = one.status is Status.RUNNING and one.job is not None and one.job.queued
+    return "queued" if waits else one.status.value
 
 
 def progress_text(one: Tracked) -> str:

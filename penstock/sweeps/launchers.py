@@ -10,9 +10,6 @@ from collections.abc import Mapping
 from penstock.storage.run_folder import OUTPUT_NAME, encode_config
 from penstock.sweeps.runs import SweepRun
 
-COMMAND = ("-P", "-m", "penstock", "train", "--config", "-")
-"""What Python runs for each: the plan comes by standard input."""
-
 
 class Job(abc.ABC):
     """A run that was started."""
@@ -21,24 +18,31 @@ class Job(abc.ABC):
     def exit_code(self) -> int | None:
         """How it ended; None while it has not."""
 
+    @property
+    def queued(self) -> bool:
+        """Whether it waits for a machine."""
+        return False
+
 
 class Launcher(abc.ABC):
     """Starts runs, so many side by side."""
 
     slots: int
     """How many may be under way at a time."""
+    outlived: bool = False
+    """Whether runs go on when the sweep ends, so that nobody waits for them to stop."""
+
+    def farewell(self) -> str:
+        """What to do with runs that go on without the sweep."""
+        return ""
 
     @abc.abstractmethod
     def start(self, run: SweepRun) -> Job:
         """Starts a run, or lets it go on."""
 
     @abc.abstractmethod
-    def stop(self) -> bool:
-        """Asks all that are under way to save and end; asked a second time, they end at once.
-
-        Returns:
-            Whether they will end soon; False where they go on without the sweep.
-        """
+    def stop(self) -> None:
+        """Asks all that are under way to save and end; asked a second time, they end at once."""
 
 
 class LocalProcesses(Launcher):
@@ -61,7 +65,7 @@ class LocalProcesses(Launcher):
         environment = {**shares(self.slots, usable_cores()), **self._environment}
         with (run.folder / OUTPUT_NAME).open("ab") as output:
             process = subprocess.Popen(
-                [sys.executable, *COMMAND, "--run-dir", str(run.folder), *run.flags],
+                training_command(run),
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -74,12 +78,11 @@ class LocalProcesses(Launcher):
         self._started.append(process)
         return _Process(process)
 
-    def stop(self) -> bool:
+    def stop(self) -> None:
         """Sends SIGTERM to all that are under way."""
         for process in self._started:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
-        return True
 
 
 class _Process(Job):
@@ -88,6 +91,11 @@ class _Process(Job):
 
     def exit_code(self) -> int | None:
         return self._process.poll()
+
+
+def training_command(run: SweepRun) -> list[str]:
+    """The command that trains a run, whose plan it reads from standard input."""
+    return [sys.executable, "-P", "-m", "penstock", "train", "--config", "-", "--run-dir", str(run.folder), *run.flags]
 
 
 def usable_cores() -> int:

@@ -42,8 +42,8 @@ class PretendedJob(Job):
 class Pretended(Launcher):
     """Starts runs that end with given codes; `started` are their names, `most` the largest number under way."""
 
-    def __init__(self, slots, codes=(), looks=3, ends=True):
-        self.slots, self.codes, self.looks, self.ends = slots, dict(codes), looks, ends
+    def __init__(self, slots, codes=(), looks=3, outlived=False):
+        self.slots, self.codes, self.looks, self.outlived = slots, dict(codes), looks, outlived
         self.started, self.jobs, self.most, self.stops = [], [], 0, 0
 
     def start(self, run):
@@ -57,4 +57,3 @@ class Pretended(Launcher):
         for job in self.jobs:
             if job.looks > 0:
                 job.looks, job.code = 1, 75
-        return self.ends

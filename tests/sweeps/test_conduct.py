@@ -71,7 +71,7 @@ def test_a_run_that_was_ended_from_outside(runs, code, status):
 
 
 def test_jobs_that_outlive_the_sweep_are_left(runs):
-    stop, launcher = GracefulStop(), Pretended(4, looks=1000, ends=False)
+    stop, launcher = GracefulStop(), Pretended(4, looks=1000, outlived=True)
     tracked = carried_out(runs, launcher, lambda tracked: stop.ask(), stop)
     assert statuses(tracked) == ["running"] * 4 and exit_code(tracked) == 75
 
