@@ -15,6 +15,10 @@ from penstock.storage._durable import replace_file
 from penstock.storage.run_folder import WANDB_IDS_NAME
 
 
+class LoggerError(PenstockError):
+    """A logger asks for something that the user can mend before the run begins."""
+
+
 @runtime_checkable
 class Logger(Protocol):
     """Somewhere else that metrics go. It may fail: training does not notice.
@@ -30,8 +34,8 @@ class Logger(Protocol):
             config: the content of ``config.json``: plain texts, numbers, lists and mappings.
 
         Raises:
-            PenstockError: the user can mend it at once, so the run shall not begin. After any other exception it begins
-                without this logger.
+            LoggerError: a sentence for the user, who can mend it at once: the run does not begin. After any exception
+                that is no `PenstockError` it begins without this logger.
         """
 
     def write(self, row: Mapping[str, Any]) -> None:
@@ -104,7 +108,7 @@ class WeightsAndBiases(Logger):
         """Opens a run for each seed, or goes on with it.
 
         Raises:
-            ConfigurationError: nobody is logged in, or the project's name is refused.
+            LoggerError: nobody is logged in, or the project's name is refused.
         """
         ids = _kept_ids(run_dir / WANDB_IDS_NAME)
         first, count = int(config["seed"]), int(config["seeds"])
@@ -128,7 +132,7 @@ class WeightsAndBiases(Logger):
                     **several,
                 )
             except self._package.errors.UsageError as error:
-                raise ConfigurationError(
+                raise LoggerError(
                     f"wandb = {self._project!r}: {error} Or set WANDB_MODE=offline, and use `wandb sync` later."
                 ) from error
 

@@ -1,10 +1,11 @@
 """Runs of a sweep as jobs of a cluster with SLURM, through the package submitit."""
 
 import json
+import math
 import signal
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ JOBS = ".slurm"
 
 MOST_REQUEUES = 1000
 """A job that meets its time limit saves, is put back into the queue, and goes on; so often at most."""
+
+ASK_SECONDS = 15.0
+"""Time between two questions to SLURM about its queue."""
 
 SAVE_SECONDS = 80
 """So long a run may take to save after it was told that its time is over. SLURM tells it 90 seconds before."""
@@ -59,6 +63,7 @@ class SlurmJobs(Launcher):
         self._folder = folder / JOBS
         self._ids: dict[str, str] = _read_ids(self._folder)
         self._own: list[_SlurmJob] = []
+        self._queue, self._cluster = _Queue(), cluster
         queue: dict[str, Any] = {"slurm_partition": partition} if partition else {}
         limits = {"slurm_max_num_timeout": MOST_REQUEUES, "local_max_num_timeout": MOST_REQUEUES}
         try:
@@ -86,10 +91,14 @@ class SlurmJobs(Launcher):
             code.unlink(missing_ok=True)
             work = RunOnNode(training_command(run), encode_config(run.content()), run.folder.resolve(), code.resolve())
             try:
-                job = _SlurmJob(self._executor.submit(work), run)
+                submitted = self._executor.submit(work)
             except (RuntimeError, OSError, subprocess.CalledProcessError) as error:
                 raise ConfigurationError(f"{run.name}: the cluster does not take the job: {error}") from error
-            self._ids[run.folder.name] = job.id
+            name = str(submitted.job_id)
+            self._queue.add(name)
+            alive = self._queue.holds if self._cluster == "slurm" else lambda name: not submitted.done()
+            job = _SlurmJob(name, run, self._folder, alive)
+            self._ids[run.folder.name] = name
             write_text(self._folder / "jobs.json", json.dumps(self._ids, indent=1))
         self._own.append(job)
         return job
@@ -99,36 +108,50 @@ class SlurmJobs(Launcher):
 
     def farewell(self) -> str:
         """What to do with jobs that are left alone."""
-        left = [job.id for job in self._own if job.exit_code() is None]
+        left = [job.name for job in self._own if job.exit_code() is None]
         return f"the jobs go on; the same command watches them again, and `scancel {' '.join(left)}` ends them"
 
     def _earlier(self, run: SweepRun) -> "_SlurmJob | None":
+        """The job of an earlier call, if it is still queued or under way."""
         if run.folder.name not in self._ids:
             return None
-        made = self._executor._executor.job_class(folder=self._executor.folder, job_id=self._ids[run.folder.name])
-        job = _SlurmJob(made, run)
-        return None if job.over(force=True) else job
+        job = _SlurmJob(self._ids[run.folder.name], run, self._folder, self._queue.holds)
+        return None if job.exit_code() is not None else job
+
+
+class _Queue:
+    """Which jobs SLURM has, waiting or under way. Its accounting, which many clusters lack, is not asked."""
+
+    def __init__(self):
+        self._known: set[str] | None = None
+        self._asked_at = -math.inf
+
+    def holds(self, job: str) -> bool:
+        """Whether a job is in the queue, as far as anybody knows."""
+        if time.monotonic() - self._asked_at > ASK_SECONDS:
+            self._asked_at = time.monotonic()
+            asked = subprocess.run(["squeue", "--me", "--noheader", "--format=%A"], capture_output=True, check=False)
+            self._known = set(asked.stdout.decode().split()) if asked.returncode == 0 else None
+        return self._known is None or job in self._known
+
+    def add(self, job: str) -> None:
+        """A job was submitted just now."""
+        if self._known is not None:
+            self._known.add(job)
 
 
 class _SlurmJob(Job):
-    def __init__(self, job: Any, run: SweepRun):
-        self._job, self._run = job, run
-        self._code = Path(job.paths.folder).parent / f"{run.folder.name}.code"
-
-    @property
-    def id(self) -> str:
-        return str(self._job.job_id)
+    def __init__(self, name: str, run: SweepRun, folder: Path, alive: Callable[[str], bool]):
+        self.name, self._run, self._alive = name, run, alive
+        self._code = folder / f"{run.folder.name}.code"
 
     @property
     def queued(self) -> bool:
         """Whether it has said nothing yet."""
         return not (self._run.folder / OUTPUT_NAME).exists()
 
-    def over(self, force: bool = False) -> bool:
-        return self._code.exists() or self._job.done(force_check=force)
-
     def exit_code(self) -> int | None:
-        if not self.over():
+        if not self._code.exists() and self._alive(self.name):
             return None
         try:
             return int(self._code.read_text())

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 from penstock._errors import ConfigurationError, PenstockError
-from penstock.storage.loggers import Logger, TensorBoard, WeightsAndBiases, make_loggers
+from penstock.storage.loggers import Logger, LoggerError, TensorBoard, WeightsAndBiases, make_loggers
 from penstock.storage.metrics_log import MetricsLog, read_metrics
 
 CONFIG = {"algorithm": "sac", "seed": 3, "seeds": 2, "settings": {"actor_hidden": [8], "discount": 0.5}}
@@ -158,7 +158,7 @@ def test_wandb_says_at_the_start_what_the_user_can_mend(tmp_path, monkeypatch, w
     monkeypatch.setenv("HOME", str(tmp_path))
     wandb_with(MODE="online")
     log = MetricsLog(tmp_path / "metrics.jsonl", [WeightsAndBiases(project)], pytest.fail)
-    with pytest.raises(ConfigurationError, match=rf"wandb = '{project}': .*{words}"):
+    with pytest.raises(LoggerError, match=rf"wandb = '{project}': .*{words}"):
         log.begin(CONFIG)
     log.close()
 

@@ -68,7 +68,7 @@ def test_a_job_whose_time_is_over_saves_and_is_queued_again(tmp_path, trains):
     job = SlurmJobs(tmp_path, cluster="local").start(run)
     output = run.folder / "output.txt"
     until(lambda: output.exists() and "trains" in output.read_text())
-    (task,) = children(int(job.id))
+    (task,) = children(int(job.name))
     os.kill(task, signal.SIGUSR2)  # as SLURM does before the limit
     until(lambda: job.exit_code() is not None)
     assert job.exit_code() == 0 and output.read_text() == "trains\nwent on\n"
@@ -82,19 +82,20 @@ def children(pid):
 
 @pytest.fixture
 def cluster(tmp_path, monkeypatch):
-    """Programs that answer as SLURM's do: `sbatch` counts jobs, `sacct` says what the test has written."""
+    """Programs that answer as SLURM's do: `sbatch` counts jobs, `squeue` says what the test has written."""
     programs = tmp_path / "bin"
     programs.mkdir()
+    submitted, count = tmp_path / "submitted.sh", tmp_path / "count"
     answers = {
-        "sbatch": f"cp $1 {tmp_path}/submitted.sh; echo x >> {tmp_path}/count; echo Submitted batch job 7$(wc -l < {tmp_path}/count)",
-        "sacct": f"cat {tmp_path}/state",
+        "sbatch": f"cp $1 {submitted}; echo x >> {count}; echo Submitted batch job 7$(wc -l < {count})",
+        "squeue": f"cat {tmp_path}/queue",
         "srun": "",
     }
     for name, answer in answers.items():
         (programs / name).write_text(f"#!/bin/sh\n{answer}\n")
         (programs / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
-    (tmp_path / "state").write_text("JobID|State|NodeList\n71|PENDING|\n")
+    (tmp_path / "queue").write_text("71\n")
     return tmp_path
 
 
@@ -111,13 +112,23 @@ def test_jobs_are_submitted_with_their_options_and_found_again(cluster):
     assert json.loads((folder / ".slurm" / "jobs.json").read_text()) == {"run": "71"}
 
     again = SlurmJobs(folder, **options).start(run)
-    assert again.id == "71" and again.exit_code() is None, "the job of the first call is found, and none is submitted"
+    assert again.name == "71" and again.exit_code() is None, "the job of the first call is found, and none is submitted"
     (folder / ".slurm" / "run.code").write_text("0")
     assert again.exit_code() == 0
 
     (folder / ".slurm" / "run.code").unlink()
-    (cluster / "state").write_text("JobID|State|NodeList\n71|FAILED|n1\n72|RUNNING|n1\n")
-    assert SlurmJobs(folder, **options).start(run).id == "72", "one that has failed is submitted anew"
+    (cluster / "queue").write_text("70\n")
+    assert SlurmJobs(folder, **options).start(run).name == "72", "one that is gone is submitted anew"
+
+
+def test_a_job_that_left_the_queue_without_a_word_has_failed(cluster, monkeypatch):
+    monkeypatch.setattr(slurm, "ASK_SECONDS", 0.0)
+    job = SlurmJobs(cluster / "sweep").start(sweep_run(cluster / "sweep", "run"))
+    assert job.exit_code() is None
+    (cluster / "queue").unlink()
+    assert job.exit_code() is None, "a queue that does not answer says nothing"
+    (cluster / "queue").write_text("")
+    assert job.exit_code() == 1
 
 
 def test_what_the_cluster_does_not_take_is_a_sentence(cluster):
