@@ -15,6 +15,7 @@ from penstock._files import write_text
 from penstock.storage.run_folder import OUTPUT_NAME, encode_config
 from penstock.sweeps.launchers import Job, Launcher, training_command
 from penstock.sweeps.runs import SweepRun
+from penstock.training.signals import EXIT_INTERRUPTED
 
 JOBS = ".slurm"
 """Folder of a sweep with what submitit keeps of its jobs. Only submitit reads it, on the nodes."""
@@ -151,12 +152,13 @@ class _SlurmJob(Job):
         return not (self._run.folder / OUTPUT_NAME).exists()
 
     def exit_code(self) -> int | None:
-        if not self._code.exists() and self._alive(self.name):
-            return None
         try:
-            return int(self._code.read_text())
+            code = int(self._code.read_text())
         except (OSError, ValueError):
-            return 1  # it was ended before it could say how
+            code = None
+        if code in (None, EXIT_INTERRUPTED) and self._alive(self.name):
+            return None  # under way; or it has saved, and is queued again
+        return 1 if code is None else code  # 1: it was ended before it could say how
 
 
 class RunOnNode:
@@ -176,9 +178,17 @@ class RunOnNode:
 
     def __call__(self) -> int:
         """Trains. Returns the exit code, and leaves it in its file."""
+        self.code.unlink(missing_ok=True)
         with (self.run_dir / OUTPUT_NAME).open("ab") as output:
-            process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT)
+            process = subprocess.Popen(
+                self.command,
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # the warning before the time limit goes to a whole group, and would end it
+            )
         self.process = process
+        signal.signal(signal.SIGTERM, lambda number, frame: process.send_signal(signal.SIGTERM))
         try:
             assert process.stdin is not None
             process.stdin.write(self.content.encode())

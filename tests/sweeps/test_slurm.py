@@ -54,12 +54,14 @@ def until(holds, seconds=60):
 
 
 def test_a_job_trains_and_tells_its_exit_code(tmp_path, trains):
-    for code, name in ((0, "good"), (3, "bad")):
+    launcher, jobs = SlurmJobs(tmp_path, cluster="local"), {}
+    for code in (0, 3):
         trains(TRAINS.format(code=code))
-        job = SlurmJobs(tmp_path, cluster="local").start(sweep_run(tmp_path, name))
-        until(lambda job=job: job.exit_code() is not None)
+        jobs[code] = launcher.start(sweep_run(tmp_path, f"ends-with-{code}"))
+    until(lambda: all(job.exit_code() is not None for job in jobs.values()))
+    for code, job in jobs.items():
         assert job.exit_code() == code
-        assert (tmp_path / name / "output.txt").read_text() == "trains apg\n"
+        assert (tmp_path / f"ends-with-{code}" / "output.txt").read_text() == "trains apg\n"
 
 
 def test_a_job_whose_time_is_over_saves_and_is_queued_again(tmp_path, trains):
@@ -69,9 +71,22 @@ def test_a_job_whose_time_is_over_saves_and_is_queued_again(tmp_path, trains):
     output = run.folder / "output.txt"
     until(lambda: output.exists() and "trains" in output.read_text())
     (task,) = children(int(job.name))
-    os.kill(task, signal.SIGUSR2)  # as SLURM does before the limit
+    group = [pid for pid in (task, *children(task)) if os.getpgid(pid) == os.getpgid(task)]
+    for pid in group:  # as SLURM does before the limit
+        os.kill(pid, signal.SIGUSR2)
     until(lambda: job.exit_code() is not None)
     assert job.exit_code() == 0 and output.read_text() == "trains\nwent on\n"
+
+
+def test_a_job_that_is_cancelled_saves(tmp_path, trains):
+    trains(SAVES.format(saved=str(tmp_path / "saved")))
+    run = sweep_run(tmp_path, "run")
+    job = SlurmJobs(tmp_path, cluster="local").start(run)
+    output = run.folder / "output.txt"
+    until(lambda: output.exists() and "trains" in output.read_text())
+    os.kill(children(int(job.name))[0], signal.SIGTERM)
+    until(lambda: job.exit_code() is not None)
+    assert job.exit_code() == 75 and (tmp_path / "saved").exists()
 
 
 def children(pid):
