@@ -196,8 +196,7 @@ class Run:
         seed = self.plan.seed if seed is None else seed
         require(seed in self.seeds, "seed", seed, f"this run has the seeds {list(self.seeds)}")
         restored = self._open(checkpoint)
-        learned = restored.state.seed(seed - self.plan.seed).learned
-        return TrainedAgent(restored.learner.evaluated(learned), restored.learner.world)
+        return TrainedAgent(restored.agents[seed - self.plan.seed], restored.learner.world)
 
     def evaluate(
         self, episodes: int = 64, *, seed: int = 12345, checkpoint: Literal["last", "best"] = "last"
@@ -211,7 +210,7 @@ class Run:
         """
         require(episodes >= 1, "episodes", episodes, "must be at least 1")
         restored = self._open(checkpoint)
-        return evaluate_seeds(restored.learner, restored.state, episodes, jax.random.key(seed))
+        return evaluate_seeds(restored.learner, restored.agents, episodes, jax.random.key(seed))
 
     def _open(self, checkpoint) -> RestoredRun:
         if checkpoint not in self._restored:

@@ -1,7 +1,7 @@
 """What all off-policy algorithms share: they learn from batches of a replay memory.
 
-SAC, TD3, CrossQ, FlowRL and SAC Flow each state in their own file what they learn (`init`) and one gradient step on a
-batch (`gradient_step`). Acting, remembering and sampling are the drivers' part (`penstock.training.drivers`).
+SAC, TD3, CrossQ, FlowRL and SAC Flow each state in their own file what they learn (``init``) and one gradient step on a
+batch (``gradient_step``). Acting, remembering and sampling are the drivers' part (``penstock/training/drivers``).
 """
 
 import abc
@@ -25,7 +25,7 @@ ConfigT = TypeVar("ConfigT", bound=OffPolicyConfig)
 
 
 class OffPolicyLearner(Learner[ConfigT]):
-    """One off-policy algorithm, bound to a world and a plan. What it learns has an `actor`."""
+    """One off-policy algorithm, bound to a world and a plan. What it learns has an ``actor``."""
 
     def __init__(self, config: ConfigT, world: World, planned_updates: int):
         super().__init__(config, world, planned_updates)
@@ -38,10 +38,11 @@ class OffPolicyLearner(Learner[ConfigT]):
                     f"would be learned. Pass more --steps, or a smaller --{field.replace('_', '-')}."
                 )
         require(
-            config.n_step <= self.capacity // world.num_envs,
+            config.n_step <= min(self.capacity, planned) // world.num_envs,
             "n_step",
             config.n_step,
-            f"must not exceed the {self.capacity // world.num_envs} control steps that the replay memory holds",
+            f"must not exceed the {min(self.capacity, planned) // world.num_envs} control steps that the replay memory "
+            "holds",
         )
 
     # ------------------------------------------------------------------ what an algorithm states
@@ -51,7 +52,7 @@ class OffPolicyLearner(Learner[ConfigT]):
         """One gradient step on a batch.
 
         Args:
-            learned: as `init` returns it.
+            learned: as ``init`` returns it.
             batch: samples from the replay memory.
             key: fresh key of this step.
             count: gradient steps before this one.
@@ -67,7 +68,7 @@ class OffPolicyLearner(Learner[ConfigT]):
     # ------------------------------------------------------------------ what follows
 
     def update(self, learned: Any, data: Batch, key: Key, clock: Clock) -> Updated:
-        """See `Learner.update`: a `gradient_step`, on observations as the agent's networks see them."""
+        """See `learner.Learner.update`: a `gradient_step`, on observations as the agent's networks see them."""
         count, normalizer = clock.gradient_steps, getattr(learned, "normalizer", None)
         if normalizer is not None:
             normalizer = normalizer.merge(data.observation)
@@ -78,7 +79,7 @@ class OffPolicyLearner(Learner[ConfigT]):
 
     @property
     def data(self) -> Batches:
-        """See `Learner.data`."""
+        """See `learner.Learner.data`."""
         config = self.config
         return Batches(
             steps=config.collect_steps,
@@ -91,18 +92,16 @@ class OffPolicyLearner(Learner[ConfigT]):
 
     @property
     def capacity(self) -> int:
-        """Transitions to allocate, in whole control steps: the plan's length where that is less than configured."""
+        """Transitions that the memory holds, in whole control steps; a batch at least."""
         num_envs = self.world.num_envs
-        planned = self.planned_updates * num_envs * self.config.collect_steps
-        control_steps = min(self.config.replay_capacity, planned) // num_envs
-        return num_envs * max(control_steps, -(-self.config.batch_size // num_envs))
+        return num_envs * max(self.config.replay_capacity // num_envs, -(-self.config.batch_size // num_envs))
 
     def initial_normalizer(self) -> Normalizer | None:
         """Statistics of no observation yet; None where observations are not normalised."""
         return Normalizer.create(self.world.observation_spec.vector) if self.config.normalize_observations else None
 
     def agent(self, learned: Any) -> Agent:
-        """See `Learner.agent`."""
+        """See `learner.Learner.agent`."""
         normalizer = getattr(learned, "normalizer", None)
         agent = self.agent_in_batches(learned.actor)
         return agent if normalizer is None else dataclasses.replace(agent, normalizer=normalizer)

@@ -9,9 +9,9 @@ import numpy as np
 from penstock._errors import PenstockError
 from penstock._types import Key
 from penstock.algorithms.learner import Learner
+from penstock.policies import Agent
 from penstock.render.video import write_episode
 from penstock.scene.items import Scene
-from penstock.training.drivers.state import RunState
 from penstock.training.evaluation import run_episodes
 from penstock.training.hosted_evaluation import HostedEvaluator
 from penstock.worlds import FunctionalWorld
@@ -22,46 +22,45 @@ FILM_KEY = 0xF11A
 
 def film(
     learner: Learner,
-    state: RunState,
+    agent: Agent,
     path: Path,
     *,
     seed: int = 0,
     deterministic: bool = True,
     size: tuple[int, int] = (960, 540),
 ) -> Path:
-    """Films one episode of the first seed in ``state``, in real time.
+    """Films one episode of an agent, in real time.
 
     Raises:
         PenstockError: the world cannot be drawn, or an extra is missing.
     """
-    scenes = episode_scenes(learner, state, seed=seed, deterministic=deterministic)
+    scenes = episode_scenes(learner, agent, seed=seed, deterministic=deterministic)
     with warnings.catch_warnings():
         # ffmpeg is started by fork and exec at once, which JAX's threads do not mind.
         warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called", category=RuntimeWarning)
         return write_episode(scenes, path, learner.world.control_timestep, size=size)
 
 
-def episode_scenes(learner: Learner, state: RunState, *, seed: int = 0, deterministic: bool = True) -> list[Scene]:
-    """One scene per control step of one episode of the first seed in ``state``.
+def episode_scenes(learner: Learner, agent: Agent, *, seed: int = 0, deterministic: bool = True) -> list[Scene]:
+    """One scene per control step of one episode of an agent.
 
     Raises:
         PenstockError: the world cannot be drawn.
     """
     world = learner.world.with_num_envs(1)
-    first = state.seed(0)
     key = jax.random.fold_in(jax.random.key(seed), FILM_KEY)
     if isinstance(world, HostedWorld):
-        return _hosted_scenes(learner, world, first, key, deterministic)
+        return _hosted_scenes(learner, world, agent, key, deterministic)
 
     if not isinstance(world, FunctionalWorld):
         raise PenstockError(f"'{world.name}' is a {type(world).__name__}, which cannot be filmed.")
 
     @jax.jit
-    def episode(learned, key):
-        evaluation, bodies = run_episodes(learner.evaluated(learned), world, key, deterministic=deterministic)
+    def episode(agent, key):
+        evaluation, bodies = run_episodes(agent, world, key, deterministic=deterministic)
         return evaluation.episode_length, bodies
 
-    length, bodies = jax.device_get(episode(first.learned, key))
+    length, bodies = jax.device_get(episode(agent, key))
     steps = range(int(np.asarray(length)[0]))
     drawn = [world.task.scene(jax.tree.map(lambda leaf, t=t: leaf[t], bodies), 0) for t in steps]
     scenes = [scene for scene in drawn if scene is not None]
@@ -70,7 +69,7 @@ def episode_scenes(learner: Learner, state: RunState, *, seed: int = 0, determin
     return scenes
 
 
-def _hosted_scenes(learner: Learner, world: HostedWorld, state: RunState, key: Key, deterministic: bool) -> list[Scene]:
+def _hosted_scenes(learner: Learner, world: HostedWorld, agent: Agent, key: Key, deterministic: bool) -> list[Scene]:
     if world.vectorization != "serial":
         raise PenstockError(
             f"'{world.name}' is filmed in this process only; it has vectorization={world.vectorization}."
@@ -83,7 +82,7 @@ def _hosted_scenes(learner: Learner, world: HostedWorld, state: RunState, key: K
             scenes.append(present.scene(f"t = {len(scenes) * world.control_timestep:.2f} s"))
 
     try:
-        evaluator.run(jax.tree.leaves(state.learned), key, deterministic=deterministic, watch=watch)
+        evaluator.run(jax.tree.leaves(agent), key, deterministic=deterministic, watch=watch)
     finally:
         evaluator.world.close()
     drawn = [scene for scene in scenes if scene is not None]

@@ -73,7 +73,8 @@ def report(result: Result, video: bool) -> None:
         try:
             if result.worked or not path.is_file():
                 print("filming one episode ...", file=sys.stderr, flush=True)
-                path = film(result.driver.learner, result.state, path)
+                learner = result.driver.learner
+                path = film(learner, learner.evaluated(result.state.seed(0).learned), path)
             print(f"video       {path}")
         except PenstockError as error:
             print(f"no video: {error}")

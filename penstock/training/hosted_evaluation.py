@@ -51,12 +51,12 @@ class HostedEvaluator:
         self.episodes = world.num_envs
         at_once = min(self.episodes, PROCESSES_AT_ONCE) if world.vectorization == "processes" else self.episodes
         self.world = world.with_num_envs(world.at_once or at_once)
-        structure = jax.tree.structure(learner.shapes())
+        structure = jax.tree.structure(jax.eval_shape(learner.evaluated, learner.shapes()))
         self.traces = 0
 
         def act(leaves, observation, key, t, deterministic):
             self.traces += 1
-            agent = learner.evaluated(jax.tree.unflatten(structure, leaves)).acting_by(rule)
+            agent = jax.tree.unflatten(structure, leaves).acting_by(rule)
             sample = agent.mode(observation) if deterministic else agent.sample(observation, jax.random.fold_in(key, t))
             return sample.action
 
@@ -81,7 +81,7 @@ class HostedEvaluator:
         """Runs one episode in each environment, as often as it takes.
 
         Args:
-            leaves: what is learned, flattened.
+            leaves: the agent, flattened.
             key: key of resets and policy noise.
             deterministic: act by `Agent.mode`.
             watch: called before every step of the first environment's episode, for pictures.

@@ -6,7 +6,6 @@ killed and continued is, bit for bit, the run that was not.
 
 import dataclasses
 import math
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,13 +24,9 @@ from penstock.storage.run_folder import RunFolder, config_hash
 from penstock.storage.store import (
     CheckpointNotWrittenError,
     NonFiniteStateError,
-    best_checkpoint,
-    keep_best,
     latest_checkpoint,
-    prune_checkpoints,
-    save_checkpoint,
-    save_crash_dump,
 )
+from penstock.training.checkpoints import Checkpoints
 from penstock.training.continuation import accepted_changes, recorded_config
 from penstock.training.drivers.functional import seed_keys
 from penstock.training.drivers.state import RunState
@@ -127,8 +122,8 @@ class Result:
         driver: who trained it.
         finished: whether the whole budget is used and its result saved.
         worked: whether this call trained at all; False if the run was complete before.
-        exit_code: 0, or `EXIT_INTERRUPTED` where the same command will continue the run: it was asked to stop, or the
-            disk refused the last checkpoint.
+        exit_code: 0, or 75 where the same command will continue the run: it was asked to stop, or the disk refused the
+            last checkpoint.
         last_rows: the last evaluation's line of metrics per seed.
     """
 
@@ -212,6 +207,7 @@ class _Run:
         self.folder = folder
         self.driver = driver
         self.hash = settings_hash
+        self.checkpoints = Checkpoints(folder, driver.learner, settings_hash, observer.message)
         self.observer = observer
         self.log = MetricsLog(folder.metrics_path, loggers, observer.message)
         self.seeds = range(plan.seed, plan.seed + plan.seeds)
@@ -279,23 +275,15 @@ class _Run:
         plan = self.plan
         keys = seed_keys(plan.seed, plan.seeds)
         evaluation_keys = self._evaluation_keys(0) if plan.evaluate_every else None
-        found = latest_checkpoint(self.folder.checkpoints, self.observer.message) or best_checkpoint(
-            self.folder.checkpoints, self.observer.message
-        )
+        found = self.checkpoints.newest()
         state, update = None, 0
         if found is None:
-            if any(self.folder.checkpoints.glob(".bad-*")):
-                kept = self.folder.path / "metrics.bad.jsonl"
-                shutil.copyfile(self.folder.metrics_path, kept)
-                self.observer.message(
-                    f"No checkpoint of this run can be used any more: it starts anew from step 0. Its metrics so far "
-                    f"are kept in {kept}."
-                )
+            self.checkpoints.begin_anew()
             self.log.truncate(0)
         else:
             state, manifest = load_state(found, self.driver, keys)
-            # The kill may have come after the checkpoint was saved and before it was compared with the best.
-            keep_best(found, report=self.observer.message)
+            # The kill may have come after the checkpoint was saved, and before this.
+            self.checkpoints.tidy(found)
             extra = manifest.extra
             self.log.truncate(extra["metrics_offset"])
             self.wall_before, self.cpu_before = extra["wall_seconds"], extra["cpu_seconds"]
@@ -418,23 +406,12 @@ class _Run:
         step = update * self.steps_per_update
         begin = time.monotonic()
         try:
-            path = save_checkpoint(
-                self.folder.checkpoints, step, state, config_hash=self.hash, extra=extra, score=score
-            )
-            keep_best(path, report=self.observer.message)
-            prune_checkpoints(self.folder.checkpoints, report=self.observer.message)
+            self.checkpoints.save(step, state, extra, score)
         except CheckpointNotWrittenError as error:
             self.observer.message(f"{error} Training continues; the previous checkpoint is intact.")
             return False
         except NonFiniteStateError as error:
-            _, sentence = save_crash_dump(
-                self.folder.crash,
-                step,
-                state,
-                seed=self.plan.seed,
-                config_hash=self.hash,
-                axes=state.axes(self.driver.learner.world),
-            )
+            sentence = self.checkpoints.dump(step, state, self.plan.seed)
             raise TrainingFailedError(
                 f"{error} {sentence} The same command goes back to the newest checkpoint and meets the fault again; "
                 "try a smaller actor_learning_rate or critic_learning_rate in a new run folder."

@@ -14,6 +14,7 @@ from penstock.storage.metrics_log import read_metrics
 from penstock.storage.store import latest_checkpoint, read_manifest
 from penstock.storage.store import load_checkpoint as load_checkpoint
 from penstock.training.drivers.functional import FunctionalDriver
+from penstock.training.drivers.rates import rates_of
 from penstock.training.plan import RunPlan, make_plan
 
 HERE = Path(__file__).parent
@@ -139,25 +140,27 @@ class SharedProgram(FunctionalDriver):
 
     def compile(self, states, iterations, keys):
         seeds = keys.shape[0]
-        self.train = self._once("train", seeds, lambda: self.train.lower(states, iterations).compile(QUICKLY))
+        rates = rates_of(self.learner, None, seeds)
+        self._compiled = self._once(
+            "train", seeds, lambda: self._train.lower(states, rates, iterations).compile(QUICKLY)
+        )
         self.evaluate = self._once("evaluate", seeds, lambda: self.evaluate.lower(states, keys).compile(QUICKLY))
 
 
-def final_arrays(run_dir: Path) -> dict[str, bytes]:
-    """Every array of the newest checkpoint, by name, as bytes with dtype and shape."""
+def final_arrays(run_dir: Path) -> dict[str, list]:
+    """Every array of the newest checkpoint. See `checkpoint_arrays`."""
     return checkpoint_arrays(latest_checkpoint(Path(run_dir) / "checkpoints", set_aside=False))
 
 
-def checkpoint_arrays(checkpoint: Path) -> dict[str, bytes]:
-    """Every array of a checkpoint, by name, as bytes with dtype and shape."""
+def checkpoint_arrays(checkpoint: Path) -> dict[str, list]:
+    """Every array of a checkpoint, by name, as bytes with dtype and shape: one piece from each file that holds some."""
     from safetensors.numpy import load_file
 
-    arrays = load_file(checkpoint / "state.safetensors")
-    constants = {leaf.path: leaf.constant for leaf in read_manifest(checkpoint).leaves if leaf.constant is not None}
-    return {
-        **{name: (str(array.dtype), array.shape, np.asarray(array).tobytes()) for name, array in arrays.items()},
-        **constants,
-    }
+    found = {leaf.path: [leaf.constant] for leaf in read_manifest(checkpoint).leaves if leaf.constant is not None}
+    for path in sorted(checkpoint.glob("*.safetensors")):
+        for name, array in load_file(path).items():
+            found.setdefault(name, []).append((str(array.dtype), array.shape, np.asarray(array).tobytes()))
+    return found
 
 
 def rows(run_dir: Path) -> list[str]:
