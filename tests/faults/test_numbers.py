@@ -14,8 +14,9 @@ from penstock.storage.store import find_non_finite, list_checkpoints, load_check
 from penstock.training import loop, running
 from penstock.training.drivers import functional
 from penstock.training.drivers.functional import FunctionalDriver, seed_keys
-from penstock.training.loop import TrainingFailedError, train
+from penstock.training.loop import train
 from penstock.training.post_mortem import find_cause
+from penstock.training.record import TrainingFailedError
 from penstock.worlds import Observation, ObservationSpec, Outcome, SingleTask, Vmapped
 from penstock.worlds.registry import _entries, register_world
 
