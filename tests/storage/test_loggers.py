@@ -32,6 +32,15 @@ def test_a_missing_package_says_which_extra_brings_it(monkeypatch, module, argum
         make_loggers(*arguments)
 
 
+def test_a_folder_of_results_is_no_package(tmp_path, monkeypatch):
+    (tmp_path / "wandb").mkdir()
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    with pytest.raises(PenstockError, match=r"'wandb', which is not installed \(only a folder of that name was found"):
+        WeightsAndBiases("flows")
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+
+
 def test_tensorboard_gets_numbers_and_hides_rows_that_are_written_again(tmp_path, monkeypatch):
     calls: list[tuple] = []
 
