@@ -269,7 +269,9 @@ class _Training:
             iterations = int(state.clock.update) - update  # a driver that was asked to stop may have done fewer
             update += iterations
             for index, record in enumerate(self.records):
-                record.look_for_faults(self.driver, self._newest, index, update - iterations, metrics, iterations)
+                record.look_for_faults(
+                    self.driver.explain, self._newest, index, update - iterations, metrics, iterations
+                )
             evaluation = self._evaluate(state, update) if self._evaluation_due(update, iterations) else {}
             rows = self._write_rows(update, metrics, evaluation)
             if on_metrics(rows):

@@ -175,7 +175,7 @@ class Record:
 
     def look_for_faults(
         self,
-        driver: Driver,
+        explain: Callable[[Fault], str],
         restore: Callable[[], RunState | None],
         index: int,
         begin: int,
@@ -185,7 +185,7 @@ class Record:
         """Reports skipped updates and diverged environments; explains the first of a run, with a dump that replays.
 
         Args:
-            driver: who trains.
+            explain: says what went wrong; the driver's.
             restore: loads the newest states that were saved, of all runs that are trained together.
             index: which of these this is.
             begin: iteration at which the block began.
@@ -209,7 +209,7 @@ class Record:
                     crash=self.folder.crash,
                     config_hash=self.hash,
                 )
-                sentence = driver.explain(fault)
+                sentence = explain(fault)
             except CheckpointNotWrittenError as error:
                 sentence = f"{counts} in seed {seed} (handled; training goes on). {error}"
             if self.faults_explained == EXPLAINED_FAULTS:

@@ -94,8 +94,8 @@ def run_with(in_process, monkeypatch, tmp_path):
 
     def go(fault, env=ENV, name="run", edit=lambda state: state):
         class Edited(SharedProgram):
-            def __init__(self, *arguments):
-                super().__init__(*arguments)
+            def __init__(self, *arguments, **named):
+                super().__init__(*arguments, **named)
                 sound = self.init
 
                 def init(keys):

@@ -109,11 +109,11 @@ class Folder(Record):
     def __init__(self, report, explain):
         self.seeds, self.faults_explained, self.steps_per_update = [4, 5], 0, 12
         self.folder, self.hash, self.report = SimpleNamespace(crash=Path("crash")), "", report
-        self.driver = SimpleNamespace(explain=explain)
+        self.explain = explain
 
     def look(self, metrics):
         metrics = {name: np.concatenate([np.zeros(2), values]) for name, values in metrics.items()}
-        self.look_for_faults(self.driver, lambda: None, 1, 0, metrics, 10)
+        self.look_for_faults(self.explain, lambda: None, 1, 0, metrics, 10)
 
 
 def faults(*counts):
