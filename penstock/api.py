@@ -17,6 +17,7 @@ from penstock.policies import Agent, DeterministicAction
 from penstock.policies.deterministic_action import DeterministicName
 from penstock.storage.metrics_log import read_metrics
 from penstock.storage.run_folder import METRICS_NAME
+from penstock.training.best import BestIs, Criterion
 from penstock.training.loop import Observer, Result, Silent
 from penstock.training.loop import train as train_plan
 from penstock.training.plan import RunPlan, default_run_dir, make_plan
@@ -44,6 +45,9 @@ def train(
     log_every: int | None = None,
     evaluate_every: int | None = None,
     evaluation_episodes: int | None = None,
+    log_info: Sequence[str] = (),
+    best_by: str = Criterion.metric,
+    best_is: BestIs = Criterion.best_is,
     deterministic_action: DeterministicName | None = None,
     deterministic_draws: int = DeterministicAction.draws,
     precision: Precision = "float32",
@@ -68,6 +72,9 @@ def train(
         log_every: iterations per line of metrics.
         evaluate_every: environment steps between evaluations.
         evaluation_episodes: episodes per evaluation.
+        log_info: entries of a hosted environment's ``info`` that are logged beside success.
+        best_by: metric of evaluations by which the best checkpoint is kept, for example ``eval/success_rate``.
+        best_is: whether its highest or its lowest value is the best.
         deterministic_action: of a flow, the action without noise: zero, typical, mean or modal; None as usual.
         deterministic_draws: fixed noises of mean and modal.
         precision: float32 or bfloat16; see `RunPlan`.
@@ -92,6 +99,7 @@ def train(
         "precision": precision,
         "world_options": dict(world_options or {}),
     }
+    fields |= {"log_info": tuple(log_info), "best_by": best_by, "best_is": best_is}
     fields |= {"deterministic_action": deterministic_action, "deterministic_draws": deterministic_draws}
     plan = make_plan(algorithm, world, preset=preset, settings=settings, **fields)
     return _train(plan, run_dir or default_run_dir(plan), progress, on_metrics, allow_config_change)
@@ -180,7 +188,7 @@ class Run:
 
         Args:
             seed: which one; the first by default.
-            checkpoint: the newest, or the one with the best deterministic return.
+            checkpoint: the newest, or the best one by the run's ``best_by``.
         """
         seed = self.plan.seed if seed is None else seed
         require(seed in self.seeds, "seed", seed, f"this run has the seeds {list(self.seeds)}")

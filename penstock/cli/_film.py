@@ -9,7 +9,7 @@ import numpy as np
 from penstock._errors import PenstockError
 from penstock._types import Key
 from penstock.algorithms.learner import Learner
-from penstock.render.video import write_episode
+from penstock.render.video import fitted, thinned, write_episode, write_video
 from penstock.scene.items import Scene
 from penstock.training.drivers.state import RunState
 from penstock.training.evaluation import run_episodes
@@ -29,30 +29,29 @@ def film(
     deterministic: bool = True,
     size: tuple[int, int] = (960, 540),
 ) -> Path:
-    """Films one episode of the first seed in ``state``, in real time.
+    """Films one episode of the first seed in ``state``, in real time, or at the rate that an environment states.
 
     Raises:
         PenstockError: the world cannot be drawn, or an extra is missing.
     """
-    scenes = episode_scenes(learner, state, seed=seed, deterministic=deterministic)
+    world, first = learner.world, state.seed(0)
+    key = jax.random.fold_in(jax.random.key(seed), FILM_KEY)
     with warnings.catch_warnings():
         # ffmpeg is started by fork and exec at once, which JAX's threads do not mind.
         warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called", category=RuntimeWarning)
-        return write_episode(scenes, path, learner.world.control_timestep, size=size)
+        if isinstance(world, HostedWorld):
+            return _film_hosted(learner, world, first, path, key, deterministic, size)
+        scenes = _scenes(learner, first, key, deterministic)
+        return write_episode(scenes, path, world.control_timestep, size=size)
 
 
-def episode_scenes(learner: Learner, state: RunState, *, seed: int = 0, deterministic: bool = True) -> list[Scene]:
-    """One scene per control step of one episode of the first seed in ``state``.
+def _scenes(learner: Learner, state: RunState, key: Key, deterministic: bool) -> list[Scene]:
+    """One scene per control step of an episode on a functional world.
 
     Raises:
         PenstockError: the world cannot be drawn.
     """
     world = learner.world.with_num_envs(1)
-    first = state.seed(0)
-    key = jax.random.fold_in(jax.random.key(seed), FILM_KEY)
-    if isinstance(world, HostedWorld):
-        return _hosted_scenes(learner, world, first, key, deterministic)
-
     if not isinstance(world, FunctionalWorld):
         raise PenstockError(f"'{world.name}' is a {type(world).__name__}, which cannot be filmed.")
 
@@ -61,7 +60,7 @@ def episode_scenes(learner: Learner, state: RunState, *, seed: int = 0, determin
         evaluation, bodies = run_episodes(learner.evaluated(learned), world, key, deterministic=deterministic)
         return evaluation.episode_length, bodies
 
-    length, bodies = jax.device_get(episode(first.learned, key))
+    length, bodies = jax.device_get(episode(state.learned, key))
     steps = range(int(np.asarray(length)[0]))
     drawn = [world.task.scene(jax.tree.map(lambda leaf, t=t: leaf[t], bodies), 0) for t in steps]
     scenes = [scene for scene in drawn if scene is not None]
@@ -70,23 +69,31 @@ def episode_scenes(learner: Learner, state: RunState, *, seed: int = 0, determin
     return scenes
 
 
-def _hosted_scenes(learner: Learner, world: HostedWorld, state: RunState, key: Key, deterministic: bool) -> list[Scene]:
-    if world.vectorization != "serial":
+def _film_hosted(
+    learner: Learner,
+    world: HostedWorld,
+    state: RunState,
+    path: Path,
+    key: Key,
+    deterministic: bool,
+    size: tuple[int, int],
+) -> Path:
+    """Films one episode of a hosted world: drawn by our renderer, or as the environment renders itself."""
+    if world.declared.pictures == "none":
         raise PenstockError(
-            f"'{world.name}' is filmed in this process only; it has vectorization={world.vectorization}."
+            f"'{world.name}' has no pictures: it is no environment of MuJoCo, and its metadata['render_modes'] lacks "
+            "'rgb_array'. Give it a render() that returns arrays of (height, width, 3) bytes, and say so there."
         )
+    world = world.filmed()
     evaluator = HostedEvaluator(learner, world)
-    scenes: list[Scene | None] = []
-
-    def watch(present: HostedWorld) -> None:
-        if not scenes or scenes[-1] is not None:
-            scenes.append(present.scene(f"t = {len(scenes) * world.control_timestep:.2f} s"))
-
+    steps = evaluator.play(jax.tree.leaves(state.learned), key, [], deterministic=deterministic)
     try:
-        evaluator.run(jax.tree.leaves(state.learned), key, deterministic=deterministic, watch=watch)
+        if world.declared.pictures == "scene":
+            captions = (f"t = {t * world.control_timestep:.2f} s" for t, _ in steps)
+            drawn = [scene for caption in captions if (scene := evaluator.world.scene(caption)) is not None]
+            return write_episode(drawn, path, world.control_timestep, size=size)
+        stride, shown = thinned(1.0 / world.declared.picture_rate)
+        frames = (fitted(evaluator.world.frame(), size) for t, _ in steps if t % stride == 0)
+        return write_video(frames, path, 1.0 / shown)
     finally:
         evaluator.world.close()
-    drawn = [scene for scene in scenes if scene is not None]
-    if len(drawn) < len(scenes):
-        raise PenstockError(f"'{world.name}' has no pictures: only environments of MuJoCo can be filmed.")
-    return drawn

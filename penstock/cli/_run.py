@@ -20,7 +20,8 @@ def plan_from_options(options: Any) -> RunPlan:
     """The plan that a parsed command line describes."""
     shared = ("algorithm", "settings", "seed", "seeds", "steps", "num_envs", "log_every", "evaluate_every")
     more = ("evaluation_episodes", "deterministic_action", "deterministic_draws", "precision", "label")
-    fields = {name: getattr(options, name) for name in (*shared, *more)}
+    told = ("log_info", "best_by", "best_is")
+    fields = {name: getattr(options, name) for name in (*shared, *more, *told)}
     world_options = with_absolute_files(parse_world_options(options.world_option))
     return RunPlan(world=resolved_spec(options.world), world_options=world_options, **fields)
 

@@ -1,7 +1,9 @@
 """Which checkpoints stay: the last few, the best, and one for each power of two."""
 
+import math
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from penstock._errors import Report, warn
@@ -20,7 +22,7 @@ from penstock.storage._durable import (
     sync_directory,
     unique,
 )
-from penstock.storage._manifest import MANIFEST_NAME, read_manifest
+from penstock.storage._manifest import MANIFEST_NAME, Manifest, read_manifest
 from penstock.storage._tensor_file import CheckpointError
 from penstock.storage.run_folder import BEST
 
@@ -66,7 +68,16 @@ def prune_checkpoints(directory: Path, report: Report = warn) -> list[int]:
     return deleted
 
 
-def keep_best(checkpoint: Path, report: Report = warn) -> bool:
+ScoreOf = Callable[[Manifest], float | None]
+"""How good a checkpoint is, larger is better; None where nobody knows."""
+
+
+def stored_score(manifest: Manifest) -> float | None:
+    """The score with which a checkpoint was saved."""
+    return manifest.score
+
+
+def keep_best(checkpoint: Path, report: Report = warn, score_of: ScoreOf = stored_score) -> bool:
     """Keeps a copy of ``checkpoint`` in ``best/`` beside it if no score is better. Of equal scores the later step wins.
 
     The copy is a checkpoint of its own; its files are hard links where the file system has them, so that it takes no
@@ -74,18 +85,20 @@ def keep_best(checkpoint: Path, report: Report = warn) -> bool:
     resumes, with the checkpoint it resumes from: the kill may have come just before the first call.
 
     Args:
-        checkpoint: a committed checkpoint, saved with a ``score``.
+        checkpoint: a committed checkpoint.
         report: gets a sentence for each damaged checkpoint found in ``best/``.
+        score_of: scores of checkpoints; they may have been saved with others.
 
     Returns:
         Whether it is the best and is kept. A disk that refuses is reported and counts as no.
     """
     manifest = read_manifest(checkpoint)
-    if manifest.score is None:
+    score = score_of(manifest)
+    if score is None:
         return False
     directory = checkpoint.parent / BEST
-    own = (manifest.score, manifest.step)
-    others = [entry for entry in _ranked(directory, report) if entry[1] != manifest.step]
+    own = (score, manifest.step)
+    others = [entry for entry in _ranked(directory, report, score_of) if entry[1] != manifest.step]
     # Only a sound checkpoint may keep another one out.
     if any(other > own and _is_sound(directory / checkpoint_name(other[1]), report) for other in others):
         return False
@@ -103,15 +116,34 @@ def keep_best(checkpoint: Path, report: Report = warn) -> bool:
     return True
 
 
-def best_checkpoint(directory: Path, report: Report = warn) -> Path | None:
+def choose_best(directory: Path, report: Report = warn, score_of: ScoreOf = stored_score) -> None:
+    """Keeps the best of all checkpoints that are there: after a kill, or where other scores count than before.
+
+    Args:
+        directory: where the run's checkpoints live.
+        report: gets a sentence for each damaged checkpoint.
+        score_of: scores of checkpoints.
+    """
+    kept = _ranked(directory / BEST, report, score_of)
+    for score, step in _ranked(directory, report, score_of):
+        path, copy = (place / checkpoint_name(step) for place in (directory, directory / BEST))
+        if score == -math.inf or (kept and kept[0] > (score, step)) or (len(kept) == 1 and _is_copy(copy, path)):
+            return
+        if _is_sound(path, report):
+            keep_best(path, report, score_of)
+            return
+
+
+def best_checkpoint(directory: Path, report: Report = warn, score_of: ScoreOf = stored_score) -> Path | None:
     """The verified checkpoint with the highest score in ``directory / "best"``, or None.
 
     Args:
         directory: where the run's checkpoints live.
         report: gets a sentence for each one that does not verify.
+        score_of: scores of checkpoints.
     """
     best = directory / BEST
-    for _, step in _ranked(best, report):
+    for _, step in _ranked(best, report, score_of):
         path = best / checkpoint_name(step)
         try:
             verify_checkpoint(path)
@@ -122,17 +154,16 @@ def best_checkpoint(directory: Path, report: Report = warn) -> Path | None:
     return None
 
 
-def _ranked(directory: Path, report: Report) -> list[tuple[float, int]]:
-    """Scores and steps, the best first."""
+def _ranked(directory: Path, report: Report, score_of: ScoreOf) -> list[tuple[float, int]]:
+    """Scores and steps, the best first; what has no score comes last."""
     scores: list[tuple[float, int]] = []
     for step, path in list_checkpoints(directory):
         try:
-            score = read_manifest(path).score
+            score = score_of(read_manifest(path))
         except CheckpointError as error:
             report(f"Checkpoint {path} is damaged: {error}. It is left where it is and not counted.")
             continue
-        if score is not None:
-            scores.append((score, step))
+        scores.append((-math.inf if score is None else score, step))
     return sorted(scores, reverse=True)
 
 
@@ -145,8 +176,12 @@ def _is_sound(path: Path, report: Report) -> bool:
     return True
 
 
+def _is_copy(final: Path, checkpoint: Path) -> bool:
+    return final.is_dir() and (final / MANIFEST_NAME).read_bytes() == (checkpoint / MANIFEST_NAME).read_bytes()
+
+
 def _copy(checkpoint: Path, final: Path) -> Path:
-    if final.is_dir() and (final / MANIFEST_NAME).read_bytes() == (checkpoint / MANIFEST_NAME).read_bytes():
+    if _is_copy(final, checkpoint):
         return final
     make_directory(final.parent)
     temporary = final.with_name(f"{TEMPORARY}{final.name}-{unique()}")

@@ -16,7 +16,7 @@ from penstock.storage._checkpoint import (
 from penstock.storage._crash import NonFiniteLeaf, find_non_finite, save_crash_dump
 from penstock.storage._durable import clean_leftovers
 from penstock.storage._manifest import CheckpointTooNewError, Manifest, read_manifest
-from penstock.storage._retention import best_checkpoint, keep_best, prune_checkpoints
+from penstock.storage._retention import best_checkpoint, choose_best, keep_best, prune_checkpoints
 from penstock.storage._state_tree import CheckpointMismatchError, NonFiniteStateError
 from penstock.storage._tensor_file import CheckpointDamagedError, CheckpointError
 
@@ -31,6 +31,7 @@ __all__ = [
     "NonFiniteStateError",
     "best_checkpoint",
     "checkpoint_name",
+    "choose_best",
     "clean_leftovers",
     "find_non_finite",
     "keep_best",

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from penstock._errors import PenstockError, require
+from penstock._errors import ConfigurationError, PenstockError, require
 from penstock.algorithms.learner import Batches
 from penstock.storage.lock import RunLock
 from penstock.storage.metrics_log import MetricsLog, Mirror
@@ -31,6 +31,7 @@ from penstock.storage.store import (
     CheckpointNotWrittenError,
     NonFiniteStateError,
     best_checkpoint,
+    choose_best,
     keep_best,
     latest_checkpoint,
     prune_checkpoints,
@@ -60,9 +61,6 @@ CHECKPOINT_SHARE = 20.0
 
 LONG_SECONDS = 12 * 3600.0
 """A run that takes longer is told so once its speed is known."""
-
-SCORE = "eval/return_deterministic"
-"""The metric by which the best checkpoint is kept."""
 
 EXPLAINED_FAULTS = 3
 """Faults per process that are explained and dumped; further ones are counted in the metrics."""
@@ -231,7 +229,8 @@ class _Run:
         self.faults_explained = 0
         self.saving = 0.0
         self.evaluation_owed = False
-        self.long_said = False
+        self.long_said = self.unmeasured_said = False
+        self.criterion = plan.criterion
 
     def to_the_end(
         self,
@@ -241,7 +240,7 @@ class _Run:
     ) -> Result:
         """Trains until the budget is used or somebody asks to stop. Calls ``accepted`` once the run can go on."""
         plan = self.plan
-        self.driver.supervision = Supervision(lambda: stop.requested, self.observer.evaluating)
+        self.driver.supervision = Supervision(lambda: stop.requested, self.observer.evaluating, self.observer.message)
         state, update = self._begin(accepted)
         begun = update
         saved_at, saved_update = time.monotonic(), update
@@ -289,7 +288,7 @@ class _Run:
         keys = seed_keys(plan.seed, plan.seeds)
         evaluation_keys = self._evaluation_keys(0) if plan.evaluate_every else None
         found = latest_checkpoint(self.folder.checkpoints, self.observer.message) or best_checkpoint(
-            self.folder.checkpoints, self.observer.message
+            self.folder.checkpoints, self.observer.message, self.criterion.score_of
         )
         state, update = None, 0
         if found is None:
@@ -303,8 +302,9 @@ class _Run:
             self.log.truncate(0)
         else:
             state, manifest = load_state(found, self.driver, keys)
-            # The kill may have come after the checkpoint was saved and before it was compared with the best.
-            keep_best(found, report=self.observer.message)
+            # The kill may have come after the checkpoint was saved and before it was compared with the best; or another
+            # metric counts now.
+            choose_best(self.folder.checkpoints, self.observer.message, self.criterion.score_of)
             extra = manifest.extra
             self.log.truncate(extra["metrics_offset"])
             self.wall_before, self.cpu_before = extra["wall_seconds"], extra["cpu_seconds"]
@@ -355,6 +355,12 @@ class _Run:
             self.evaluation_owed = True
             return {}
         self.evaluation_owed = False
+        unmeasured = self.criterion.unmeasured(metrics)
+        if unmeasured and update == 0:  # nothing is lost yet
+            raise ConfigurationError(unmeasured)
+        if unmeasured and not self.unmeasured_said:
+            self.unmeasured_said = True
+            self.observer.message(unmeasured)
         return metrics
 
     def _show(
@@ -421,16 +427,14 @@ class _Run:
             "last_rows": [_finite_row(row) for row in self.last_rows],
             "evaluation_owed": self.evaluation_owed,
         }
-        score = None
-        if self.last_rows and self.last_rows[0].get("update") == update and SCORE in self.last_rows[0]:
-            score = float(np.mean([row[SCORE] for row in self.last_rows]))
         step = update * self.steps_per_update
+        score = self.criterion.score(self.last_rows, step)
         begin = time.monotonic()
         try:
             path = save_checkpoint(
                 self.folder.checkpoints, step, state, config_hash=self.hash, extra=extra, score=score
             )
-            keep_best(path, report=self.observer.message)
+            keep_best(path, self.observer.message, self.criterion.score_of)
             prune_checkpoints(self.folder.checkpoints, report=self.observer.message)
         except CheckpointNotWrittenError as error:
             self.observer.message(f"{error} Training continues; the previous checkpoint is intact.")

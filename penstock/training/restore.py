@@ -84,7 +84,12 @@ def restore_run(
     run_dir = Path(run_dir)
     plan = read_plan(run_dir, world, use_copies)
     checkpoints = run_dir / "checkpoints"
-    found = best_checkpoint(checkpoints) if which == "best" else latest_checkpoint(checkpoints, set_aside=False)
+    best = which == "best"
+    found = (
+        best_checkpoint(checkpoints, score_of=plan.criterion.score_of)
+        if best
+        else latest_checkpoint(checkpoints, set_aside=False)
+    )
     if found is None:
         raise PenstockError(f"{run_dir} has no {which} checkpoint that verifies. Let the run reach its first one.")
     made = plan.make_world()

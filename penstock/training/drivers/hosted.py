@@ -38,6 +38,7 @@ from penstock.algorithms.learner import (
 from penstock.data import Batch, Experience, Records, Replay
 from penstock.training.drivers.memory import experience_shapes, memory_notice, remembered, require_memory
 from penstock.training.drivers.state import RunState
+from penstock.training.episode_info import EpisodeInfo
 from penstock.training.hosted_evaluation import HostedEvaluator, Supervision
 from penstock.training.post_mortem import Fault
 from penstock.worlds import Transition
@@ -202,7 +203,8 @@ class HostedDriver:
         learned = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(state.learned for state, _ in ran))
         world = _stack_on_host([state.world for state, _ in ran])
         states = RunState(learned, world, states.memory, states.key, ran[0][0].clock)
-        return states, {name: np.array([metrics[name] for _, metrics in ran]) for name in ran[0][1]}
+        self.evaluator.tell_missing(self.worlds[0], self.supervision)
+        return states, _by_name([metrics for _, metrics in ran])
 
     def evaluate(self, states: RunState, keys: Key[Array, "K"]) -> dict[str, np.ndarray]:
         """Stochastic and deterministic episodes of every seed."""
@@ -219,7 +221,7 @@ class HostedDriver:
             ]
         finally:
             self._after_evaluation(states)
-        return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+        return _by_name(rows)
 
     def _after_evaluation(self, states: RunState) -> None:
         if self.worlds and self.world.at_once is not None:  # evaluation took place where training does
@@ -382,6 +384,12 @@ class HostedDriver:
         return nothing(self._metrics)
 
 
+def _by_name(rows: list[dict[str, float]]) -> dict[str, np.ndarray]:
+    """``(K,)`` of each metric; NaN where a seed has none, because its environments have not told it yet."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: np.array([row.get(name, np.nan) for row in rows]) for name in names}
+
+
 def _clock(update: int, env_steps: int, gradient_steps: int) -> Any:
     """A clock on the host: nothing is sent to a device for it."""
     return jax.tree.unflatten(
@@ -411,12 +419,14 @@ class Seen:
     def __init__(self, num_envs: int):
         self.returns = np.zeros((num_envs,))
         self.lengths = np.zeros((num_envs,))
+        self.info = EpisodeInfo(num_envs)
         self._forget()
 
     def _forget(self) -> None:
         self.steps, self.reward, self.diverged = 0, 0.0, 0
         self.finished: list[float] = []
         self.finished_lengths: list[float] = []
+        self.successes: list[dict[str, np.ndarray]] = []
 
     def add(self, transition: Transition) -> None:
         """Takes in one control step."""
@@ -426,20 +436,29 @@ class Seen:
         self.diverged += int(transition.diverged.sum())
         self.returns += np.where(happened, transition.reward, 0.0)
         self.lengths += happened
+        self.info.add(transition.diagnostics)
         done = np.asarray(transition.done)
         if done.any():
             self.finished += self.returns[done].tolist()
             self.finished_lengths += self.lengths[done].tolist()
             self.returns[done] = self.lengths[done] = 0.0
+            self.successes.append(self.info.successes(done))
+            self.info.begin(done)
 
     def take(self) -> dict[str, float]:
-        """Metrics of what came since the last call; the mean over episodes is NaN where none ended."""
+        """Metrics of what came since the last call; a mean over episodes is NaN where none ended."""
         metrics = {
             "train/reward": self.reward / max(self.steps, 1),
             "train/episode_return": float(np.mean(self.finished)) if self.finished else float("nan"),
             "train/episode_length": float(np.mean(self.finished_lengths)) if self.finished else float("nan"),
             "world/diverged": float(self.diverged),
         }
+        if self.info.tells_success:
+            ended = [self.info.successes(np.zeros(self.returns.shape, bool)), *self.successes]
+            for name in ended[0]:
+                flags = np.concatenate([flags[name] for flags in ended])
+                metrics[f"train/{name}"] = float(np.mean(flags)) if len(flags) else float("nan")
+        metrics |= {f"train/{name}": value for name, value in self.info.take_mean().items()}
         self._forget()
         return metrics
 

@@ -17,6 +17,7 @@ from penstock.worlds.hosted.environments import (
     humanoid_bench_source,
     take_adjustments,
 )
+from penstock.worlds.hosted.opengl import choose_opengl
 from penstock.worlds.registry import register_family
 from penstock.worlds.world import World
 
@@ -33,6 +34,7 @@ def _family(source_of: Callable[..., EnvironmentSource], own_options: Container[
         from penstock.worlds.hosted.hosted_world import HostedWorld
         from penstock.worlds.hosted.vectorization import Vectorization
 
+        choose_opengl()
         pooled = vectorization == "envpool" and source_of is gymnasium_source
         make_source = envpool_source if pooled else source_of
         adjustments, options = take_adjustments(options, own_options)
