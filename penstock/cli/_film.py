@@ -93,7 +93,7 @@ def _film_hosted(
             drawn = [scene for caption in captions if (scene := evaluator.world.scene(caption)) is not None]
             return write_episode(drawn, path, world.control_timestep, size=size)
         stride, shown = thinned(1.0 / world.declared.picture_rate)
-        frames = (fitted(evaluator.world.frame(), size) for t, _ in steps if t % stride == 0)
-        return write_video(frames, path, 1.0 / shown)
+        frames = (evaluator.world.frame() for t, _ in steps if t % stride == 0)
+        return write_video(fitted(frames, size), path, 1.0 / shown)
     finally:
         evaluator.world.close()

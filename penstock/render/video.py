@@ -94,19 +94,21 @@ def thinned(timestep: float, max_fps: float | int = 35) -> tuple[int, float]:
     return stride, timestep * stride
 
 
-def fitted(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A picture scaled, in its own proportions, as large as fits; its sides are even, as video formats need it.
+def fitted(frames: Iterable[np.ndarray], size: tuple[int, int]) -> Iterator[np.ndarray]:
+    """Pictures scaled, in the proportions of the first, as large as fits; sides are even, as video formats need them.
 
     Args:
-        frame: ``(height, width, 3)`` bytes.
+        frames: ``(height, width, 3)`` bytes each.
         size: width and height at most.
     """
     require(min(size) >= 64, "size", size, "must be at least 64 pixels each way")
-    height, width = frame.shape[:2]
-    scale = min(size[0] / width, size[1] / height)
-    sides = [max(2, 2 * round(scale * side / 2)) for side in (width, height)]
-    image = extra("PIL.Image", "video")
-    return np.asarray(image.fromarray(frame).resize(sides, image.Resampling.BICUBIC))
+    image, sides = extra("PIL.Image", "video"), None
+    for frame in frames:
+        if sides is None:
+            height, width = frame.shape[:2]
+            scale = min(size[0] / width, size[1] / height)
+            sides = [max(2, 2 * round(scale * side / 2)) for side in (width, height)]
+        yield np.asarray(image.fromarray(frame).resize(sides, image.Resampling.BICUBIC))
 
 
 def _has_ffmpeg() -> bool:

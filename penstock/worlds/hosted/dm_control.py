@@ -11,7 +11,7 @@ import gymnasium
 import numpy as np
 
 from penstock._errors import ConfigurationError, PenstockError, require
-from penstock.worlds.hosted.opengl import opengl_advice
+from penstock.worlds.hosted.headless import opengl_advice
 from penstock.worlds.hosted.packages import MissingPackageError, package, suggest_few
 
 PIXEL_STACK = 3

@@ -13,6 +13,7 @@ from typing import Any, get_type_hints
 from penstock._errors import ConfigurationError, require
 from penstock._field_types import convert, convert_arguments, convert_fields
 from penstock._own_code import importable_from
+from penstock.worlds.hosted.ids import newer_id, unknown_id
 from penstock.worlds.hosted.packages import MissingPackageError, package, suggest_few
 from penstock.worlds.hosted.pictures import rendering, takes_render_mode
 
@@ -89,11 +90,14 @@ def gymnasium_source(ident: str, *, max_episode_steps: int | None = None, **opti
         importable_from(pathlib.Path.cwd())
         package(module, f"gym/{ident}", "gymnasium")
     if plain not in gymnasium.registry:
+        raise ConfigurationError(f"gym/{ident}: {unknown_id(plain, module, gymnasium.registry)}")
+    spec = gymnasium.registry[plain]
+    if spec.entry_point is None:
         raise ConfigurationError(
-            f"gym/{ident}: Gymnasium knows no '{plain}'.{suggest_few(plain, gymnasium.registry)} An id of another "
-            "package is written gym/package:Id-v0; a class or function of yours path/to/file.py:name."
+            f"gym/{ident}: it is registered as a vector of environments alone. Write a function of num_envs that "
+            f"returns gymnasium.make_vec('{ident}', num_envs=num_envs, ...), and name that: path/to/file.py:name."
         )
-    creator = _creator(gymnasium.registry[plain])
+    creator = _creator(spec)
     options = convert_arguments(options, creator, f"gym/{ident}")
     make = functools.partial(make_gymnasium, ident, max_episode_steps, tuple(sorted(options.items())))
     render = functools.partial(rendering, make, takes_render_mode(creator) and "render_mode" not in options)
@@ -119,11 +123,14 @@ def make_gymnasium(ident: str, max_episode_steps: int | None, options: tuple[tup
         return gymnasium.make(ident, disable_env_checker=True, **limit, **dict(options))
     except TypeError as error:
         raise ConfigurationError(
-            f"gym/{ident} cannot be made with the options {sorted(dict(options))}: {error}"
+            f"gym/{ident} cannot be made with the options {sorted(dict(options))}: {error}. Options are given as "
+            "--world-option name=value."
         ) from error
     except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
         extra = " MuJoCo's current versions (-v5) need: pip install 'penstock[gymnasium]'."
-        extra = extra if "mujoco" in str(error).lower() else ""
+        extra = newer_id(ident.rpartition(":")[2], gymnasium.registry) + (
+            extra if "mujoco" in str(error).lower() else ""
+        )
         raise MissingPackageError(f"gym/{ident} needs a package that is not installed: {error}{extra}") from error
 
 

@@ -314,6 +314,10 @@ class HostedWorld(World):
         taken, self._present.bad_starts = self._present.bad_starts, 0
         return taken
 
+    def told_info(self) -> tuple[str, set[str]]:
+        """The entry of ``info`` that has told success so far (empty: none), and the names of the other numbers."""
+        return self._infos.success_name, self._infos.known - {self._infos.success_name}
+
     def missing_info(self) -> str:
         """A sentence on entries of ``info`` that a user wants and no episode brought so far; empty where none lacks."""
         return self._infos.missing()

@@ -110,6 +110,11 @@ class InfoReader:
             return named
         return {SUCCESS: np.where(np.isnan(success), np.nan, success != 0).astype(np.float32), **named}
 
+    @property
+    def success_name(self) -> str:
+        """The entry that has told success so far; empty where none has."""
+        return next((name for name in SUCCESS_NAMES if name in self.told), "")
+
     def missing(self) -> str:
         """A sentence on what a user named and no environment has told in an episode; empty where there is none."""
         missing = [name for name in self.log_info if name not in self.told] if self.episodes else []

@@ -4,6 +4,7 @@ MuJoCo's models are drawn by our own renderer, which needs no OpenGL; any other 
 ``metadata["render_modes"]`` has ``rgb_array``.
 """
 
+import contextlib
 import inspect
 from collections.abc import Callable
 from typing import Any, Literal
@@ -13,7 +14,7 @@ from jaxtyping import UInt8
 
 from penstock._errors import PenstockError, raised
 from penstock.scene.items import Scene
-from penstock.worlds.hosted.opengl import opengl_advice
+from penstock.worlds.hosted.headless import opengl_advice
 
 Pictures = Literal["scene", "rgb_array", "none"]
 """Who draws an environment: our renderer, the environment itself, or nobody."""
@@ -67,7 +68,8 @@ def rendering(make: Callable[..., Any], by_name: bool) -> Any:
     first = _first(env)
     base = getattr(first, "unwrapped", first)
     if getattr(base, "render_mode", None) is None:
-        base.render_mode = "rgb_array"
+        with contextlib.suppress(AttributeError):  # whoever allows no change may render anyway
+            base.render_mode = "rgb_array"
     return env
 
 
@@ -82,16 +84,17 @@ def frame_of(env: Any, name: str) -> UInt8[np.ndarray, "rows columns 3"]:
         PenstockError: it fails, or renders something else.
     """
     try:
-        rendered = env.render()
+        rendered: Any = env.render()
     except (Exception, SystemExit) as error:
         where = f" {opengl_advice()}" if _speaks_of_opengl(error) else ""
         raise PenstockError(f"'{name}' could not be rendered.{where} render() raised {raised(error)}") from error
-    frames = list(rendered) if isinstance(rendered, list | tuple) else []
-    if frames:
-        rendered = frames[0 if hasattr(env, "num_envs") else -1]
-    frame = np.asarray(rendered) if rendered is not None else np.zeros(())
+    if isinstance(rendered, list | tuple) and rendered:  # one for each environment, or since the last call
+        rendered = list(rendered)[0 if hasattr(env, "num_envs") else -1]
+    frame: np.ndarray = np.zeros(()) if rendered is None else np.asarray(rendered)
     if frame.ndim == 2:
         frame = np.repeat(frame[..., None], 3, axis=-1)
+    elif frame.ndim == 3 and frame.shape[0] in (3, 4) and frame.shape[-1] not in (3, 4):
+        frame = np.moveaxis(frame, 0, -1)
     if frame.ndim != 3 or frame.shape[-1] not in (3, 4) or frame.dtype.kind not in "uif":
         told = f"an array of shape {frame.shape}" if frame.ndim else f"{rendered!r:.100}"
         raise PenstockError(

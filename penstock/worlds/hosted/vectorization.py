@@ -237,6 +237,7 @@ def _merged(batch: Any, last: dict[int, Any]) -> Any:
 
 
 FAILED = "an environment failed."
+UNLIKE = "its environments do not fit together: all must have the same spaces."
 ONE_COULD_BE_MADE = (
     "several environments could not be made, though one could. If there can be only one at a time (a port, a robot), "
     "pass --num-envs 1 --world-option single_instance=True."
@@ -272,6 +273,8 @@ def vectorize(
             envs = SyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.DISABLED)
         except EnvironmentRaisedError as error:
             raise WorldFaultError(f"'{name}': {ONE_COULD_BE_MADE if num_envs > 1 else FAILED} {error}") from None
+        except RuntimeError as error:  # of the vector itself, which compares their spaces
+            raise WorldFaultError(f"'{name}': {UNLIKE} {error}") from error
         return GymnasiumVector(envs, name)
     _refuse_unpicklable(make, name)
     try:

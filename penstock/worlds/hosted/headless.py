@@ -1,7 +1,7 @@
-"""Which OpenGL draws where there is no display.
+"""What draws where there is no display.
 
-MuJoCo and DMControl choose it when they are imported, by ``MUJOCO_GL``, and by default ask for a window. Gymnasium and
-HumanoidBench follow MuJoCo. So the choice is made before any of them is imported.
+MuJoCo and DMControl choose their OpenGL when they are imported, by ``MUJOCO_GL``, and by default ask for a window.
+Gymnasium and HumanoidBench follow MuJoCo. So the choice is made before any of them is imported.
 """
 
 import ctypes
@@ -16,15 +16,17 @@ _PLATFORM_DEVICE = 0x313F
 _MOST_DEVICES = 16
 
 
-def choose_opengl() -> None:
+def draw_without_display() -> None:
     """Chooses what draws without a display, for this process and those that it starts.
 
-    Nothing is changed where there is a display, where ``MUJOCO_GL`` is set, or where neither EGL nor OSMesa is there.
+    Nothing is changed where there is a display, nor what a user has chosen; ``MUJOCO_GL`` stays unset where neither EGL
+    nor OSMesa is there.
     """
     environment = os.environ
-    if sys.platform != "linux" or environment.get("MUJOCO_GL") is not None:
+    if sys.platform != "linux" or environment.get("DISPLAY") or environment.get("WAYLAND_DISPLAY"):
         return
-    if environment.get("DISPLAY") or environment.get("WAYLAND_DISPLAY"):
+    environment.setdefault("SDL_VIDEODRIVER", "dummy")  # of pygame, which would complain of the missing display
+    if environment.get("MUJOCO_GL") is not None:
         return
     asked = environment.get("PYOPENGL_PLATFORM", "")
     works = {"egl": _egl_works, "osmesa": lambda: ctypes.util.find_library("OSMesa") is not None}
