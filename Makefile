@@ -7,9 +7,9 @@ STEPS ?= 200000
 SEED ?= 1
 RUN_DIR ?= runs/quickstart
 
-.PHONY: train test test-slow lint types clean
+.PHONY: train test test-slow lint types dist clean
 
-train: $(VENV)/.installed
+train: $(VENV)/.user
 	$(BIN)/penstock train rfo --world soft/jumper-mini --seed $(SEED) --steps $(STEPS) --run-dir $(RUN_DIR)
 
 # Each worker takes a stretch of neighbouring tests, which share fixtures and compiled programs.
@@ -26,12 +26,27 @@ lint: $(VENV)/.installed
 types: $(VENV)/.installed
 	$(BIN)/pyright
 
-# One environment serves both commands. It is made anew when pyproject.toml or the constraints change.
-$(VENV)/.installed: pyproject.toml constraints.txt
+# One environment serves all commands: `make train` needs no development tools, the others add them. It is brought up to
+# date when pyproject.toml or the constraints change.
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e
+
+$(VENV)/.made:
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v >= (3, 11) else "Penstock needs Python 3.11 or newer, and python3 is %d.%d. Try: make PYTHON=python3.12 train" % v)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
+$(VENV)/.user: pyproject.toml constraints.txt | $(VENV)/.made
+	$(INSTALL) '.[plots,video]'
+	touch $@
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/.made
+	$(INSTALL) '.[dev]'
+	touch $@ $(VENV)/.user
+
+# What is released, in dist/: a wheel, and the sources with tests, documentation and benchmarks.
+dist: $(VENV)/.installed
+	rm -rf build dist
+	$(BIN)/python -m build --quiet --outdir dist
+
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build dist *.egg-info

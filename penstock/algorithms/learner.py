@@ -7,6 +7,7 @@ seeds. So every algorithm trains on every kind of world that can give the data t
 """
 
 import abc
+import copy
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
@@ -20,6 +21,7 @@ from penstock._errors import ConfigurationError
 from penstock._settings import Settings
 from penstock._types import Key, Scalar
 from penstock.algorithms.former_settings import FORMER_SETTINGS
+from penstock.networks.optimization import LearningRate, Optimizer
 from penstock.networks.precision import Precision, in_precision
 from penstock.observation import Observation
 from penstock.policies import Agent, DeterministicAction, Draw, Need, Policy, PolicySettings, require_of_policy
@@ -85,7 +87,7 @@ class Batches(DataNeed):
 
     Attributes:
         batch_size: samples of a batch.
-        capacity: transitions that the memory holds.
+        capacity: transitions that the memory holds; a driver may allocate no more than the plan will fill.
         warmup_steps: environment steps with uniformly random actions before the first update.
         updates_per_step: updates per control step of all environments together.
         sampling: how batches are drawn: keyword arguments of `penstock.data.Replay.sample`.
@@ -310,6 +312,18 @@ class Learner(abc.ABC, Generic[ConfigT]):
         return RunKeys(*jax.random.split(key, 3))
 
     # ------------------------------------------------------------------ what follows
+
+    @property
+    def rates(self) -> dict[str, LearningRate]:
+        """Learning rates of the optimisers among its attributes: the numbers that its programs take as input."""
+        return {name: part.rate for name, part in vars(self).items() if isinstance(part, Optimizer)}
+
+    def with_rates(self, rates: Mapping[str, LearningRate]) -> "Learner[ConfigT]":
+        """The same learner with other learning rates, which may be traced."""
+        other = copy.copy(self)
+        for name, rate in rates.items():
+            setattr(other, name, dataclasses.replace(getattr(self, name), rate=rate))
+        return other
 
     def shapes(self) -> Any:
         """What is learned, in shapes and dtypes without values."""

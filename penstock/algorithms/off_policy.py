@@ -38,10 +38,11 @@ class OffPolicyLearner(Learner[ConfigT]):
                     f"would be learned. Pass more --steps, or a smaller --{field.replace('_', '-')}."
                 )
         require(
-            config.n_step <= self.capacity // world.num_envs,
+            config.n_step <= min(self.capacity, planned) // world.num_envs,
             "n_step",
             config.n_step,
-            f"must not exceed the {self.capacity // world.num_envs} control steps that the replay memory holds",
+            f"must not exceed the {min(self.capacity, planned) // world.num_envs} control steps that the replay memory "
+            "holds",
         )
 
     # ------------------------------------------------------------------ what an algorithm states
@@ -91,11 +92,9 @@ class OffPolicyLearner(Learner[ConfigT]):
 
     @property
     def capacity(self) -> int:
-        """Transitions to allocate, in whole control steps: the plan's length where that is less than configured."""
+        """Transitions that the memory holds, in whole control steps; a batch at least."""
         num_envs = self.world.num_envs
-        planned = self.planned_updates * num_envs * self.config.collect_steps
-        control_steps = min(self.config.replay_capacity, planned) // num_envs
-        return num_envs * max(control_steps, -(-self.config.batch_size // num_envs))
+        return num_envs * max(self.config.replay_capacity // num_envs, -(-self.config.batch_size // num_envs))
 
     def initial_normalizer(self) -> Normalizer | None:
         """Statistics of no observation yet; None where observations are not normalised."""

@@ -27,7 +27,7 @@ from penstock.algorithms.pathwise_config import PathwiseConfig
 from penstock.algorithms.window import Window, phase_of, rollout_window
 from penstock.critics import Critic, fit_values, segment_return, td_lambda_targets
 from penstock.networks import Normalizer
-from penstock.networks.optimization import guarded_step, make_optimizer
+from penstock.networks.optimization import Optimizer, guarded_step, make_optimizer
 from penstock.policies import Actor, Agent, make_actor
 from penstock.worlds import FunctionalWorld, Observation, World
 from penstock.worlds.world import WorldState
@@ -159,7 +159,7 @@ class PathwiseLearner(Learner[ConfigT]):
         keys = jax.random.split(key, 4)
         return RunKeys(keys[:2], keys[2], keys[3])
 
-    def _optimizer(self, learning_rate: float, steps: int) -> optax.GradientTransformation:
+    def _optimizer(self, learning_rate: float, steps: int) -> Optimizer:
         settings = self.config.optimizer
         return make_optimizer(
             learning_rate,

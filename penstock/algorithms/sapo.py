@@ -26,7 +26,7 @@ from penstock.algorithms.pathwise_config import PathwiseConfig
 from penstock.algorithms.rules import TEMPERATURE_SWITCH, require_temperature
 from penstock.networks.optimization import guarded_step, make_optimizer
 from penstock.policies import Agent, Need
-from penstock.worlds import Observation
+from penstock.worlds import Observation, World
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,11 +73,10 @@ class Learner(PathwiseLearner[Config]):
         """Hbar = -d / 2 (d counts the whole chunk)."""
         return -0.5 * self.world.action_size * self.config.chunk_length
 
-    @property
-    def temperature_optimizer(self):
-        """AdamW without schedule."""
-        rate, settings = self.config.temperature_learning_rate or 0.0, self.config.optimizer
-        return make_optimizer(
+    def __init__(self, config: Config, world: World, planned_updates: int):
+        super().__init__(config, world, planned_updates)
+        rate, settings = config.temperature_learning_rate or 0.0, config.optimizer
+        self.temperature_optimizer = make_optimizer(  # no schedule
             rate,
             rate,
             1,

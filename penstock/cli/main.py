@@ -16,6 +16,7 @@ COMMANDS = {
     "worlds": "list the worlds",
     "algorithms": "list the algorithms",
     "check-world": "check a world, and explain what is wrong with it",
+    "completion": "print a script that completes commands in your shell",
 }
 """Subcommands; each lives in the file of its name."""
 

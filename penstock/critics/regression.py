@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from penstock._types import Scalar
 from penstock.critics.value import Critic
 from penstock.networks import Normalizer
-from penstock.networks.optimization import guarded_step
+from penstock.networks.optimization import Optimizer, guarded_step
 from penstock.observation import Observation
 
 
@@ -29,7 +29,7 @@ def value_loss(
 
 def fit_values(
     critic: Critic,
-    optimizer: optax.GradientTransformation,
+    optimizer: Optimizer | optax.GradientTransformation,
     optimizer_state: PyTree,
     normalizer: Normalizer,
     observation: Observation,

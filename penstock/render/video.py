@@ -78,6 +78,7 @@ def write_episode(
     """
     require(len(scenes) > 0, "scenes", [], "needs at least one scene; this world may not offer pictures")
     require(timestep > 0, "timestep", timestep, "must be positive, in seconds")
+    extra("PIL.Image", "video")  # frames are drawn with it: said before anything else is
     stride, shown = thinned(timestep, max_fps)
     frames = render_scenes(scenes[::stride], size, timestep=shown, smoothing=0.25 / shown)
     return write_video(frames, path, 1 / shown)

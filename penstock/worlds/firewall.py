@@ -56,18 +56,25 @@ def _backward(env_axis, limit, _, cotangents):
     def over_others(reduce, leaf, axis):
         return reduce(leaf, axis=tuple(a for a in range(leaf.ndim) if a != axis % leaf.ndim))
 
-    # Squares of large entries overflow: the norm is taken relative to each environment's largest entry.
+    # Squares of large entries overflow, and those of small ones vanish: norms are taken in a unit of each environment.
+    # A quotient by its largest entry will not do: processors flush the reciprocals of numbers beyond 1e38 to zero.
     largest = jnp.stack([over_others(jnp.max, jnp.abs(leaf), axis) for leaf, axis in parts]).max(0)
-    unit = jnp.where(jnp.isfinite(largest) & (largest > 0), largest, 1.0)
-    squared = [over_others(jnp.sum, jnp.square(leaf / flag_shape(unit, leaf, axis)), axis) for leaf, axis in parts]
-    norm = unit * jnp.sqrt(jnp.stack(squared).sum(0))
-    finite = jnp.isfinite(norm)
-    scale = jnp.where(finite, jnp.minimum(1.0, limit / jnp.maximum(norm, 1e-30)), 0.0)
-    events = jnp.stack([scale < 1.0, ~finite]).astype(action.dtype)
+    unit = jnp.where(largest > 2.0**30, 2.0**-80, jnp.where(largest < 2.0**-30, 2.0**80, 1.0)).astype(largest.dtype)
+
+    def square(leaf, axis):
+        # The bound changes nothing; it keeps compilers from squaring first.
+        return jnp.square(jnp.clip(leaf * flag_shape(unit, leaf, axis), -(2.0**60), 2.0**60))
+
+    norm = jnp.sqrt(jnp.stack([over_others(jnp.sum, square(leaf, axis), axis) for leaf, axis in parts]).sum(0))
+    finite = jnp.isfinite(largest) & jnp.isfinite(norm)
+    cut = norm > limit * unit
+    scale = jnp.where(cut, limit / jnp.maximum(norm, 1e-30), 1.0)
+    unit = jnp.where(cut, unit, 1.0)
+    events = jnp.stack([cut | ~finite, ~finite]).astype(action.dtype)
 
     def guard(leaf, axis):
-        weight = flag_shape(scale, leaf, axis)
-        return jnp.where(weight > 0, leaf * weight, 0.0).astype(leaf.dtype)
+        flag = functools.partial(flag_shape, leaf=leaf, env_axis=axis)
+        return jnp.where(flag(finite), leaf * flag(unit) * flag(scale), 0.0).astype(leaf.dtype)
 
     return tuple(guard(leaf, env_axis) for leaf in leaves), guard(action, 0), events
 

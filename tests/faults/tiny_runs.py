@@ -14,6 +14,7 @@ from penstock.storage.metrics_log import read_metrics
 from penstock.storage.store import latest_checkpoint, read_manifest
 from penstock.storage.store import load_checkpoint as load_checkpoint
 from penstock.training.drivers.functional import FunctionalDriver
+from penstock.training.drivers.rates import rates_of
 from penstock.training.plan import RunPlan, make_plan
 
 HERE = Path(__file__).parent
@@ -139,7 +140,10 @@ class SharedProgram(FunctionalDriver):
 
     def compile(self, states, iterations, keys):
         seeds = keys.shape[0]
-        self.train = self._once("train", seeds, lambda: self.train.lower(states, iterations).compile(QUICKLY))
+        rates = rates_of(self.learner, None, seeds)
+        self._compiled = self._once(
+            "train", seeds, lambda: self._train.lower(states, rates, iterations).compile(QUICKLY)
+        )
         self.evaluate = self._once("evaluate", seeds, lambda: self.evaluate.lower(states, keys).compile(QUICKLY))
 
 

@@ -23,7 +23,7 @@ from penstock.storage.metrics_log import read_metrics
 from penstock.storage.store import latest_checkpoint
 from penstock.training.drivers.functional import seed_keys
 from penstock.training.drivers.hosted import HostedDriver
-from penstock.training.drivers.memory import experience_shapes
+from penstock.training.drivers.memory import allocated, experience_shapes
 from penstock.training.hosted_evaluation import HostedEvaluator
 from penstock.training.loop import Silent, TrainingFailedError, train
 from penstock.training.plan import make_plan
@@ -89,7 +89,7 @@ class SharedFunctions(HostedDriver):
     def share(cls, driver):
         """Gives the driver the functions of the first of its kind."""
         learner = driver.learner
-        of = (learner.name, learner.config, learner.planned_updates, learner.precision, learner.deterministic)
+        of = (learner.name, learner.config, learner.precision, learner.deterministic)
         first = cls.compiled.setdefault((*of, learner.world.observation_spec, learner.world.action_size), driver)
         for name in ("_learn_all", "_split", "_act", "_learn", "_metrics"):
             setattr(driver, name, getattr(first, name))
@@ -318,7 +318,7 @@ def test_memory_is_announced_and_too_much_is_refused(tmp_path):
     with pytest.raises(ConfigurationError, match=r"GiB for each of 2 seeds, .* or fewer --seeds"):
         train(twice, tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    assert twice.make_learner(twice.make_world()).capacity == fits_once  # reading a run needs no memory of its size
+    assert allocated(twice.make_learner(twice.make_world())) == fits_once  # reading a run needs no memory of its size
 
 
 def test_keys_of_seeds_do_not_depend_on_their_number():

@@ -12,6 +12,7 @@ from penstock.algorithms.keys import purpose_key
 from penstock.algorithms.learner import Count, added, counts, means, nothing, results
 from penstock.algorithms.registry import ALGORITHMS
 from penstock.training.drivers.functional import FunctionalDriver, begin, iterate, seed_keys
+from penstock.training.drivers.rates import rates_of
 from penstock.training.drivers.state import RunState
 from penstock.worlds import make_world
 
@@ -166,7 +167,8 @@ def test_seeds_of_one_program_compute_what_each_computes_alone(together):
 def test_a_block_is_given_its_states_away():
     """Donated: the memory of the states before a block is that of the states after it."""
     state = program().init(seed_keys(1, 1))
-    text = program()._train.lower(state, jnp.asarray(1, jnp.int32)).as_text()
+    rates = rates_of(program().learner, None, 1)
+    text = program()._train.lower(state, rates, jnp.asarray(1, jnp.int32)).as_text()
     arrays = len(jax.tree.leaves(state))
     assert text.count("tf.aliasing_output") + text.count("jax.buffer_donor") >= arrays - 1
 

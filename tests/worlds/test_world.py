@@ -287,6 +287,21 @@ def test_one_bad_environment_leaves_the_others_bitwise_unaffected(fault):
         assert 0.0 <= float(bad.observation.vector[0, 1, 0]) <= 1.0
 
 
+@pytest.mark.parametrize("entry", [1e-30, 2.0, 3e25, 1e38, 3e38])
+@pytest.mark.parametrize("constant", [False, True], ids=["traced", "constant"])
+def test_a_gradient_is_cut_to_the_limit_whatever_its_size(entry, constant):
+    """Numbers whose squares, sums of squares or reciprocals leave the range; compilers rearrange those of constants."""
+    gradient = np.array([[entry, 0.0], [entry, entry], [0.0, 0.0]], np.float32)
+
+    def returned(gradient):
+        through = lambda x: gradient_firewall(x, jnp.zeros((3, 1)), jnp.zeros((2, 3)), 0, 1e-3)[0]  # noqa: E731
+        return jax.vjp(through, jnp.zeros((3, 2)))[1](gradient)[0]
+
+    cut = jax.jit(lambda: returned(jnp.asarray(gradient)))() if constant else jax.jit(returned)(jnp.asarray(gradient))
+    norm = np.linalg.norm(gradient.astype(float), axis=1, keepdims=True)
+    np.testing.assert_allclose(cut, gradient * np.minimum(1.0, 1e-3 / np.maximum(norm, 1e-300)), rtol=1e-6)
+
+
 def test_shared_parameters_get_exactly_the_healthy_environments_gradient():
     world = world_of(Explosive(fault="nan"), 4)
 

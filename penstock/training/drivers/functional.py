@@ -37,7 +37,8 @@ from penstock.algorithms.learner import (
     where_due,
 )
 from penstock.data import Records, Replay
-from penstock.training.drivers.memory import experience_shapes, memory_notice, remembered, require_memory
+from penstock.training.drivers.memory import allocated, experience_shapes, memory_notice, remembered, require_memory
+from penstock.training.drivers.rates import Rates, rates_of
 from penstock.training.drivers.state import RunState
 from penstock.training.evaluation import evaluation_metrics
 from penstock.training.hosted_evaluation import Supervision
@@ -52,7 +53,7 @@ def begin(learner: Learner, key: Key) -> RunState:
     """The state of one seed before the first iteration."""
     keys, need = learner.run_keys(key), learner.data
     world = _world(learner).reset(keys.world, stagger=need.stagger)
-    memory = Replay.create(experience_shapes(learner), need.capacity) if isinstance(need, Batches) else None
+    memory = Replay.create(experience_shapes(learner), allocated(learner)) if isinstance(need, Batches) else None
     return RunState(learner.init(keys.learned), world, memory, keys.base, Clock.start())
 
 
@@ -176,15 +177,24 @@ class FunctionalDriver:
         traces: how often each program was traced, for tests and for the log.
     """
 
-    def __init__(self, learner: Learner, evaluation_world: FunctionalWorld, *, together: bool | None = None):
+    def __init__(
+        self,
+        learner: Learner,
+        evaluation_world: FunctionalWorld,
+        *,
+        rates: Rates | None = None,
+        together: bool | None = None,
+    ):
         """Binds the driver to a learner.
 
         Args:
             learner: the algorithm.
             evaluation_world: the same world with one environment per episode.
+            rates: learning rates of every row, ``(K,)`` each; None gives all rows the learner's own.
             together: run seeds side by side; None does so on accelerators.
         """
         self.learner = learner
+        self.rates = rates
         self.evaluation_world = evaluation_world
         self.supervision = Supervision()  # compiled blocks cannot be stopped in the middle
         self.traces = {"init": 0, "train": 0, "evaluate": 0}
@@ -196,10 +206,10 @@ class FunctionalDriver:
             learned, world, memory, key = over_seeds(lambda key: begin(learner, key).parts, keys, 0)
             return strong(RunState(learned, world, memory, key, Clock.start()))
 
-        def train(states, iterations):
+        def train(states, rates, iterations):
             self.traces["train"] += 1
             block = block_of(learner, iterations, states.clock)
-            parts, clock, metrics = over_seeds(block, states.parts, (0, None, 0))
+            parts, clock, metrics = over_seeds(block, (states.parts, rates), (0, None, 0))
             return strong(states.with_parts(parts, clock)), metrics
 
         def evaluate(states, keys):
@@ -209,8 +219,12 @@ class FunctionalDriver:
 
         self.init = jax.jit(init)
         self._train, self._evaluate = jax.jit(train, donate_argnums=0), jax.jit(evaluate)
-        self.train: Callable[..., Any] = self._train
+        self._compiled: Callable[..., Any] = self._train
         self.evaluate: Callable[..., Any] = self._evaluate
+
+    def train(self, states: RunState, iterations: Int[Array, ""]) -> tuple[RunState, dict[str, Any]]:
+        """A block of iterations. Consumes the states."""
+        return self._compiled(states, rates_of(self.learner, self.rates, states.seeds), iterations)
 
     def template(self, keys: jaxtyping.Key[Array, "K"]) -> RunState:
         """A state with shapes and dtypes but no values, for loading a checkpoint."""
@@ -225,13 +239,17 @@ class FunctionalDriver:
 
     def compile(self, states: RunState, iterations: Int[Array, ""], keys: jaxtyping.Key[Array, "K"] | None) -> None:
         """Compiles training, and evaluation unless there are no keys for it, so that no later call does."""
-        self.train = self._train.lower(states, iterations).compile()
+        rates = rates_of(self.learner, self.rates, states.seeds)
+        self._compiled = self._train.lower(states, rates, iterations).compile()
         if keys is not None:
             self.evaluate = self._evaluate.lower(states, keys).compile()
 
     def explain(self, fault: Fault) -> str:
         """Says what went wrong in a block of iterations. See `explain_fault`."""
-        return explain_fault(self.learner, iterate, self.train, fault)
+        learner = self.learner
+        if self.rates is not None:
+            learner = learner.with_rates(jax.tree.map(lambda leaf: leaf[fault.index], self.rates))
+        return explain_fault(learner, iterate, self.train, fault)
 
     def require_memory(self, seeds: int) -> None:
         """Refuses a memory that this machine cannot hold."""
@@ -243,14 +261,16 @@ class FunctionalDriver:
 
 
 def block_of(learner: Learner, iterations: Int[Array, ""], clock: Clock) -> Callable[..., Any]:
-    """A block of ``iterations`` (a traced number) iterations, as a function of one seed's parts of a state.
+    """A block of ``iterations`` (a traced number) iterations, as a function of one seed's parts of a state and rates.
 
     It returns these parts, the clock, and what is logged. What the learner measures about what it learned alone is
     measured once, at the end.
     """
+    unbound = learner
 
-    def block(parts):
-        learned, world, memory, key = parts
+    def block(row):
+        (learned, world, memory, key), rates = row
+        learner = unbound.with_rates(rates)
         state = RunState(learned, world, memory, key, clock)
         none = nothing(jax.eval_shape(lambda state: iterate(learner, state)[1], state))
 

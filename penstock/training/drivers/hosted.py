@@ -36,7 +36,8 @@ from penstock.algorithms.learner import (
     results,
 )
 from penstock.data import Batch, Experience, Records, Replay
-from penstock.training.drivers.memory import experience_shapes, memory_notice, remembered, require_memory
+from penstock.training.drivers.memory import allocated, experience_shapes, memory_notice, remembered, require_memory
+from penstock.training.drivers.rates import Rates, rates_of
 from penstock.training.drivers.state import RunState
 from penstock.training.episode_info import EpisodeInfo
 from penstock.training.hosted_evaluation import HostedEvaluator, Supervision
@@ -78,7 +79,14 @@ class HostedDriver:
         stopwatch: where the time went.
     """
 
-    def __init__(self, learner: Learner, evaluation_world: HostedWorld):
+    def __init__(self, learner: Learner, evaluation_world: HostedWorld, *, rates: Rates | None = None):
+        """Binds the driver to a learner.
+
+        Args:
+            learner: the algorithm.
+            evaluation_world: the same world with one environment per episode.
+            rates: learning rates of every row, ``(K,)`` each; None gives all rows the learner's own.
+        """
         assert isinstance(learner.world, HostedWorld)
         if learner.data.stagger:
             raise CapabilityError(
@@ -86,6 +94,7 @@ class HostedDriver:
                 f"{learner.name} asks for."
             )
         self.learner = learner
+        self.rates = rates
         self.world = learner.world
         self.evaluator = HostedEvaluator(learner, evaluation_world)
         self.worlds: list[HostedWorld] = []
@@ -111,20 +120,21 @@ class HostedDriver:
         learned = jax.tree.unflatten(self._structure, leaves)
         return self.learner.explore(learned, observation, purpose_key(key, count, "explore"))
 
-    def _traced_learn(self, leaves, measured, data, key, clock):
+    def _traced_learn(self, leaves, measured, data, key, clock, rates):
         self.traces["learn"] += 1
-        learned, metrics = self._learned_from(jax.tree.unflatten(self._structure, leaves), data, key, clock)
+        learned, metrics = self._learned_from(jax.tree.unflatten(self._structure, leaves), data, key, clock, rates)
         return jax.tree.leaves(learned), added(measured, metrics)
 
-    def _learned_from(self, learned, data, key, clock):
+    def _learned_from(self, learned, data, key, clock, rates):
         """What the updates on ``data`` make of it: one for each of several batches, or one for a window of records."""
+        learner = self.learner.with_rates(rates)
         if not isinstance(data, Batch):
-            updated = self.learner.update(learned, data, key, clock)
+            updated = learner.update(learned, data, key, clock)
             return updated.learned, updated.metrics
 
         def one(carry, batch):
             learned, clock = carry
-            updated = self.learner.update_from_batch(learned, batch, key, clock)
+            updated = learner.update_from_batch(learned, batch, key, clock)
             clock = dataclasses.replace(clock, gradient_steps=clock.gradient_steps + 1)
             return (updated.learned, clock), updated.metrics | counts({"train/gradient_steps": 1})
 
@@ -151,7 +161,7 @@ class HostedDriver:
         )
         need, memory = self.learner.data, None
         if isinstance(need, Batches):
-            memory = jax.tree.map(on_host, jax.eval_shape(lambda: Replay.create(example, need.capacity)))
+            memory = jax.tree.map(on_host, jax.eval_shape(lambda: Replay.create(example, allocated(self.learner))))
         learned = jax.eval_shape(self._learn_all, keys)
         return RunState(learned, jax.tree.map(on_host, world), memory, keys, Clock.start())
 
@@ -161,7 +171,7 @@ class HostedDriver:
         seeds, need, memory = keys.shape[0], self.learner.data, None
         self._open(seeds)
         if isinstance(need, Batches):
-            rings = [Replay.create_on_host(self._example(), need.capacity) for _ in range(seeds)]
+            rings = [Replay.create_on_host(self._example(), allocated(self.learner)) for _ in range(seeds)]
             memory = _stack_on_host(rings)
         states = [world.reset(key_world[index]) for index, world in enumerate(self.worlds)]
         return RunState(self._learn_all(keys), _stack_on_host(states), memory, key_base, Clock.start())
@@ -192,7 +202,8 @@ class HostedDriver:
         leaves = jax.tree.leaves(state.learned)
         drawn = self._act(leaves, state.world.observation, state.key, np.int32(0))
         data = self._example_data(state, drawn)
-        self._learn(_copies(leaves), self._nothing(leaves, data, state), data, state.key, Clock.start())
+        nothing_yet = self._nothing(leaves, data, state)
+        self._learn(_copies(leaves), nothing_yet, data, state.key, Clock.start(), self._rates(0, states.seeds))
         if keys is not None:
             self.evaluator.compile(leaves)
 
@@ -254,7 +265,7 @@ class HostedDriver:
     def _train_on_batches(self, index: int, state: RunState, iterations: int) -> tuple[RunState, dict[str, Any]]:
         need, world, watch = self.learner.data, self.worlds[index], self.stopwatch
         assert isinstance(need, Batches)
-        num_envs, replay, key = world.num_envs, state.memory, state.key
+        num_envs, replay, key, rates = world.num_envs, state.memory, state.key, self._rates(index, len(self.worlds))
         words = np.asarray(jax.random.key_data(key))
         clock = jax.tree.map(int, jax.device_get(state.clock))
         env_steps, gradient_steps, count = clock.env_steps, clock.gradient_steps, clock.update * need.steps
@@ -279,7 +290,7 @@ class HostedDriver:
                     batches = jax.block_until_ready(jax.device_put(batches))
                     handed = time.perf_counter()
                 now = _clock(count // need.steps, env_steps, gradient_steps)
-                leaves, measured = self._learn(leaves, measured, batches, key, now)
+                leaves, measured = self._learn(leaves, measured, batches, key, now, rates)
                 gradient_steps += need.updates_per_step
                 if watch.apart:
                     jax.block_until_ready(leaves)
@@ -305,6 +316,7 @@ class HostedDriver:
         need, world, key = self.learner.data, self.worlds[index], state.key
         assert isinstance(need, WindowOfRecords)
         leaves, clock = _copies(jax.tree.leaves(state.learned)), state.clock
+        rates = self._rates(index, len(self.worlds))
         present, seen, measured = world.present(), self.seen[index], None
         for iteration in range(iterations):
             if iteration and self._stops_here:
@@ -319,7 +331,7 @@ class HostedDriver:
             records = _stack_on_host(steps)
             if measured is None:
                 measured = self._nothing(leaves, records, state)
-            leaves, measured = self._learn(leaves, measured, records, key, clock)
+            leaves, measured = self._learn(leaves, measured, records, key, clock, rates)
             env_steps = clock.env_steps + world.num_envs * need.steps
             clock = dataclasses.replace(clock, update=clock.update + 1, env_steps=env_steps)
         return self._ended(index, state, leaves, present, clock, measured)
@@ -367,6 +379,9 @@ class HostedDriver:
         """Whether to end a block early. Seeds are trained one after the other, and all must have as many iterations."""
         return len(self.worlds) == 1 and self.supervision.stop_requested()
 
+    def _rates(self, index: int, seeds: int) -> Rates:
+        return jax.tree.map(lambda leaf: leaf[index], rates_of(self.learner, self.rates, seeds))
+
     def _draw(self, replay: Replay, words: np.ndarray, gradient_steps: int) -> Batch:
         """Batches for the gradient steps of one control step, stacked along a new first axis."""
         need, batches = self.learner.data, []
@@ -380,7 +395,8 @@ class HostedDriver:
         """The metrics of an update, with nothing measured."""
         if not self._metrics:
             learned = jax.tree.unflatten(self._structure, leaves)
-            self._metrics = jax.eval_shape(self._learned_from, learned, data, state.key, Clock.start())[1]
+            rates = self._rates(0, len(self.worlds))
+            self._metrics = jax.eval_shape(self._learned_from, learned, data, state.key, Clock.start(), rates)[1]
         return nothing(self._metrics)
 
 

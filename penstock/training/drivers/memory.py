@@ -13,6 +13,9 @@ from penstock.data.replay import memory_bytes
 from penstock.observation import Observation, blank
 from penstock.worlds import Transition
 
+SMALL = 8 * 2**20
+"""Bytes that the memory of a functional world may take whatever the plan's length."""
+
 
 def experience_shapes(learner: Learner) -> Experience:
     """Shapes of one control step's experience."""
@@ -24,6 +27,21 @@ def experience_shapes(learner: Learner) -> Experience:
         return Experience(observation, jnp.zeros((num_envs, action_size)), numbers, flags, flags, observation)
 
     return jax.eval_shape(zeros)
+
+
+def allocated(learner: Learner) -> int:
+    """Transitions for which to allocate memory: its capacity, or less where the plan will not fill it.
+
+    Programs of functional worlds hold the memory. Theirs is rounded up, so that a plan of another length has the same
+    program.
+    """
+    need, num_envs = learner.data, learner.world.num_envs
+    assert isinstance(need, Batches)
+    fill = max(learner.planned_updates * learner.steps_per_update, need.batch_size)
+    if learner.world.functional:
+        fits = SMALL // memory_bytes(experience_shapes(learner), num_envs) * num_envs
+        fill = max(1 << (fill - 1).bit_length(), fits)
+    return min(need.capacity, -(-fill // num_envs) * num_envs)
 
 
 def remembered(observation: Observation, action: Actions, transition: Transition) -> Experience:
@@ -53,12 +71,12 @@ def require_memory(learner: Learner, seeds: int) -> None:
     available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     # On functional worlds a checkpoint holds a copy; hosted ones are saved as they are.
     copies = 2 if functional else 1
-    size = memory_bytes(experience_shapes(learner), learner.data.capacity)
+    size = memory_bytes(experience_shapes(learner), allocated(learner))
     if seeds * copies * size > 0.8 * available:
         times = f" for each of {seeds} seeds" if seeds > 1 else ""
         times += ", and a checkpoint copies them" if copies == 2 else ""
         raise ConfigurationError(
-            f"replay_capacity = {learner.config.flat()['replay_capacity']}: {learner.data.capacity:,} transitions of "
+            f"replay_capacity = {learner.config.flat()['replay_capacity']}: {allocated(learner):,} transitions of "
             f"this world take {size / 2**30:.1f} GiB{times}, and this machine has {available / 2**30:.1f} GiB. Choose "
             f"a smaller --replay-capacity{' or fewer --seeds' * (seeds > 1)}."
         )
@@ -68,7 +86,7 @@ def memory_notice(learner: Learner) -> list[str]:
     """How much memory the run will take, in a sentence; nothing where there is none."""
     if not isinstance(learner.data, Batches):
         return []
-    size = memory_bytes(experience_shapes(learner), learner.data.capacity)
+    size = memory_bytes(experience_shapes(learner), allocated(learner))
     text = f"{size / 2**30:.2f} GiB" if size > 2**28 else f"{size / 2**20:.1f} MiB"
     where = "on the device" if learner.world.functional else "in host memory"
-    return [f"replay memory: {learner.data.capacity:,} transitions, {text} {where}, for each seed"]
+    return [f"replay memory: {allocated(learner):,} transitions, {text} {where}, for each seed"]

@@ -1,0 +1,44 @@
+"""Completion in the shell: the script that is printed completes what there is."""
+
+import shutil
+import subprocess
+
+import pytest
+
+from penstock.cli import completion
+
+TRY = """
+words=("$@"); COMP_WORDS=("${words[@]}"); COMP_CWORD=$((${#words[@]} - 1)); COMPREPLY=()
+_shtab_penstock penstock "${words[$COMP_CWORD]}" "${words[$COMP_CWORD - 1]}"
+echo "${COMPREPLY[*]}"
+"""
+
+
+@pytest.fixture(scope="module")
+def script(tmp_path_factory):
+    from contextlib import redirect_stdout
+
+    path = tmp_path_factory.mktemp("completion") / "penstock"
+    with path.open("w") as file, redirect_stdout(file):
+        assert completion.run(["bash"]) == 0
+    return path
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="the script is one for bash")
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("tr", "train"),
+        ("train cross", "crossq"),
+        ("train rfo --world soft/jumper-", "soft/jumper-mini"),
+        ("train rfo --uniform", "--uniform-coefficient"),
+        ("train sac --seeds 3 --actor-learning", "--actor-learning-rate"),
+        ("train sac --no-learn", "--no-learn-temperature"),
+        ("evaluate --checkpoint b", "best"),
+        ("plot a b --x cpu", "cpu_seconds"),
+    ],
+)
+def test_words_are_completed(script, words, expected):
+    shell = ["bash", "-c", f"source {script}\n{TRY}", "bash", "penstock", *words.split(" ")]
+    completed = subprocess.run(shell, capture_output=True, text=True, check=True, timeout=20)
+    assert completed.stdout.strip() == expected
