@@ -18,8 +18,9 @@ from penstock.policies.deterministic_action import DeterministicName
 from penstock.storage.metrics_log import read_metrics
 from penstock.storage.run_folder import METRICS_NAME
 from penstock.training.best import BestIs, Criterion
-from penstock.training.loop import Observer, Result, Silent
+from penstock.training.loop import Result
 from penstock.training.loop import train as train_plan
+from penstock.training.observer import Observer, Silent
 from penstock.training.plan import RunPlan, default_run_dir, make_plan
 from penstock.training.restore import RestoredRun, read_plan, restore_run
 from penstock.training.running import evaluate_seeds

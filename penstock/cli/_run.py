@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from penstock._errors import PenstockError
+from penstock._errors import PenstockError, raised
 from penstock._own_code import resolved_spec
 from penstock._own_sources import with_absolute_files
 from penstock.cli._film import film
@@ -72,6 +72,8 @@ def report(result: Result, video: bool) -> None:
             print(f"video       {path}")
         except PenstockError as error:
             print(f"no video: {error}")
+        except Exception as error:  # somebody's code that draws; the run is saved
+            print(f"no video: {raised(error)}")
     print("\n".join(closing_lines(folder.resolve().name, result.last_rows)))
     print(f"next        penstock evaluate {folder}   penstock video {folder}   penstock plot {folder}", file=sys.stderr)
 
@@ -90,9 +92,10 @@ def closing_lines(name: str, rows: list[dict[str, Any]]) -> list[str]:
         metric, spoken, unit = "eval/forward_velocity", "deterministic forward speed", " m/s"
     digits = 2 if unit else 1
     values = [math.nan if row[metric] is None else row[metric] for row in rows]
-    lines = []
-    if len(rows) > 1:
-        lines = [
-            f"seed {row['seed']}: {spoken} {value:.{digits}f}{unit}" for row, value in zip(rows, values, strict=True)
-        ]
-    return [*lines, f"{name}: {spoken} {sum(values) / len(values):.{digits}f}{unit}"]
+    told = [f"{spoken} {value:.{digits}f}{unit}" for value in [*values, sum(values) / len(values)]]
+    if all(row.get("eval/success_rate") is not None for row in rows):
+        rates = [row["eval/success_rate"] for row in rows]
+        rates.append(sum(rates) / len(rates))
+        told = [f"{text}, success rate {rate:.2f}" for text, rate in zip(told, rates, strict=True)]
+    seeds = [f"seed {row['seed']}: {text}" for row, text in zip(rows, told[:-1], strict=True)] if len(rows) > 1 else []
+    return [*seeds, f"{name}: {told[-1]}"]

@@ -10,7 +10,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +42,7 @@ from penstock.training.drivers.functional import seed_keys
 from penstock.training.drivers.state import RunState
 from penstock.training.hosted_evaluation import EvaluationStopped, Supervision
 from penstock.training.migrations import completed
+from penstock.training.observer import Observer, Silent
 from penstock.training.plan import KEPT_FOR_LIFE, SAFE_TO_CHANGE, RunPlan
 from penstock.training.post_mortem import FAULTS, Fault
 from penstock.training.presets import has_light
@@ -68,56 +69,6 @@ EXPLAINED_FAULTS = 3
 
 class TrainingFailedError(PenstockError):
     """The training state itself is no longer finite. A dump of it is kept; earlier checkpoints are sound."""
-
-
-@runtime_checkable
-class Observer(Protocol):
-    """Who watches a run: a progress display, or nobody."""
-
-    def start(self, total_env_steps: int, describe: str, env_steps: int = 0) -> None:
-        """The run begins, or goes on from ``env_steps``."""
-
-    def compiling(self, what: str) -> None:
-        """A program is being compiled."""
-
-    def compiled(self, seconds: float) -> None:
-        """It is compiled."""
-
-    def evaluating(self, share: float) -> None:
-        """An evaluation is under way; ``share`` of its steps, at most, is done."""
-
-    def update(
-        self,
-        env_steps: int,
-        steps_per_second: float,
-        evaluation: float | None = None,
-        *,
-        learning: bool = True,
-        **details: float,
-    ) -> None:
-        """A block of iterations is done.
-
-        ``evaluation`` is the deterministic return, where there is a new one; ``learning`` is False while nothing has
-        been learned yet, so that the speed says nothing of the time that is left.
-        """
-
-    def message(self, text: str) -> None:
-        """Something to tell the user."""
-
-    def close(self) -> None:
-        """The run ends."""
-
-
-class Silent(Observer):
-    """Watches nothing; messages go to ``report`` if given."""
-
-    def __init__(self, report: Callable[[str], None] | None = None):
-        self._report = report
-
-    def message(self, text: str) -> None:
-        """See `Observer`."""
-        if self._report is not None:
-            self._report(text)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -372,6 +323,9 @@ class _Run:
         details = {"reward": float(np.mean(metrics["train/reward"]))} if metrics else {}
         if "train/forward_velocity" in metrics:
             details["forward_velocity"] = float(np.mean(metrics["train/forward_velocity"]))
+        ended = [rate for rate in metrics.get("train/success_rate", ()) if np.isfinite(rate)]
+        if ended:
+            details["success_rate"] = float(np.mean(ended))
         deterministic = evaluation.get("eval/return_deterministic")
         self.observer.update(
             env_steps,

@@ -8,9 +8,12 @@ import ctypes
 import ctypes.util
 import os
 import sys
+import traceback
 
 HEADLESS = ("egl", "osmesa")
 """What draws without a display."""
+
+_WORDS = ("opengl", "mujoco_gl", "egl", "osmesa", "mjr", "glfw", "glcontext", "gladload")
 
 _PLATFORM_DEVICE = 0x313F
 _MOST_DEVICES = 16
@@ -33,6 +36,14 @@ def draw_without_display() -> None:
     chosen = next((name for name in HEADLESS if asked in ("", name) and works[name]()), None)
     if chosen is not None:
         environment["MUJOCO_GL"] = environment["PYOPENGL_PLATFORM"] = chosen
+
+
+def opengl_hint(error: BaseException) -> str:
+    """A sentence on ``MUJOCO_GL`` where an exception speaks of OpenGL, or comes from there; else nothing."""
+    words = f"{type(error).__module__} {type(error).__name__} {error}".lower()
+    files = [frame.filename.replace(os.sep, "/").lower() for frame in traceback.extract_tb(error.__traceback__)]
+    speaks = any(word in words for word in _WORDS) or any("/opengl/" in file or "/glfw/" in file for file in files)
+    return f" {opengl_advice()}" if speaks else ""
 
 
 def opengl_advice() -> str:

@@ -31,6 +31,7 @@ from penstock.worlds.hosted.environments import (
     stated_timestep,
 )
 from penstock.worlds.hosted.faults import WorldFaultError
+from penstock.worlds.hosted.headless import opengl_hint
 from penstock.worlds.hosted.infos import InfoReader
 from penstock.worlds.hosted.packages import quiet_construction
 from penstock.worlds.hosted.pictures import Pictures, frame_of, pictures_of, scene_of
@@ -447,7 +448,8 @@ def _made(make: Callable[[], Any], name: str) -> Any:
     except PenstockError:
         raise
     except (Exception, SystemExit) as error:
-        raise PenstockError(f"Making '{name}' failed: {raised(error)}") from error
+        hint = opengl_hint(error)
+        raise PenstockError(f"Making '{name}' failed:{hint and f'{hint} It raised'} {raised(error)}") from error
     if not isinstance(env, gymnasium.Env):
         raise PenstockError(
             f"'{name}' made a {type(env).__module__}.{type(env).__name__}, which is no gymnasium.Env. "

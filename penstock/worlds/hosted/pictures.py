@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 
 from penstock._errors import PenstockError, raised
 from penstock.scene.items import Scene
-from penstock.worlds.hosted.headless import opengl_advice
+from penstock.worlds.hosted.headless import opengl_hint
 
 Pictures = Literal["scene", "rgb_array", "none"]
 """Who draws an environment: our renderer, the environment itself, or nobody."""
@@ -86,8 +86,9 @@ def frame_of(env: Any, name: str) -> UInt8[np.ndarray, "rows columns 3"]:
     try:
         rendered: Any = env.render()
     except (Exception, SystemExit) as error:
-        where = f" {opengl_advice()}" if _speaks_of_opengl(error) else ""
-        raise PenstockError(f"'{name}' could not be rendered.{where} render() raised {raised(error)}") from error
+        raise PenstockError(
+            f"'{name}' could not be rendered.{opengl_hint(error)} render() raised {raised(error)}"
+        ) from error
     if isinstance(rendered, list | tuple) and rendered:  # one for each environment, or since the last call
         rendered = list(rendered)[0 if hasattr(env, "num_envs") else -1]
     frame: np.ndarray = np.zeros(()) if rendered is None else np.asarray(rendered)
@@ -120,8 +121,3 @@ def _model_and_data(env: Any) -> tuple[Any, Any] | None:
     else:
         model, data = getattr(base, "model", None), getattr(base, "data", None)
     return (model, data) if type(model).__name__ == "MjModel" else None
-
-
-def _speaks_of_opengl(error: BaseException) -> bool:
-    words = f"{type(error).__module__} {type(error).__name__} {error}".lower()
-    return any(word in words for word in ("opengl", "egl", "osmesa", "mjr_", "glfw", "glcontext", "gladload"))
