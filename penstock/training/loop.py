@@ -125,6 +125,7 @@ def train(
     """
     observer = observer or Silent()
     world = plan.make_world()
+    plan.refuse_unmeasurable(world)
     learner = plan.make_learner(world)  # refuses bad settings before anything is written
     driver = make_driver(learner, world.with_num_envs(plan.evaluation_episodes))
     driver.require_memory(plan.seeds)

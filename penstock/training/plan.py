@@ -121,12 +121,17 @@ class RunPlan:
             raise
         if isinstance(world, FunctionalWorld):
             self._refuse_bad_option_types(option_types(world.task))
-        if self.log_info:
-            hosted = isinstance(world, HostedWorld)
-            require(hosted, "log_info", self.log_info, "is of hosted worlds; others log all of their diagnostics")
-            world = world.with_info(self.log_info) if isinstance(world, HostedWorld) else world
+        return world.with_info(self.log_info) if self.log_info and isinstance(world, HostedWorld) else world
+
+    def refuse_unmeasurable(self, world: World) -> None:
+        """Refuses entries of ``info``, and a metric of the best checkpoint, that this world cannot bring.
+
+        Raises:
+            ConfigurationError: says which there are.
+        """
+        told = isinstance(world, HostedWorld) or not self.log_info
+        require(told, "log_info", list(self.log_info), "is of hosted worlds; others log all of their diagnostics")
         self.criterion.refuse_unknown(world)
-        return world
 
     def _refuse_bad_options(self) -> None:
         """Says more precisely why a world did not take its options, where names or types are the reason."""

@@ -28,7 +28,7 @@ def run(directory):
     assert not reports, reports
     step = 0
     if newest is not None:
-        store.keep_best(newest)
+        store.choose_best(directory)
         loaded, manifest = store.load_checkpoint(newest, state(0))
         step = manifest.step
         assert loaded["w"].tobytes() == state(step)["w"].tobytes() and loaded["n"] == step

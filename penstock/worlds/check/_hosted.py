@@ -8,6 +8,7 @@ import numpy as np
 
 from penstock._errors import PenstockError
 from penstock._types import Key
+from penstock.networks.pixel_encoder import SMALLEST as SMALLEST_PICTURE
 from penstock.worlds.check._findings import (
     Finding,
     Stop,
@@ -39,7 +40,7 @@ def hosted_findings(world: HostedWorld, key: Key, max_steps: int, max_seconds: f
     finally:
         world.close()
     with patience_of(max_seconds):
-        findings = list(_picture_findings(world, key))
+        findings = list(_film_findings(world, key))
     yield from findings
 
 
@@ -48,6 +49,15 @@ def _findings(world: HostedWorld, key: Key, max_steps: int, budget: Budget) -> I
     parts = [f"{spec.vector} numbers"] if spec.vector else []
     parts += [f"pictures of {' x '.join(map(str, spec.pixels))}"] if spec.pixels else []
     yield ok("Spaces", f"Observation: {' and '.join(parts)}. {plural(world.action_size, 'action')}.")
+    for part in world.declared.reader.vectors:
+        if len(part.shape) < 2 or sorted(part.shape)[-2] < SMALLEST_PICTURE:
+            continue
+        yield warning(
+            "Pictures",
+            f"{part.name or 'The observation'} of shape {part.shape} looks like a picture and is read as "
+            f"{len(part.low):,} numbers, because it is no box of bytes.",
+            "If it is one, declare Box(0, 255, shape, np.uint8), and return bytes.",
+        )
     if not np.allclose(actions.low, -1.0) or not np.allclose(actions.high, 1.0):
         yield ok(
             "Action box", f"From {actions.low.min():g} to {actions.high.max():g}; policies act in [-1, 1], scaled here."
@@ -221,23 +231,23 @@ def _info_finding(world: HostedWorld) -> Finding:
     return ok("Info", f"{success}{others}.")
 
 
-def _picture_findings(world: HostedWorld, key: Key) -> Iterator[Finding]:
+def _film_findings(world: HostedWorld, key: Key) -> Iterator[Finding]:
     """Whether it can be filmed."""
     if world.declared.pictures == "none":
-        yield ok("Pictures", "It cannot be filmed: its metadata['render_modes'] lacks 'rgb_array'.")
+        yield ok("Films", "It cannot be filmed: its metadata['render_modes'] lacks 'rgb_array'.")
         return
     filmed = world.filmed()
     try:
         filmed.reset(key)
         if world.declared.pictures == "scene":
             filmed.scene()
-            yield ok("Pictures", "A model of MuJoCo: films are drawn without OpenGL.")
+            yield ok("Films", "A model of MuJoCo, drawn without OpenGL.")
         else:
             rows, columns, _ = filmed.frame().shape
-            yield ok("Pictures", f"It renders {columns} x {rows} pixels, {world.declared.picture_rate:g} a second.")
+            yield ok("Films", f"It renders {columns} x {rows} pixels, {world.declared.picture_rate:g} a second.")
     except Exception as exception:
         fault = failure("Rendering", exception) if not isinstance(exception, PenstockError) else None
-        yield warning("Pictures", fault.explanation if fault else str(exception), "Training works without pictures.")
+        yield warning("Films", fault.explanation if fault else str(exception), "Training works without.")
     finally:
         filmed.close()
 

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from penstock._errors import ConfigurationError
+from penstock._errors import ConfigurationError, PenstockError, raised
 from penstock.worlds.hosted.faults import EnvironmentRaisedError, WorldFaultError, called, guarded
 from penstock.worlds.hosted.packages import quiet_construction
 
@@ -193,6 +193,11 @@ class GymnasiumVector:
         except OSError as error:
             self._end()
             raise WorldFaultError(f"'{self.name}': the connection to an environment broke: {error}") from error
+        except PenstockError:
+            raise
+        except Exception as error:  # of somebody's vector; single environments are guarded
+            self._end()
+            raise WorldFaultError(f"'{self.name}': the vector of environments raised {raised(error)}") from error
 
     def _end(self) -> None:
         self.closed = True
