@@ -25,11 +25,13 @@ from penstock.storage.store import latest_checkpoint
 from penstock.training.drivers.functional import seed_keys
 from penstock.training.drivers.hosted import HostedDriver, _by_name
 from penstock.training.drivers.memory import allocated, experience_shapes
+from penstock.training.drivers.seen import Seen
 from penstock.training.hosted_evaluation import HostedEvaluator
 from penstock.training.loop import Silent, TrainingFailedError, train
 from penstock.training.plan import make_plan
 from penstock.training.restore import load_state, restore_run
 from penstock.training.running import make_driver
+from penstock.worlds import Observation, Transition
 from penstock.worlds.hosted.hosted_world import HostedWorld
 
 ENVIRONMENTS = Path(__file__).parent.parent / "worlds" / "hosted_environments.py"
@@ -330,9 +332,6 @@ def test_keys_of_seeds_do_not_depend_on_their_number():
 
 def test_the_step_in_which_an_environment_resets_itself_is_no_part_of_an_episode():
     """Second environment: steps 1 and 2, then a reset step, then step 1 of the next episode."""
-    from penstock.training.drivers.hosted import Seen
-    from penstock.worlds import Observation, Transition
-
     seen = Seen(2)
     rows = [  # rewards, truncated, valid
         ((1.0, 10.0), (False, False), (True, True)),
@@ -358,6 +357,26 @@ def test_the_step_in_which_an_environment_resets_itself_is_no_part_of_an_episode
     assert metrics["train/reward"] == 70.0 / 7
     assert metrics["train/episode_length"] == (4 + 2 + 1) / 3
     assert metrics["train/episode_return"] == (10.0 + 30.0 + 30.0) / 3
+
+
+def test_the_success_of_an_episode_ends_with_it():
+    """One environment: an episode of two steps that succeeds at its first, one that never does, one under way."""
+    seen = Seen(1)
+    for success, over in ((1.0, False), (0.0, True), (0.0, False), (0.0, True), (1.0, False)):
+        seen.add(
+            Transition(
+                reward=np.zeros(1, np.float32),
+                terminated=np.zeros(1, bool),
+                truncated=np.asarray([over]),
+                diverged=np.zeros(1, bool),
+                observation=Observation(np.zeros((1, 1), np.float32)),
+                final_observation=Observation(np.zeros((1, 1), np.float32)),
+                diagnostics={"success": np.float32([success])},
+            )
+        )
+    metrics = seen.take()
+    assert metrics["train/success_rate"] == 0.5 and metrics["train/success_rate_at_end"] == 0.0
+    assert np.isnan(seen.take()["train/success_rate"]), "none ended since"
 
 
 # ------------------------------------------------------------------------------------------------- stops, one instance
