@@ -1,7 +1,7 @@
 """What N hosted environments told in ``info``, over steps and over episodes.
 
-An episode is a success if it was one at any step (Meta-World, robosuite); at its end if the last step that told
-said so (Gymnasium-Robotics, Stable-Baselines3). Both are counted. Numbers that a user names are means over steps.
+An episode is a success if one of its steps was (as in Meta-World); at its end if the last step that told said so (as in
+Stable-Baselines3). Both are counted. Numbers that a user names are means over steps.
 """
 
 from collections.abc import Mapping

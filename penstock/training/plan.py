@@ -280,8 +280,8 @@ def make_plan(
 def default_run_dir(plan: RunPlan) -> Path:
     """Where a run goes that nobody gave a folder: ``runs/ALGORITHM-WORLD-SEED``."""
     place, _, attribute = plan.world.rpartition(":")
-    name = f"{Path(place).stem}-{attribute}" if place else plan.world.replace("/", "-")
-    return Path("runs") / f"{plan.title}-{name}-{plan.seed}"
+    name = f"{Path(place).stem}-{attribute}" if place else plan.world
+    return Path("runs") / f"{plan.title}-{name.replace('/', '-')}-{plan.seed}"
 
 
 def parse_world_options(texts: tuple[str, ...]) -> dict[str, Any]:
