@@ -7,7 +7,7 @@ STEPS ?= 200000
 SEED ?= 1
 RUN_DIR ?= runs/quickstart
 
-.PHONY: train test test-slow lint types dist clean
+.PHONY: train test test-slow lint types docs dist clean
 
 train: $(VENV)/.user
 	$(BIN)/penstock train rfo --world soft/jumper-mini --seed $(SEED) --steps $(STEPS) --run-dir $(RUN_DIR)
@@ -26,6 +26,10 @@ lint: $(VENV)/.installed
 types: $(VENV)/.installed
 	$(BIN)/pyright
 
+# The site: build/site/index.html. Everything is read anew, since a page that is not read again warns of nothing.
+docs: $(VENV)/.docs
+	$(BIN)/sphinx-build --quiet --fresh-env --fail-on-warning --keep-going docs build/site
+
 # One environment serves all commands: `make train` needs no development tools, the others add them. It is brought up to
 # date when pyproject.toml or the constraints change.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e
@@ -42,6 +46,10 @@ $(VENV)/.user: pyproject.toml constraints.txt | $(VENV)/.made
 $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/.made
 	$(INSTALL) '.[dev]'
 	touch $@ $(VENV)/.user
+
+$(VENV)/.docs: pyproject.toml constraints.txt | $(VENV)/.made
+	$(INSTALL) '.[docs]'
+	touch $@
 
 # What is released, in dist/: a wheel, and the sources with tests, documentation and benchmarks.
 dist: $(VENV)/.installed

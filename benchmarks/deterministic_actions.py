@@ -21,8 +21,11 @@ import jax.numpy as jnp  # noqa: E402
 
 from penstock.policies.deterministic_action import DeterministicAction, fixed_noises  # noqa: E402
 from penstock.reports.tables import markdown_table  # noqa: E402
+from penstock.storage.store import best_checkpoint, latest_checkpoint  # noqa: E402
+from penstock.training.drivers.functional import seed_keys  # noqa: E402
 from penstock.training.evaluation import run_episodes  # noqa: E402
-from penstock.training.restore import restore_run  # noqa: E402
+from penstock.training.restore import load_state, read_plan  # noqa: E402
+from penstock.training.running import make_driver  # noqa: E402
 
 OUTPUT = Path(__file__).parent / "results" / "deterministic_actions.json"
 
@@ -63,8 +66,13 @@ def best_by_the_critic(learner, state, world, key, candidates: int):
 
 def measure(folder: Path, episodes: int, checkpoint: str) -> list[dict]:
     """A row for every seed of a run."""
-    run = restore_run(folder, checkpoint)
-    learner, world, key = run.learner, run.learner.world.with_num_envs(episodes), jax.random.key(9)
+    plan, checkpoints = read_plan(folder), folder / "checkpoints"
+    world = plan.make_world()
+    learner = plan.make_learner(world)
+    best = checkpoint == "best"
+    opened = best_checkpoint(checkpoints) if best else latest_checkpoint(checkpoints, set_aside=False)
+    states, manifest = load_state(opened, make_driver(learner, world), seed_keys(plan.seed, plan.seeds))
+    world, key = world.with_num_envs(episodes), jax.random.key(9)
 
     def returns(state):
         agent = learner.agent(state.learned)
@@ -77,10 +85,10 @@ def measure(folder: Path, episodes: int, checkpoint: str) -> list[dict]:
         return jax.tree.map(jnp.mean, found)
 
     rows, compiled = [], jax.jit(returns)
-    for index in range(run.plan.seeds):
-        found = compiled(run.state.seed(index))
-        row = {"run": folder.name, "world": run.plan.world, "velocity": run.plan.settings.flat()["velocity"]}
-        row |= {"seed": run.plan.seed + index, "env_steps": run.manifest.step}
+    for index in range(plan.seeds):
+        found = compiled(states.seed(index))
+        row = {"run": folder.name, "world": plan.world, "velocity": plan.settings.flat()["velocity"]}
+        row |= {"seed": plan.seed + index, "env_steps": manifest.step}
         rows.append(
             row | {name: round(float(value), 3 if name == "latent std" else 1) for name, value in found.items()}
         )

@@ -4,16 +4,29 @@
     agent = penstock.load("runs/quickstart").agent()
     action = agent.act(observation)
 
-Importing this module imports nothing else; JAX comes with the first use of one of its names (`penstock.api`).
+Importing this module imports its errors alone; JAX comes with the first use of a verb (``penstock.api``).
 """
 
 from typing import TYPE_CHECKING, Any
+
+from penstock._errors import CapabilityError, ConfigurationError, PenstockError
 
 if TYPE_CHECKING:
     from penstock.api import Run, TrainedAgent, load, make_world, resume, train
 
 __version__ = "0.1.0"
-__all__ = ["Run", "TrainedAgent", "__version__", "load", "make_world", "resume", "train"]
+__all__ = [
+    "CapabilityError",
+    "ConfigurationError",
+    "PenstockError",
+    "Run",
+    "TrainedAgent",
+    "__version__",
+    "load",
+    "make_world",
+    "resume",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

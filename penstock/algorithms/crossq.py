@@ -24,7 +24,7 @@ class Config(sac.Config):
     """Settings of CrossQ."""
 
     temperature_learning_rate: float | None = 1e-3
-    """Learning rate of log alpha; None (`--no-learn-temperature`) keeps it."""
+    """Learning rate of log alpha; None (``--no-learn-temperature``) keeps it."""
     policy_delay: int = 3
     """Gradient steps of the critics per gradient step of the actor. CrossQ: 3."""
     actor_batch_renorm: bool = True

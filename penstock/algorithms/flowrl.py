@@ -155,7 +155,7 @@ class Learner(OffPolicyLearner[Config]):
         super().__init__(config, world, planned_updates)
 
     def init(self, key: Key) -> Learned:
-        """See `Learner.init`."""
+        """See `learner.Learner.init`."""
         config, spec, d = self.config, self.world.observation_spec, self.world.action_size
         keys = jax.random.split(key, 5)
         trunk, widths = config.actor_trunk(), config.critic.critic_hidden
@@ -330,7 +330,7 @@ class Learner(OffPolicyLearner[Config]):
 def flow_matching_weight(config: Config, difference: Float[Array, "B"]) -> Float[Array, "B"]:
     """The paper's weights of the flow-matching errors. See the module's equations.
 
-    The exponent is capped before `exp`, so that large value differences cannot overflow.
+    The exponent is capped before ``exp``, so that large value differences cannot overflow.
     """
     exponent = difference - difference.mean()
     weight = jnp.where(difference > 0, config.constraint_coefficient * jnp.exp(jnp.minimum(exponent, 60.0)), 0.0)

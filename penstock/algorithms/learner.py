@@ -2,7 +2,7 @@
 
 An algorithm states how it begins (`Learner.init`), who acts (`Learner.agent`), what one update makes of data
 (`Learner.update`), and which data that is (`Learner.data`). It steps no world that it is not asked to step, keeps no
-count and writes no file: a driver does (`penstock.training.drivers`), and the clock that it holds is the same for all
+count and writes no file: a driver does (``penstock/training/drivers``), and the clock that it holds is the same for all
 seeds. So every algorithm trains on every kind of world that can give the data that it needs.
 """
 

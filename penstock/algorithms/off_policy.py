@@ -1,7 +1,7 @@
 """What all off-policy algorithms share: they learn from batches of a replay memory.
 
-SAC, TD3, CrossQ, FlowRL and SAC Flow each state in their own file what they learn (`init`) and one gradient step on a
-batch (`gradient_step`). Acting, remembering and sampling are the drivers' part (`penstock.training.drivers`).
+SAC, TD3, CrossQ, FlowRL and SAC Flow each state in their own file what they learn (``init``) and one gradient step on a
+batch (``gradient_step``). Acting, remembering and sampling are the drivers' part (``penstock/training/drivers``).
 """
 
 import abc
@@ -25,7 +25,7 @@ ConfigT = TypeVar("ConfigT", bound=OffPolicyConfig)
 
 
 class OffPolicyLearner(Learner[ConfigT]):
-    """One off-policy algorithm, bound to a world and a plan. What it learns has an `actor`."""
+    """One off-policy algorithm, bound to a world and a plan. What it learns has an ``actor``."""
 
     def __init__(self, config: ConfigT, world: World, planned_updates: int):
         super().__init__(config, world, planned_updates)
@@ -52,7 +52,7 @@ class OffPolicyLearner(Learner[ConfigT]):
         """One gradient step on a batch.
 
         Args:
-            learned: as `init` returns it.
+            learned: as ``init`` returns it.
             batch: samples from the replay memory.
             key: fresh key of this step.
             count: gradient steps before this one.
@@ -68,7 +68,7 @@ class OffPolicyLearner(Learner[ConfigT]):
     # ------------------------------------------------------------------ what follows
 
     def update(self, learned: Any, data: Batch, key: Key, clock: Clock) -> Updated:
-        """See `Learner.update`: a `gradient_step`, on observations as the agent's networks see them."""
+        """See `learner.Learner.update`: a `gradient_step`, on observations as the agent's networks see them."""
         count, normalizer = clock.gradient_steps, getattr(learned, "normalizer", None)
         if normalizer is not None:
             normalizer = normalizer.merge(data.observation)
@@ -79,7 +79,7 @@ class OffPolicyLearner(Learner[ConfigT]):
 
     @property
     def data(self) -> Batches:
-        """See `Learner.data`."""
+        """See `learner.Learner.data`."""
         config = self.config
         return Batches(
             steps=config.collect_steps,
@@ -101,7 +101,7 @@ class OffPolicyLearner(Learner[ConfigT]):
         return Normalizer.create(self.world.observation_spec.vector) if self.config.normalize_observations else None
 
     def agent(self, learned: Any) -> Agent:
-        """See `Learner.agent`."""
+        """See `learner.Learner.agent`."""
         normalizer = getattr(learned, "normalizer", None)
         agent = self.agent_in_batches(learned.actor)
         return agent if normalizer is None else dataclasses.replace(agent, normalizer=normalizer)

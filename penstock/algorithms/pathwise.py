@@ -151,11 +151,11 @@ class PathwiseLearner(Learner[ConfigT]):
 
     @property
     def data(self) -> DifferentiableWindow:
-        """See `Learner.data`."""
+        """See `learner.Learner.data`."""
         return DifferentiableWindow(self.config.window, stagger=True)
 
     def run_keys(self, key: Key) -> RunKeys:
-        """See `Learner.run_keys`; one key for the actor, one for the critic."""
+        """See `learner.Learner.run_keys`; one key for the actor, one for the critic."""
         keys = jax.random.split(key, 4)
         return RunKeys(keys[:2], keys[2], keys[3])
 
@@ -190,7 +190,7 @@ class PathwiseLearner(Learner[ConfigT]):
         ]
 
     def measure(self, learned: Learned, observation: Observation, key: Key) -> dict[str, Scalar]:
-        """See `Learner.measure`: the policy's noise where the environments are now."""
+        """See `learner.Learner.measure`: the policy's noise where the environments are now."""
         std = self.agent(learned).latent_std(observation, key)
         return {
             "policy/latent_std": std.mean(),
@@ -200,7 +200,7 @@ class PathwiseLearner(Learner[ConfigT]):
         }
 
     def init(self, key: Any) -> Learned:
-        """See `Learner.init`."""
+        """See `learner.Learner.init`."""
         key_actor, key_critic = key
         actor = self._make_actor(key_actor)
         critic = None
@@ -219,7 +219,7 @@ class PathwiseLearner(Learner[ConfigT]):
         )
 
     def agent(self, learned: Learned) -> Agent:
-        """See `Learner.agent`."""
+        """See `learner.Learner.agent`."""
         return self._agent(learned.actor, learned.normalizer)
 
     def _agent(self, actor: Actor, normalizer: Normalizer) -> Agent:

@@ -12,7 +12,7 @@ from penstock.policies import GaussianSettings, PolicySettings
 
 INITIAL_GAINS = {"elu": math.sqrt(2.0), "relu": math.sqrt(2.0), "tanh": 5.0 / 3.0}
 """Gains of the orthogonal initialisation of hidden layers that keep a signal's scale: elu as SHAC and APG published
-it, relu by He et al. 2015 (arXiv 1502.01852), tanh as PyTorch's `calculate_gain`."""
+it, relu by He et al. 2015 (arXiv 1502.01852), tanh as PyTorch's ``calculate_gain``."""
 
 
 def initial_gain(activation: str) -> float:

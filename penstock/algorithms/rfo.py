@@ -94,7 +94,7 @@ class Learner(PathwiseLearner[Config]):
         return PlayedWindow(observation, jnp.zeros((*shape, flat)), jnp.zeros(shape, bool))
 
     def remember(self, now: Now) -> PlayedWindow:
-        """Keeps this window for the next iteration's `L_past`."""
+        """Keeps this window for the next iteration's ``L_past``."""
         return played_window(now.window)
 
     def regularizer_gradients(self, now: Now) -> dict[str, Actor]:

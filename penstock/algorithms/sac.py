@@ -51,7 +51,7 @@ class Config(OffPolicyConfig):
     initial_temperature: float = 1.0
     """alpha at the start."""
     temperature_learning_rate: float | None = 3e-4
-    """Learning rate of log alpha, so that the entropy approaches the target; None (`--no-learn-temperature`) keeps
+    """Learning rate of log alpha, so that the entropy approaches the target; None (``--no-learn-temperature``) keeps
     alpha."""
     target_entropy: float | None = None
     """H in nats; None asks the policy: -d of the action; of a path, what its noise has at ``target_step_std``."""
@@ -124,7 +124,7 @@ class Learner(OffPolicyLearner[Config]):
         return self.config.policy.entropy_target(self.world.action_size) if target is None else target
 
     def init(self, key: Key) -> Learned:
-        """See `Learner.init`."""
+        """See `learner.Learner.init`."""
         config, spec, d = self.config, self.world.observation_spec, self.world.action_size
         key_encoder, key_policy, key_critic = jax.random.split(key, 3)
         actor = make_actor(key_encoder, key_policy, config.policy, spec, d, config.actor_trunk())

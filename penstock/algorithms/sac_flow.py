@@ -29,7 +29,7 @@ class Config(sac.Config):
     initial_temperature: float = 0.2
     """alpha at the start."""
     temperature_learning_rate: float | None = 1e-3
-    """Learning rate of log alpha; None (`--no-learn-temperature`) keeps it."""
+    """Learning rate of log alpha; None (``--no-learn-temperature``) keeps it."""
     policy_delay: int = 3
     """Gradient steps of the critics per gradient step of the actor."""
     batch_size: int = 512

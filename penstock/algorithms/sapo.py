@@ -39,7 +39,7 @@ class Config(PathwiseConfig):
     """alpha at the start: weight of the normalised entropy in the return."""
     temperature_learning_rate: float | None = 5e-3
     """Learning rate of log alpha, so that the entropy approaches -d / 2; does not decay. None
-    (`--no-learn-temperature`) keeps alpha."""
+    (``--no-learn-temperature``) keeps alpha."""
 
     def __post_init__(self):
         super().__post_init__()

@@ -80,7 +80,7 @@ class Learner(OffPolicyLearner[Config]):
         super().__init__(config, world, planned_updates)
 
     def init(self, key: Key) -> Learned:
-        """See `Learner.init`."""
+        """See `learner.Learner.init`."""
         config, spec, d = self.config, self.world.observation_spec, self.world.action_size
         key_encoder, key_policy, key_critic = jax.random.split(key, 3)
         actor = make_actor(key_encoder, key_policy, config.policy, spec, d, config.actor_trunk())

@@ -9,12 +9,12 @@ import numpy as np
 from penstock._errors import PenstockError
 from penstock._types import Key
 from penstock.algorithms.learner import Learner
+from penstock.policies import Agent
 from penstock.render.video import fitted, thinned, write_episode, write_video
 from penstock.scene.items import Scene
-from penstock.training.drivers.state import RunState
 from penstock.training.evaluation import run_episodes
 from penstock.training.hosted_evaluation import HostedEvaluator
-from penstock.worlds import FunctionalWorld
+from penstock.worlds import FunctionalWorld, World
 from penstock.worlds.hosted.hosted_world import HostedWorld
 
 FILM_KEY = 0xF11A
@@ -22,45 +22,45 @@ FILM_KEY = 0xF11A
 
 def film(
     learner: Learner,
-    state: RunState,
+    agent: Agent,
     path: Path,
     *,
     seed: int = 0,
     deterministic: bool = True,
     size: tuple[int, int] = (960, 540),
 ) -> Path:
-    """Films one episode of the first seed in ``state``, in real time, or at the rate that an environment states.
+    """Films one episode of an agent, in real time, or at the rate that an environment states.
 
     Raises:
         PenstockError: the world cannot be drawn, or an extra is missing.
     """
-    world, first = learner.world, state.seed(0)
+    world = learner.world
     key = jax.random.fold_in(jax.random.key(seed), FILM_KEY)
     with warnings.catch_warnings():
         # ffmpeg is started by fork and exec at once, which JAX's threads do not mind.
         warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called", category=RuntimeWarning)
         if isinstance(world, HostedWorld):
-            return _film_hosted(learner, world, first, path, key, deterministic, size)
-        scenes = _scenes(learner, first, key, deterministic)
+            return _film_hosted(learner, world, agent, path, key, deterministic, size)
+        scenes = _scenes(world, agent, key, deterministic)
         return write_episode(scenes, path, world.control_timestep, size=size)
 
 
-def _scenes(learner: Learner, state: RunState, key: Key, deterministic: bool) -> list[Scene]:
+def _scenes(world: World, agent: Agent, key: Key, deterministic: bool) -> list[Scene]:
     """One scene per control step of an episode on a functional world.
 
     Raises:
         PenstockError: the world cannot be drawn.
     """
-    world = learner.world.with_num_envs(1)
+    world = world.with_num_envs(1)
     if not isinstance(world, FunctionalWorld):
         raise PenstockError(f"'{world.name}' is a {type(world).__name__}, which cannot be filmed.")
 
     @jax.jit
-    def episode(learned, key):
-        evaluation, bodies = run_episodes(learner.evaluated(learned), world, key, deterministic=deterministic)
+    def episode(agent, key):
+        evaluation, bodies = run_episodes(agent, world, key, deterministic=deterministic)
         return evaluation.episode_length, bodies
 
-    length, bodies = jax.device_get(episode(state.learned, key))
+    length, bodies = jax.device_get(episode(agent, key))
     steps = range(int(np.asarray(length)[0]))
     drawn = [world.task.scene(jax.tree.map(lambda leaf, t=t: leaf[t], bodies), 0) for t in steps]
     scenes = [scene for scene in drawn if scene is not None]
@@ -72,7 +72,7 @@ def _scenes(learner: Learner, state: RunState, key: Key, deterministic: bool) ->
 def _film_hosted(
     learner: Learner,
     world: HostedWorld,
-    state: RunState,
+    agent: Agent,
     path: Path,
     key: Key,
     deterministic: bool,
@@ -86,7 +86,7 @@ def _film_hosted(
         )
     world = world.filmed()
     evaluator = HostedEvaluator(learner, world)
-    steps = evaluator.play(jax.tree.leaves(state.learned), key, [], deterministic=deterministic)
+    steps = evaluator.play(jax.tree.leaves(agent), key, [], deterministic=deterministic)
     try:
         if world.declared.pictures == "scene":
             captions = (f"t = {t * world.control_timestep:.2f} s" for t, _ in steps)

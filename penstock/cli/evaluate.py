@@ -57,7 +57,7 @@ def run(arguments: list[str]) -> int:
         rule = DeterministicAction(options.deterministic_action, restored.plan.deterministic_draws)
     results = evaluate_seeds(
         restored.learner,
-        restored.state,
+        restored.agents,
         options.episodes,
         jax.random.key(options.seed),
         replan_every_step=options.replan_every_step,

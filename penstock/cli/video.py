@@ -47,7 +47,7 @@ def run(arguments: list[str]) -> int:
     print(
         film(
             restored.learner,
-            restored.state,
+            restored.agents[0],
             path,
             seed=options.seed,
             deterministic=options.deterministic,

@@ -24,7 +24,7 @@ class Normalizer(eqx.Module):
         mean: ``(n,)``.
         variance: ``(n,)``.
         count: weight of the statistics so far.
-        enabled: whether `__call__` normalises at all.
+        enabled: whether ``__call__`` normalises at all.
     """
 
     mean: Float[Array, "n"]

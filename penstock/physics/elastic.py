@@ -118,7 +118,7 @@ def element_forces(
         volume: rest volume.
         activation: ``act``, shift of the target volume ratio; positive contracts.
         material: constants.
-        stage: how the steps of the calculation are compiled, see `Stage`.
+        stage: how the steps of the calculation are compiled, see ``Stage``.
 
     Returns:
         ``forces[a][i]``, a = 0..3.

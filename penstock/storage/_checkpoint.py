@@ -1,19 +1,18 @@
-"""One checkpoint: save, verify, load, and find the newest. See `penstock.storage.store`."""
+"""One checkpoint: its name, and how it is saved. See `penstock.storage.store`."""
 
 import contextlib
 import dataclasses
+import os
 import re
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import PyTree
 
-from penstock._errors import ConfigurationError, Report, require, warn
+from penstock._errors import ConfigurationError, require
 from penstock.storage._durable import (
-    BAD,
     REPLACED,
     TEMPORARY,
     discard,
@@ -23,33 +22,10 @@ from penstock.storage._durable import (
     unique,
     write_synced,
 )
-from penstock.storage._manifest import (
-    ARRAYS_NAME,
-    MANIFEST_NAME,
-    FileRecord,
-    Manifest,
-    encode_manifest,
-    new_manifest,
-    read_manifest,
-    x64_enabled,
-)
-from penstock.storage._state_tree import (
-    NonFiniteStateError,
-    current_names,
-    leaf_records,
-    non_finite_arrays,
-    refuse_mismatch,
-    to_host,
-    to_state,
-)
-from penstock.storage._tensor_file import (
-    CheckpointDamagedError,
-    CheckpointError,
-    TensorReader,
-    encoded_header,
-    open_regular,
-    write_tensors,
-)
+from penstock.storage._layout import FileContent, Layout, spread
+from penstock.storage._manifest import MANIFEST_NAME, FileRecord, encode_manifest, new_manifest, read_manifest
+from penstock.storage._state_tree import NonFiniteStateError, leaf_records, non_finite_arrays, to_host
+from penstock.storage._tensor_file import CheckpointError, holds, tensors_size, write_tensors
 
 _NAME = re.compile(r"step-(\d{12})")
 
@@ -62,6 +38,11 @@ def checkpoint_name(step: int) -> str:
     """``step-000000012345``: names sort like steps."""
     require(0 <= step < 10**12, "step", step, "must lie in [0, 10^12)")
     return f"step-{step:012d}"
+
+
+def is_checkpoint_name(name: str) -> bool:
+    """Whether a directory of this name is a checkpoint."""
+    return _NAME.fullmatch(name) is not None
 
 
 def list_checkpoints(directory: Path) -> list[tuple[int, Path]]:
@@ -80,10 +61,12 @@ def save_checkpoint(
     config_hash: str,
     extra: dict[str, Any] | None = None,
     score: float | None = None,
+    layout: Layout | None = None,
 ) -> Path:
     """Saves a training state. When this returns, the checkpoint survives a power cut.
 
-    A kill at any moment leaves either the whole checkpoint or none under its name, and never touches another one.
+    A kill at any moment leaves either the whole checkpoint or none under its name, and never touches another one. Files
+    that the newest checkpoint has already, byte for byte, become hard links to these, where the file system has them.
 
     Args:
         directory: where checkpoints live; created if missing.
@@ -94,6 +77,7 @@ def save_checkpoint(
         extra: JSON values to keep with the state (metrics offset, seconds, evaluation).
         score: how good the policy is, larger is better; used by `keep_best`. A score that is not finite counts as
             none.
+        layout: how the state is spread over files; all in one by default.
 
     Returns:
         The directory of the checkpoint.
@@ -111,7 +95,7 @@ def save_checkpoint(
             f"{f' and {len(bad) - 6} more' if len(bad) > 6 else ''}; it is not saved as a checkpoint. "
             "Earlier checkpoints are untouched."
         )
-    return commit(directory, step, state, arrays, config_hash, extra or {}, score)
+    return commit(directory, step, state, arrays, config_hash, extra or {}, score, layout or Layout())
 
 
 def commit(
@@ -122,26 +106,34 @@ def commit(
     config_hash: str,
     extra: dict[str, Any],
     score: float | None,
+    layout: Layout,
 ) -> Path:
     """Writes a checkpoint without judging its numbers. `save_checkpoint` and `save_crash_dump` are made of it."""
     final = directory / checkpoint_name(step)
     temporary = directory / f"{TEMPORARY}{final.name}-{unique()}"
     score = None if score is None or not np.isfinite(score) else float(score)
+    leaves = layout.assign(leaf_records(state))
+    contents = spread(leaves, arrays, layout.segmented)
     # Before anything is written: an `extra` that is not JSON is a mistake of the caller, not of the disk.
-    manifest = new_manifest(step, config_hash, score, leaf_records(state), extra)
+    manifest = new_manifest(step, config_hash, score, leaves, layout.segmented, extra)
+    expected = {content.name: _record(content, tensors_size(content.arrays), "0" * 64) for content in contents}
     try:
-        manifest_bytes = len(encode_manifest(manifest))
+        manifest_bytes = len(encode_manifest(dataclasses.replace(manifest, files=expected)))
     except (TypeError, ValueError) as error:
         raise ConfigurationError(f"extra of the checkpoint at step {step} is not JSON: {error}") from error
-    needed = len(encoded_header(arrays)[0]) + sum(array.nbytes for array in arrays.values()) + manifest_bytes + 200
+    needed = sum(record.size for record in expected.values()) + manifest_bytes + 200
     try:
         make_directory(directory)
+        newest = next((path for _, path in reversed(list_checkpoints(directory))), None)
         temporary.mkdir()
-        size, sha256 = write_tensors(temporary / ARRAYS_NAME, arrays)
+        files = {} if newest is None else _link_unchanged(newest, temporary, contents, expected)
+        needed -= sum(record.size for record in files.values())
+        for content in contents:
+            if content.name not in files:
+                files[content.name] = _record(content, *write_tensors(temporary / content.name, content.arrays))
         sync_directory(temporary)
         phase("arrays-written")
-        manifest = dataclasses.replace(manifest, files={ARRAYS_NAME: FileRecord(size, sha256)})
-        write_synced(temporary / MANIFEST_NAME, encode_manifest(manifest))
+        write_synced(temporary / MANIFEST_NAME, encode_manifest(dataclasses.replace(manifest, files=files)))
         sync_directory(temporary)
         phase("manifest-written")
         rename_into_place(temporary, final)
@@ -154,6 +146,41 @@ def commit(
             f"{needed} bytes; {_free(directory)}. Earlier checkpoints are untouched."
         ) from error
     return final
+
+
+def _record(content: FileContent, size: int, sha256: str) -> FileRecord:
+    return FileRecord(size, sha256, content.part, content.rows)
+
+
+def _link_unchanged(
+    newest: Path, directory: Path, contents: list[FileContent], expected: dict[str, FileRecord]
+) -> dict[str, FileRecord]:
+    """Links to the files of the newest checkpoint that are, byte for byte, what would be written.
+
+    Their content is compared, not their hashes: what has been damaged on the disk meanwhile is written again.
+    """
+    try:
+        saved = read_manifest(newest).files
+    except CheckpointError:
+        return {}
+    linked: dict[str, FileRecord] = {}
+    for content in contents:
+        old = saved.get(content.name)
+        if old is None or dataclasses.replace(expected[content.name], sha256=old.sha256) != old:
+            continue
+        if holds(newest / content.name, content.arrays) and link(newest / content.name, directory / content.name):
+            linked[content.name] = old
+            phase("file-linked")
+    return linked
+
+
+def link(source: Path, target: Path) -> bool:
+    """Gives a file a second name; False where the file system has no hard links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        return False
+    return True
 
 
 def rename_into_place(temporary: Path, final: Path) -> None:
@@ -183,118 +210,3 @@ def _free(directory: Path) -> str:
         return f"{shutil.disk_usage(directory).free} bytes are free"
     except OSError:
         return "free space unknown"
-
-
-def verify_checkpoint(checkpoint: Path) -> Manifest:
-    """Checks a checkpoint against its manifest: every byte of every file, and that nothing else is there.
-
-    Raises:
-        CheckpointDamagedError: naming the file and what is wrong with it.
-        CheckpointTooNewError: the format is newer than this Penstock.
-    """
-    manifest = _checked_manifest(checkpoint)
-    with open_regular(checkpoint / ARRAYS_NAME) as file:
-        reader = _open_arrays(file, manifest)
-        reader.skim()
-    _check_hash(reader, manifest)
-    return manifest
-
-
-def _checked_manifest(checkpoint: Path) -> Manifest:
-    if checkpoint.is_symlink():
-        raise CheckpointDamagedError("it is a symbolic link")
-    if not checkpoint.is_dir():
-        raise CheckpointDamagedError("it is not a directory")
-    manifest = read_manifest(checkpoint)
-    if set(manifest.files) != {ARRAYS_NAME}:
-        raise CheckpointDamagedError(f"{MANIFEST_NAME} lists {sorted(manifest.files)} instead of [{ARRAYS_NAME!r}]")
-    extra = {entry.name for entry in checkpoint.iterdir()} - {MANIFEST_NAME, *manifest.files}
-    if extra:
-        raise CheckpointDamagedError(f"{sorted(extra)[0]} is in it but not in {MANIFEST_NAME}")
-    if _NAME.fullmatch(checkpoint.name) and checkpoint.name != checkpoint_name(manifest.step):
-        raise CheckpointDamagedError(f"{MANIFEST_NAME} is of step {manifest.step}")
-    return manifest
-
-
-def _open_arrays(file: Any, manifest: Manifest) -> TensorReader:
-    reader = TensorReader(file, ARRAYS_NAME, manifest.files[ARRAYS_NAME].size)
-    stored = {tensor.name: (tensor.dtype.name, tensor.shape) for tensor in reader.tensors}
-    listed = {leaf.path: (leaf.dtype, leaf.shape) for leaf in manifest.leaves if leaf.constant is None}
-    for name in sorted(stored.keys() | listed.keys()):
-        if stored.get(name) != listed.get(name):
-            raise CheckpointDamagedError(
-                f"{ARRAYS_NAME} holds {name!r} as {stored.get(name)}, {MANIFEST_NAME} lists it as {listed.get(name)}"
-            )
-    return reader
-
-
-def _check_hash(reader: TensorReader, manifest: Manifest) -> None:
-    if reader.sha256() != manifest.files[ARRAYS_NAME].sha256:
-        raise CheckpointDamagedError(f"{ARRAYS_NAME} does not have the SHA-256 that {MANIFEST_NAME} states")
-
-
-def load_checkpoint(
-    checkpoint: Path, template: PyTree, old_names: Sequence[tuple[str, str]] = ()
-) -> tuple[PyTree, Manifest]:
-    """Loads a state, bit for bit, verifying every byte in the same pass.
-
-    Args:
-        checkpoint: a directory that `save_checkpoint` returned.
-        template: a state of the same structure; its arrays may be `jax.ShapeDtypeStruct`. Its static parts and the
-            devices of its arrays are used; its values are not.
-        old_names: parts of names as they once were, and as they are now. An array that the template does not know by
-            its name is taken for the one that it has under the new name.
-
-    Returns:
-        The state, and the manifest with what else was saved.
-
-    Raises:
-        CheckpointDamagedError: the checkpoint is not what its manifest says. Nothing of it was used.
-        CheckpointMismatchError: it is sound but does not fit the template; lists the first differences.
-        CheckpointTooNewError: the format is newer than this Penstock.
-    """
-    try:
-        manifest = _checked_manifest(checkpoint)
-        hint = "Start a new run, or continue with the settings and the Penstock that wrote it."
-        if manifest.x64 != x64_enabled():
-            hint = f"It was written with jax_enable_x64 = {manifest.x64}; it is {x64_enabled()} now. {hint}"
-        names = current_names(manifest.leaves, template, old_names)
-        leaves = [dataclasses.replace(leaf, path=names[leaf.path]) for leaf in manifest.leaves]
-        refuse_mismatch(leaves, template, checkpoint.name, hint)
-        with open_regular(checkpoint / ARRAYS_NAME) as file:
-            reader = _open_arrays(file, manifest)
-            arrays = {names[name]: array for name, array in reader.arrays()}
-            reader.skim()
-        _check_hash(reader, manifest)
-    except CheckpointDamagedError as error:
-        raise CheckpointDamagedError(
-            f"Checkpoint {checkpoint} cannot be used: {error}. Use an earlier checkpoint."
-        ) from error
-    return to_state(template, leaves, arrays), manifest
-
-
-def latest_checkpoint(directory: Path, report: Report = warn, *, set_aside: bool = True) -> Path | None:
-    """The newest checkpoint that verifies, by step; None where there is none.
-
-    Args:
-        directory: where checkpoints live.
-        report: gets one sentence for each checkpoint that does not verify.
-        set_aside: rename those to ``.bad-...``. Only the process that holds the run's lock may do so.
-
-    Raises:
-        CheckpointTooNewError: the newest one needs a newer Penstock. Falling back would undo progress silently.
-    """
-    for _, checkpoint in reversed(list_checkpoints(directory)):
-        try:
-            verify_checkpoint(checkpoint)
-        except CheckpointDamagedError as error:
-            kept = ""
-            if set_aside:
-                aside = checkpoint.with_name(f"{BAD}{checkpoint.name}-{unique()}")
-                with contextlib.suppress(OSError):
-                    checkpoint.rename(aside)
-                    kept = f" It is kept as {aside.name}."
-            report(f"Checkpoint {checkpoint.name} in {directory} is damaged: {error}.{kept} Trying an earlier one.")
-        else:
-            return checkpoint
-    return None

@@ -11,6 +11,7 @@ from jaxtyping import PyTree
 from penstock._types import AxisNames
 from penstock.storage._checkpoint import commit, list_checkpoints
 from penstock.storage._durable import discard
+from penstock.storage._layout import Layout
 from penstock.storage._state_tree import non_finite_arrays, to_host
 
 _LISTED = 16
@@ -80,6 +81,7 @@ def save_crash_dump(
     config_hash: str,
     axes: PyTree | None = None,
     extra: dict[str, Any] | None = None,
+    layout: Layout | None = None,
 ) -> tuple[Path, str]:
     """Saves a state for a post-mortem, whatever its numbers are.
 
@@ -94,6 +96,7 @@ def save_crash_dump(
         config_hash: hash of the run's configuration.
         axes: of the state's arrays, to name the environments. See `find_non_finite`.
         extra: JSON values to keep as well.
+        layout: see `save_checkpoint`.
 
     Returns:
         The dump, and a sentence that names the first bad array, environments, step and seed.
@@ -109,7 +112,8 @@ def save_crash_dump(
         "sentence": what,
         "non_finite": [dataclasses.asdict(leaf) for leaf in found[:_LISTED]],
     }
-    path = commit(directory, step, state, to_host(state), config_hash, {**(extra or {}), "crash": report}, None)
+    kept = {**(extra or {}), "crash": report}
+    path = commit(directory, step, state, to_host(state), config_hash, kept, None, layout or Layout())
     for _, old in list_checkpoints(directory)[:-_KEPT]:
         if old != path:
             discard(old)

@@ -1,7 +1,7 @@
 """The training state, a pytree, as named NumPy arrays and back, bit for bit."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -12,6 +12,9 @@ from jaxtyping import PyTree
 
 from penstock._errors import PenstockError
 from penstock.storage._tensor_file import CheckpointError, is_storable, name_problem
+
+STATE = "state"
+"""The part to which arrays belong that no other part takes. See `Layout`."""
 
 _SHOWN = 6
 
@@ -31,6 +34,7 @@ class LeafRecord:
         prng: name of the generator where the leaf holds random keys, else None.
         weak: whether JAX treats the dtype as weak in promotion; restoring it avoids a recompilation.
         constant: the value, in Python notation, of a leaf that is no array and cannot evolve; else None.
+        part: the part of the state to which it belongs, and so the file that holds it.
     """
 
     path: str
@@ -39,6 +43,7 @@ class LeafRecord:
     prng: str | None = None
     weak: bool = False
     constant: str | None = None
+    part: str = STATE
 
     def to_json(self) -> dict[str, Any]:
         """The record as it stands in ``manifest.json``: only what applies."""
@@ -49,6 +54,8 @@ class LeafRecord:
             record["prng"] = self.prng
         if self.weak:
             record["weak"] = True
+        if self.part != STATE:
+            record["part"] = self.part
         return record
 
     @staticmethod
@@ -58,7 +65,8 @@ class LeafRecord:
             raise ValueError("a leaf has no path")
         known = {field.name for field in dataclasses.fields(LeafRecord)}
         shape = record.get("shape", [])
-        if not set(record) <= known or not isinstance(shape, list) or not all(type(size) is int for size in shape):
+        sound = isinstance(shape, list) and all(type(size) is int for size in shape)
+        if not set(record) <= known or not sound or not isinstance(record.get("part", STATE), str):
             raise ValueError(f"the leaf {record['path']!r} is described wrongly")
         return LeafRecord(**{**record, "shape": tuple(shape)})
 
@@ -142,7 +150,7 @@ def to_host(state: PyTree) -> dict[str, np.ndarray]:
 
 def _same(expected: LeafRecord, found: LeafRecord) -> bool:
     # Weakness may change between the initial state and the first update; the saved one is restored.
-    return dataclasses.replace(expected, weak=False) == dataclasses.replace(found, weak=False)
+    return dataclasses.replace(expected, weak=found.weak, part=found.part) == found
 
 
 _MOST_NAMES = 64
@@ -168,10 +176,20 @@ def current_names(saved: list[LeafRecord], template: PyTree, old_names: Sequence
     return {record.path: current(record.path) for record in saved}
 
 
-def refuse_mismatch(saved: list[LeafRecord], template: PyTree, name: str, hint: str) -> None:
-    """Raises `CheckpointMismatchError`, listing the first differences, unless the template fits."""
-    expected = {record.path: record for record in leaf_records(template)}
-    found = {record.path: record for record in saved}
+def refuse_mismatch(
+    saved: list[LeafRecord], template: PyTree, name: str, hint: str, only: Container[str] | None = None
+) -> None:
+    """Raises `CheckpointMismatchError`, listing the first differences, unless the template fits.
+
+    Args:
+        saved: what the checkpoint has, under today's names.
+        template: see `load_checkpoint`.
+        name: of the checkpoint.
+        hint: what to do.
+        only: names of the leaves that matter; None for all.
+    """
+    expected = {record.path: record for record in leaf_records(template) if only is None or record.path in only}
+    found = {record.path: record for record in saved if only is None or record.path in only}
     differences = [f"{path} is missing from the checkpoint" for path in expected if path not in found]
     differences += [f"{path} has no place in this run" for path in found if path not in expected]
     for path in expected:
@@ -187,10 +205,13 @@ def refuse_mismatch(saved: list[LeafRecord], template: PyTree, name: str, hint: 
 
 
 def to_state(template: PyTree, saved: list[LeafRecord], arrays: dict[str, np.ndarray]) -> PyTree:
-    """Puts arrays back where they came from, on the devices of the template's arrays."""
+    """Puts arrays back where they came from, on the devices of the template's arrays.
+
+    Where ``arrays`` has none for a leaf, the template's stays.
+    """
     records = {record.path: record for record in saved}
     leaves = [
-        _restore(leaf, records[path], arrays[path]) if _is_saved(leaf) else leaf
+        _restore(leaf, records[path], arrays[path]) if path in arrays else leaf
         for path, leaf in _named_leaves(template)
     ]
     return jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(template), leaves)

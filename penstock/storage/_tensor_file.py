@@ -14,7 +14,7 @@ import json
 import math
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -120,18 +120,40 @@ def write_tensors(path: Path, arrays: Mapping[str, np.ndarray]) -> tuple[int, st
         file.write(prefix)
         phase("arrays-begun")
         for position, name in enumerate(order):
-            content = np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8).data
-            for start in range(0, len(content), _CHUNK):
-                piece = content[start : start + _CHUNK]
+            for piece in _pieces(arrays[name]):
                 file.write(piece)
                 digest.update(piece)
-            size += len(content)
+                size += len(piece)
             if position == len(order) // 2:
                 file.flush()
                 phase("arrays-half-written")
         file.flush()
         os.fsync(file.fileno())
     return size, digest.hexdigest()
+
+
+def _pieces(array: np.ndarray) -> Iterator[memoryview]:
+    content = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+    for start in range(0, len(content), _CHUNK):
+        yield content[start : start + _CHUNK]
+
+
+def tensors_size(arrays: Mapping[str, np.ndarray]) -> int:
+    """Bytes of the file that would hold ``arrays``."""
+    return len(encoded_header(arrays)[0]) + sum(array.nbytes for array in arrays.values())
+
+
+def holds(path: Path, arrays: Mapping[str, np.ndarray]) -> bool:
+    """Whether a file is, byte for byte, what `write_tensors` would write."""
+    prefix, order = encoded_header(arrays)
+    try:
+        with open_regular(path) as file:
+            same = file.read(len(prefix)) == prefix
+            for name in order:
+                same = same and all(file.read(len(piece)) == bytes(piece) for piece in _pieces(arrays[name]))
+            return same and not file.read(1)
+    except (CheckpointError, OSError):
+        return False
 
 
 @contextlib.contextmanager
@@ -184,9 +206,12 @@ class TensorReader:
                     f"{self._name} is {kind}, which may carry code; Penstock reads safetensors only"
                 )
 
-    def arrays(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Yields each array with its name. The caller must exhaust the iterator before `sha256`."""
+    def arrays(self, only: Container[str] | None = None) -> Iterator[tuple[str, np.ndarray]]:
+        """Yields each array with its name, or only some. The caller must exhaust the iterator before `sha256`."""
         for tensor in self.tensors:
+            if only is not None and tensor.name not in only:
+                self._pass_over(tensor)
+                continue
             content = np.empty(tensor.nbytes, np.uint8)
             view = content.data
             for start in range(0, tensor.nbytes, _CHUNK):
@@ -195,6 +220,10 @@ class TensorReader:
                     raise CheckpointDamagedError(f"{self._name} ends inside {tensor.name}")
                 self._digest.update(piece)
             yield tensor.name, content.view(tensor.dtype).reshape(tensor.shape)
+
+    def _pass_over(self, tensor: Tensor) -> None:
+        for start in range(0, tensor.nbytes, _CHUNK):
+            self._digest.update(self._file.read(min(_CHUNK, tensor.nbytes - start)))
 
     def skim(self) -> None:
         """Hashes the rest of the file without keeping it."""

@@ -24,7 +24,7 @@ class RunLockedError(PenstockError):
 class RunLock:
     """Holds ``run.lock`` of a run folder while the ``with`` block runs.
 
-    The operating system holds the lock (`flock`), so it ends with the process, also by SIGKILL. The file says who
+    The operating system holds the lock (``flock``), so it ends with the process, also by SIGKILL. The file says who
     holds it: process id, host, and a token of the process's start, so that a recycled process id is not mistaken for
     the holder. Where the file system has no locks, the file alone decides.
 

@@ -55,14 +55,14 @@ class HostedEvaluator:
         self.episodes = world.num_envs
         at_once = min(self.episodes, PROCESSES_AT_ONCE) if world.vectorization == "processes" else self.episodes
         self.world = world.with_num_envs(world.at_once or at_once)
-        structure = jax.tree.structure(learner.shapes())
+        structure = jax.tree.structure(jax.eval_shape(learner.evaluated, learner.shapes()))
         self.traces = 0
         self._info = EpisodeInfo(self.world.num_envs)
         self._missing_told = False
 
         def act(leaves, observation, key, t, deterministic):
             self.traces += 1
-            agent = learner.evaluated(jax.tree.unflatten(structure, leaves)).acting_by(rule)
+            agent = jax.tree.unflatten(structure, leaves).acting_by(rule)
             sample = agent.mode(observation) if deterministic else agent.sample(observation, jax.random.fold_in(key, t))
             return sample.action
 
@@ -86,7 +86,7 @@ class HostedEvaluator:
         """Runs one episode in each environment, as often as it takes.
 
         Args:
-            leaves: what is learned, flattened.
+            leaves: the agent, flattened.
             key: key of resets and policy noise.
             deterministic: act by `Agent.mode`.
             supervision: asked before every step whether to stop, and told the progress.
@@ -119,7 +119,7 @@ class HostedEvaluator:
         """Plays episodes step by step, in rounds of as many as there are environments.
 
         Args:
-            leaves: what is learned, flattened.
+            leaves: the agent, flattened.
             key: key of resets and policy noise.
             rounds: gets the results of each round.
             deterministic: act by `Agent.mode`.

@@ -6,9 +6,8 @@ killed and continued is, bit for bit, the run that was not.
 
 import dataclasses
 import math
-import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,37 +18,27 @@ import numpy as np
 from penstock._errors import ConfigurationError, PenstockError, require
 from penstock.algorithms.learner import Batches
 from penstock.storage.lock import RunLock
-from penstock.storage.metrics_log import MetricsLog, Mirror
-from penstock.storage.run_folder import (
-    RunFolder,
-    compare_configs,
-    config_hash,
-    refuse_lasting_changes,
-    refuse_unsafe_changes,
-)
+from penstock.storage.loggers import Logger
+from penstock.storage.metrics_log import MetricsLog
+from penstock.storage.run_folder import RunFolder, config_hash
 from penstock.storage.store import (
     CheckpointNotWrittenError,
     NonFiniteStateError,
-    best_checkpoint,
-    choose_best,
-    keep_best,
     latest_checkpoint,
-    prune_checkpoints,
-    save_checkpoint,
-    save_crash_dump,
 )
+from penstock.training.checkpoints import Checkpoints
+from penstock.training.continuation import accepted_changes, recorded_config
 from penstock.training.drivers.functional import seed_keys
 from penstock.training.drivers.state import RunState
 from penstock.training.hosted_evaluation import EvaluationStopped, Supervision
-from penstock.training.migrations import completed
 from penstock.training.observer import Observer, Silent
-from penstock.training.plan import KEPT_FOR_LIFE, SAFE_TO_CHANGE, RunPlan
+from penstock.training.plan import SAFE_TO_CHANGE, RunPlan
 from penstock.training.post_mortem import FAULTS, Fault
 from penstock.training.presets import has_light
 from penstock.training.restore import load_state
 from penstock.training.running import Driver, make_driver
 from penstock.training.signals import EXIT_INTERRUPTED, GracefulStop
-from penstock.training.sources import keep_copies, sources_of, with_names_of
+from penstock.training.sources import keep_copies
 
 EVALUATION_KEY = 0x5EED
 """Folded into a seed's key for evaluation, so that evaluating never shifts what training draws."""
@@ -81,8 +70,8 @@ class Result:
         driver: who trained it.
         finished: whether the whole budget is used and its result saved.
         worked: whether this call trained at all; False if the run was complete before.
-        exit_code: 0, or `EXIT_INTERRUPTED` where the same command will continue the run: it was asked to stop, or the
-            disk refused the last checkpoint.
+        exit_code: 0, or 75 where the same command will continue the run: it was asked to stop, or the disk refused the
+            last checkpoint.
         last_rows: the last evaluation's line of metrics per seed.
     """
 
@@ -100,7 +89,7 @@ def train(
     run_dir: str | Path,
     *,
     observer: Observer | None = None,
-    mirrors: Callable[[RunFolder], list[Mirror]] = lambda folder: [],
+    loggers: Sequence[Logger] = (),
     on_metrics: Callable[[list[dict[str, Any]]], bool | None] | None = None,
     allow_config_change: bool = False,
 ) -> Result:
@@ -110,7 +99,7 @@ def train(
         plan: what to run.
         run_dir: the run folder; created if missing.
         observer: watches the run.
-        mirrors: makes further receivers of metric rows, for example TensorBoard.
+        loggers: get the rows of metrics, too, for example for TensorBoard.
         on_metrics: called with the rows of every block, one per seed, once they are written; True asks the run to stop.
         allow_config_change: continue although settings differ from those of the run so far.
 
@@ -130,29 +119,25 @@ def train(
     driver = make_driver(learner, world.with_num_envs(plan.evaluation_episodes))
     driver.require_memory(plan.seeds)
     folder = RunFolder(Path(run_dir))
-    config = {**plan.to_config(), **sources_of(plan), "world_constants": world.describe()}
+    config = recorded_config(plan, world)
     with RunLock(folder.lock_path), GracefulStop(observer.message) as stop:
         if folder.has_config:
-            before = with_names_of(completed(folder.read_config()), config)
-            changes = compare_configs(before, config, SAFE_TO_CHANGE)
-            refuse_lasting_changes(changes, folder.path, KEPT_FOR_LIFE)
-            if not allow_config_change:
-                refuse_unsafe_changes(changes, folder.path, "--allow-config-change")
-            for change in changes:
+            for change in accepted_changes(folder.path, config, allow_config_change):
                 if change.field not in ("penstock", "label"):
                     observer.message(f"continuing with another setting: {change.sentence()}")
         else:
             folder.write_config(config)
         folder.clean_leftovers()
         keep_copies(plan, folder.path)
-        run = _Run(plan, folder, driver, config_hash(config, ignore=SAFE_TO_CHANGE), observer, mirrors(folder))
+        run = _Run(plan, folder, driver, config_hash(config, ignore=SAFE_TO_CHANGE), observer, loggers)
         try:
+            run.log.begin(config)
             # What cannot be continued with these settings must not replace the settings that it can be continued with.
             return run.to_the_end(stop, lambda: folder.write_config(config), on_metrics or (lambda rows: None))
         finally:
             driver.close()
-            run.log.close()
             observer.close()
+            run.log.close()  # a service may have things to say when it ends
 
 
 class _Run:
@@ -165,14 +150,15 @@ class _Run:
         driver: Driver,
         settings_hash: str,
         observer: Observer,
-        mirrors: list[Mirror],
+        loggers: Sequence[Logger],
     ):
         self.plan = plan
         self.folder = folder
         self.driver = driver
         self.hash = settings_hash
+        self.checkpoints = Checkpoints(folder, driver.learner, settings_hash, observer.message, plan.criterion)
         self.observer = observer
-        self.log = MetricsLog(folder.metrics_path, mirrors, observer.message)
+        self.log = MetricsLog(folder.metrics_path, loggers, observer.message)
         self.seeds = range(plan.seed, plan.seed + plan.seeds)
         self.steps_per_update = plan.num_envs * plan.settings.iteration_steps
         self.wall_before = self.cpu_before = 0.0
@@ -239,24 +225,15 @@ class _Run:
         plan = self.plan
         keys = seed_keys(plan.seed, plan.seeds)
         evaluation_keys = self._evaluation_keys(0) if plan.evaluate_every else None
-        found = latest_checkpoint(self.folder.checkpoints, self.observer.message) or best_checkpoint(
-            self.folder.checkpoints, self.observer.message, self.criterion.score_of
-        )
+        found = self.checkpoints.newest()
         state, update = None, 0
         if found is None:
-            if any(self.folder.checkpoints.glob(".bad-*")):
-                kept = self.folder.path / "metrics.bad.jsonl"
-                shutil.copyfile(self.folder.metrics_path, kept)
-                self.observer.message(
-                    f"No checkpoint of this run can be used any more: it starts anew from step 0. Its metrics so far "
-                    f"are kept in {kept}."
-                )
+            self.checkpoints.begin_anew()
             self.log.truncate(0)
         else:
             state, manifest = load_state(found, self.driver, keys)
-            # The kill may have come after the checkpoint was saved and before it was compared with the best; or another
-            # metric counts now.
-            choose_best(self.folder.checkpoints, self.observer.message, self.criterion.score_of)
+            # The kill may have come after the checkpoint was saved, and before this; or another metric counts now.
+            self.checkpoints.tidy()
             extra = manifest.extra
             self.log.truncate(extra["metrics_offset"])
             self.wall_before, self.cpu_before = extra["wall_seconds"], extra["cpu_seconds"]
@@ -383,26 +360,14 @@ class _Run:
             "evaluation_owed": self.evaluation_owed,
         }
         step = update * self.steps_per_update
-        score = self.criterion.score(self.last_rows, step)
         begin = time.monotonic()
         try:
-            path = save_checkpoint(
-                self.folder.checkpoints, step, state, config_hash=self.hash, extra=extra, score=score
-            )
-            keep_best(path, self.observer.message, self.criterion.score_of)
-            prune_checkpoints(self.folder.checkpoints, report=self.observer.message)
+            self.checkpoints.save(step, state, extra)
         except CheckpointNotWrittenError as error:
             self.observer.message(f"{error} Training continues; the previous checkpoint is intact.")
             return False
         except NonFiniteStateError as error:
-            _, sentence = save_crash_dump(
-                self.folder.crash,
-                step,
-                state,
-                seed=self.plan.seed,
-                config_hash=self.hash,
-                axes=state.axes(self.driver.learner.world),
-            )
+            sentence = self.checkpoints.dump(step, state, self.plan.seed)
             raise TrainingFailedError(
                 f"{error} {sentence} The same command goes back to the newest checkpoint and meets the fault again; "
                 "try a smaller actor_learning_rate or critic_learning_rate in a new run folder."

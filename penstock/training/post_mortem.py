@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, PyTree
 from penstock._types import Actions, GradientProbe
 from penstock.algorithms.learner import Evidence, Learner
 from penstock.storage.store import find_non_finite, save_crash_dump
+from penstock.training.parts import OF_ONE_SEED
 from penstock.worlds import FunctionalWorld
 from penstock.worlds.world import MAGNITUDE_LIMIT, Transition, WorldState
 
@@ -135,6 +136,7 @@ def explain_fault(learner: Learner, iterate: Iterate, train: Callable[..., Any],
                 seed=seed,
                 config_hash=fault.config_hash,
                 extra=extra,
+                layout=OF_ONE_SEED,
             )
             return (
                 f"{fault.happened()}. Seed {seed}, iteration {update}: {cause}. "

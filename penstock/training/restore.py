@@ -1,6 +1,6 @@
-"""Opens a finished or stopped run: its plan, its learner, and a state from a checkpoint."""
+"""Opens a finished or stopped run: its plan, its learner, and agents or a state from a checkpoint."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -14,6 +14,7 @@ from penstock._errors import PenstockError, warn
 from penstock._own_code import resolved_spec
 from penstock.algorithms.learner import Learner
 from penstock.data import Replay
+from penstock.policies import Agent
 from penstock.storage.run_folder import CONFIG_NAME, read_config
 from penstock.storage.store import (
     Manifest,
@@ -25,6 +26,7 @@ from penstock.storage.store import (
 from penstock.training.drivers.functional import seed_keys
 from penstock.training.drivers.state import RunState
 from penstock.training.migrations import FORMER_RING, STATE_NAMES, FormerState, completed
+from penstock.training.parts import AGENT, agent_names, agents_of
 from penstock.training.plan import RunPlan, from_config
 from penstock.training.running import Driver, make_driver
 from penstock.training.sources import found_again
@@ -36,13 +38,13 @@ class RestoredRun(NamedTuple):
     Attributes:
         plan: what was run.
         learner: the algorithm, bound to the world.
-        state: of all seeds.
+        agents: what each seed has learned.
         manifest: manifest of the checkpoint.
     """
 
     plan: RunPlan
     learner: Learner
-    state: RunState
+    agents: list[Agent]
     manifest: Manifest
 
 
@@ -84,18 +86,27 @@ def restore_run(
     run_dir = Path(run_dir)
     plan = read_plan(run_dir, world, use_copies)
     checkpoints = run_dir / "checkpoints"
-    best = which == "best"
-    found = (
-        best_checkpoint(checkpoints, score_of=plan.criterion.score_of)
-        if best
-        else latest_checkpoint(checkpoints, set_aside=False)
-    )
+    if which == "best":
+        found = best_checkpoint(checkpoints, part=AGENT, score_of=plan.criterion.score_of)
+    else:
+        found = latest_checkpoint(checkpoints, set_aside=False, part=AGENT)
     if found is None:
         raise PenstockError(f"{run_dir} has no {which} checkpoint that verifies. Let the run reach its first one.")
     made = plan.make_world()
     learner = plan.make_learner(made)
-    state, manifest = load_state(found, make_driver(learner, made), seed_keys(plan.seed, plan.seeds))
-    return RestoredRun(plan, learner, state, manifest)
+    agents, manifest = load_agents(found, make_driver(learner, made), seed_keys(plan.seed, plan.seeds))
+    return RestoredRun(plan, learner, agents, manifest)
+
+
+def load_agents(checkpoint: Path, driver: Driver, keys: Key[Array, "K"]) -> tuple[list[Agent], Manifest]:
+    """Loads the agent of each seed; of the checkpoint nothing else is read, where the agent has a file of its own.
+
+    Raises:
+        CheckpointError: see `load_checkpoint`.
+    """
+    names = agent_names(driver.learner)
+    state, manifest = _load(checkpoint, driver.template(keys), _shapes(checkpoint), names)
+    return agents_of(driver.learner, state.learned, keys.shape[0]), manifest
 
 
 def load_state(checkpoint: Path, driver: Driver, keys: Key[Array, "K"]) -> tuple[RunState, Manifest]:
@@ -107,14 +118,14 @@ def load_state(checkpoint: Path, driver: Driver, keys: Key[Array, "K"]) -> tuple
         CheckpointError: see `load_checkpoint`.
     """
     template = driver.template(keys)
-    shapes = {record.path: record.shape for record in read_manifest(checkpoint).leaves}
+    shapes = _shapes(checkpoint)
     ring = ".memory.ring.reward" if ".memory.ring.reward" in shapes else FORMER_RING
     memory = template.memory
     if not isinstance(memory, Replay) or ring not in shapes:
-        return _load(checkpoint, template, shapes)
+        return _load_today(checkpoint, template, shapes)
     saved, wanted = shapes[ring], memory.ring.reward.shape
     if len(saved) != len(wanted) or saved[1] == wanted[1]:
-        return _load(checkpoint, template, shapes)
+        return _load_today(checkpoint, template, shapes)
 
     def with_saved_slots(leaf):
         shape = (leaf.shape[0], saved[1], *leaf.shape[2:])
@@ -124,15 +135,24 @@ def load_state(checkpoint: Path, driver: Driver, keys: Key[Array, "K"]) -> tuple
 
     ring = jax.tree.map(with_saved_slots, memory.ring)
     enlarged = eqx.tree_at(lambda memory: memory.ring, memory, ring)
-    state, manifest = _load(checkpoint, template.with_memory(enlarged), shapes)
+    state, manifest = _load_today(checkpoint, template.with_memory(enlarged), shapes)
     seeds = [state.seed(index).memory.resized(wanted[1]) for index in range(wanted[0])]
     xp = np if isinstance(state.memory.ring.reward, np.ndarray) else jnp
     return state.with_memory(jax.tree.map(lambda *leaves: xp.stack(leaves), *seeds)), manifest
 
 
-def _load(checkpoint: Path, template: RunState, shapes: Mapping[str, Any]) -> tuple[RunState, Manifest]:
+def _shapes(checkpoint: Path) -> dict[str, tuple[int, ...]]:
+    return {record.path: record.shape for record in read_manifest(checkpoint).leaves}
+
+
+def _load_today(checkpoint: Path, template: RunState, shapes: Mapping[str, Any]) -> tuple[RunState, Manifest]:
+    state, manifest = _load(checkpoint, template, shapes)
+    return (state.today() if isinstance(state, FormerState) else state), manifest
+
+
+def _load(
+    checkpoint: Path, template: RunState, shapes: Mapping[str, Any], only: Collection[str] | None = None
+) -> tuple[RunState | FormerState, Manifest]:
     """Loads a state of today's form, or of the one in which each seed had counters of its own."""
-    if ".update" not in shapes:
-        return load_checkpoint(checkpoint, template, STATE_NAMES)
-    former, manifest = load_checkpoint(checkpoint, FormerState.like(template, shapes), STATE_NAMES)
-    return former.today(), manifest
+    like = FormerState.like(template, shapes) if ".update" in shapes else template
+    return load_checkpoint(checkpoint, like, STATE_NAMES, only)

@@ -10,7 +10,7 @@ from jaxtyping import Array
 from penstock._errors import CapabilityError, ConfigurationError
 from penstock._types import Key
 from penstock.algorithms.learner import DifferentiableWindow, Learner
-from penstock.policies import DeterministicAction
+from penstock.policies import Agent, DeterministicAction
 from penstock.training.drivers.functional import FunctionalDriver
 from penstock.training.drivers.hosted import HostedDriver
 from penstock.training.drivers.state import RunState
@@ -65,8 +65,8 @@ class Driver(Protocol):
 
 def make_evaluate(
     learner: Learner, world: World, *, replan_every_step: bool = False, deterministic: DeterministicAction | None = None
-) -> Callable[[Any, Key], dict[str, Any]]:
-    """A function that evaluates what one seed has learned, with a key: metrics as they are logged.
+) -> Callable[[Agent, Key], dict[str, Any]]:
+    """A function that evaluates the agent of one seed, with a key: metrics as they are logged.
 
     Args:
         learner: an algorithm, bound to its world.
@@ -76,19 +76,18 @@ def make_evaluate(
     """
     if isinstance(world, FunctionalWorld):
 
-        def compiled(learned, key):
-            agent = learner.evaluated(learned).acting_by(deterministic)
-            return evaluation_metrics(agent, world, key, replan_every_step=replan_every_step)
+        def compiled(agent, key):
+            return evaluation_metrics(agent.acting_by(deterministic), world, key, replan_every_step=replan_every_step)
 
         return jax.jit(compiled)
     assert isinstance(world, HostedWorld)
     evaluator = HostedEvaluator(learner, world, deterministic)
-    return lambda learned, key: evaluator.metrics(jax.tree.leaves(learned), key)
+    return lambda agent, key: evaluator.metrics(jax.tree.leaves(agent), key)
 
 
 def evaluate_seeds(
     learner: Learner,
-    states: RunState,
+    agents: list[Agent],
     episodes: int,
     key: Key,
     *,
@@ -99,7 +98,7 @@ def evaluate_seeds(
 
     Args:
         learner: an algorithm, bound to its world.
-        states: of all seeds.
+        agents: of all seeds.
         episodes: of each kind, per seed.
         key: of resets and policy noise, the same for all seeds.
         replan_every_step: see `make_evaluate`.
@@ -108,8 +107,8 @@ def evaluate_seeds(
     world = learner.world.with_num_envs(episodes)
     evaluate = make_evaluate(learner, world, replan_every_step=replan_every_step, deterministic=deterministic)
     results = []
-    for index in range(states.seeds):
-        metrics = jax.device_get(evaluate(states.seed(index).learned, key))
+    for agent in agents:
+        metrics = jax.device_get(evaluate(agent, key))
         results.append({name: float(value) for name, value in metrics.items()})
     return results
 

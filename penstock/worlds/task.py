@@ -50,7 +50,7 @@ class Declarations(eqx.Module):
 
     @property
     def differentiable(self) -> bool:
-        """Whether gradients flow through `advance`. A task with jumps or host code overrides this with False."""
+        """Whether gradients flow through ``advance``. A task with jumps or host code overrides this with False."""
         return True
 
     def describe(self) -> dict[str, Any]:
@@ -149,7 +149,7 @@ class Vmapped(Task):
 
     @property
     def differentiable(self) -> bool:
-        """See `Task.differentiable`."""
+        """See `Declarations.differentiable`."""
         return self.single.differentiable
 
     def initial(self, key: Key, num_envs: int) -> PyTree:
@@ -178,7 +178,7 @@ class Vmapped(Task):
         return self.single.scene(jax.tree.map(lambda leaf: leaf[env], state))
 
     def describe(self) -> dict[str, Any]:
-        """See `Task.describe`."""
+        """See `Declarations.describe`."""
         return self.single.describe()
 
 

@@ -176,7 +176,7 @@ class FunctionalWorld(eqx.Module, World):
 
     @property
     def differentiable(self) -> bool:
-        """See `Task.differentiable`."""
+        """See `Declarations.differentiable`."""
         return self.task.differentiable
 
     def with_num_envs(self, num_envs: int) -> "FunctionalWorld":

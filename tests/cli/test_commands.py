@@ -275,7 +275,8 @@ def test_missing_extras_cost_only_the_pictures(trained, monkeypatch, capsys):
     plan = make_plan("apg", "classic/double-integrator")
     driver = FunctionalDriver(plan.make_learner(plan.make_world()), plan.make_world())
     rows = [{"seed": 0, "eval/return_deterministic": 1.0}]
-    state = RunState(None, None, None, jax.vmap(jax.random.key)(jnp.arange(1)), Clock.start())
+    learned = jax.tree.map(lambda leaf: jnp.zeros((1, *leaf.shape), leaf.dtype), driver.learner.shapes())
+    state = RunState(learned, None, None, jax.vmap(jax.random.key)(jnp.arange(1)), Clock.start())
     result = Result(RunFolder(trained[0]), state, driver, True, True, 0, rows)
     _run.report(result, video=True)
     lines = capsys.readouterr().out.splitlines()

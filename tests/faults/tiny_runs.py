@@ -147,21 +147,20 @@ class SharedProgram(FunctionalDriver):
         self.evaluate = self._once("evaluate", seeds, lambda: self.evaluate.lower(states, keys).compile(QUICKLY))
 
 
-def final_arrays(run_dir: Path) -> dict[str, bytes]:
-    """Every array of the newest checkpoint, by name, as bytes with dtype and shape."""
+def final_arrays(run_dir: Path) -> dict[str, list]:
+    """Every array of the newest checkpoint. See `checkpoint_arrays`."""
     return checkpoint_arrays(latest_checkpoint(Path(run_dir) / "checkpoints", set_aside=False))
 
 
-def checkpoint_arrays(checkpoint: Path) -> dict[str, bytes]:
-    """Every array of a checkpoint, by name, as bytes with dtype and shape."""
+def checkpoint_arrays(checkpoint: Path) -> dict[str, list]:
+    """Every array of a checkpoint, by name, as bytes with dtype and shape: one piece from each file that holds some."""
     from safetensors.numpy import load_file
 
-    arrays = load_file(checkpoint / "state.safetensors")
-    constants = {leaf.path: leaf.constant for leaf in read_manifest(checkpoint).leaves if leaf.constant is not None}
-    return {
-        **{name: (str(array.dtype), array.shape, np.asarray(array).tobytes()) for name, array in arrays.items()},
-        **constants,
-    }
+    found = {leaf.path: [leaf.constant] for leaf in read_manifest(checkpoint).leaves if leaf.constant is not None}
+    for path in sorted(checkpoint.glob("*.safetensors")):
+        for name, array in load_file(path).items():
+            found.setdefault(name, []).append((str(array.dtype), array.shape, np.asarray(array).tobytes()))
+    return found
 
 
 def rows(run_dir: Path) -> list[str]:

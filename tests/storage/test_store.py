@@ -17,7 +17,7 @@ import safetensors
 import safetensors.numpy
 
 from penstock._errors import ConfigurationError
-from penstock.storage import _manifest, store
+from penstock.storage import _layout, _manifest, store
 from penstock.storage._tensor_file import TensorReader, open_regular, write_tensors
 from tests.storage.small_checkpoints import TEMPLATE, Learner, assert_identical, bits, flip, reseal, save
 
@@ -202,7 +202,8 @@ def test_f8_the_committed_checkpoint_of_format_1_loads():
     template = {"layer": {"w": jnp.zeros((2, 3)), "b": jnp.zeros(3, jnp.bfloat16)}, "key": jax.random.key(1)}
     template["count"] = jnp.int32(0)
     loaded, manifest = store.load_checkpoint(FIXTURE, template)
-    assert manifest.step == 7 and manifest.format_version == 1 and manifest.extra == {"metrics_offset": 321}
+    assert b'"format_version": 1' in (FIXTURE / "manifest.json").read_bytes()
+    assert manifest.step == 7 and manifest.whole and manifest.extra == {"metrics_offset": 321}
     np.testing.assert_array_equal(loaded["layer"]["w"], [[0.5, -1.25, 3.0], np.float32([1e-3, 0.0, -7.0])])
     np.testing.assert_array_equal(loaded["layer"]["b"].astype(jnp.float32), [1.5, -2.0, 0.25])
     assert loaded["count"] == 41 and bits(loaded["key"]) == bits(jax.random.key(2026))
@@ -211,28 +212,32 @@ def test_f8_the_committed_checkpoint_of_format_1_loads():
 def test_f8_a_newer_format_is_not_damage(tmp_path):
     save(tmp_path, 1)
     reseal(save(tmp_path, 2), lambda manifest: manifest.update(format_version=99))
-    with pytest.raises(store.CheckpointTooNewError, match=r"format 99 .* reads up to format 1. Upgrade Penstock"):
+    with pytest.raises(store.CheckpointTooNewError, match=r"format 99 .* reads up to format 2. Upgrade Penstock"):
         store.latest_checkpoint(tmp_path)
     assert (tmp_path / "step-000000000002").is_dir()
 
 
 def test_f8_an_older_format_is_migrated_or_refused(tmp_path, monkeypatch):
     path = save(tmp_path, 2)
-    monkeypatch.setattr(_manifest, "FORMAT_VERSION", 2)
-    with pytest.raises(store.CheckpointError, match=r"has checkpoint format 1, which Penstock .* no longer reads"):
+    monkeypatch.setattr(_manifest, "FORMAT_VERSION", 3)
+    with pytest.raises(store.CheckpointError, match=r"has checkpoint format 2, which Penstock .* no longer reads"):
         store.verify_checkpoint(path)
-    migration = {1: lambda content: {**content, "format_version": 2, "extra": {"migrated": True}}}
+    migration = {2: lambda content: {**content, "format_version": 3, "extra": {"migrated": True}}}
     monkeypatch.setattr(_manifest, "migrations", migration)
     assert store.load_checkpoint(path, TEMPLATE)[1].extra == {"migrated": True}
 
 
-def test_the_documented_reader_reads_a_checkpoint(tmp_path):
+def test_the_documented_reader_reads_a_checkpoint(tmp_path, monkeypatch):
     page = (Path(__file__).parents[2] / "docs" / "run_folder.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     namespace: dict = {}
     exec(compile(code, "docs/run_folder.md", "exec"), namespace)
     state = {name: leaf for name, leaf in vars(Learner(3)).items() if eqx.is_array(leaf)}
-    path = save(tmp_path, 4, state)
+    state["ring"] = np.arange(3 * 50.0).reshape(3, 50)
+    monkeypatch.setattr(_layout, "SEGMENT_BYTES", 3 * 8 * 20)
+    layout = store.Layout({"agent": ("['weights']", "['host']"), "ring": ("['ring']",)}, {"ring": 1})
+    path = save(tmp_path, 4, {**state, "ring": np.pad(state["ring"], [(0, 0), (0, 30)])}, layout=layout)
+    assert len(list(path.glob("ring-*"))) == 3
     manifest, arrays = namespace["read_checkpoint"](path)
     assert manifest["step"] == 4 and arrays.keys() == {leaf["path"] for leaf in manifest["leaves"]}
     for name, leaf in state.items():
@@ -241,6 +246,7 @@ def test_the_documented_reader_reads_a_checkpoint(tmp_path):
     flip(path / "state.safetensors", -1)
     with pytest.raises(ValueError, match="damaged"):
         namespace["read_checkpoint"](path)
+    assert namespace["read_checkpoint"](FIXTURE)[1]["['count']"] == 41, "of the first format too"
 
 
 def test_arrays_are_found_under_the_names_that_they_once_had(tmp_path):

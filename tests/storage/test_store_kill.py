@@ -1,4 +1,4 @@
-"""SIGKILL in every phase of saving, keeping the best, and deleting (F1, for the store)."""
+"""SIGKILL in every phase of saving, keeping the best, making smaller, and deleting (F1, for the store)."""
 
 import json
 import subprocess
@@ -11,13 +11,21 @@ SCRIPT = '''
 import json, os, signal, sys
 from pathlib import Path
 import numpy as np
-from penstock.storage import _durable, store
+from penstock.storage import _durable, _layout, store
 
 root, phases = Path(sys.argv[1]), json.loads(sys.argv[2])
 LAST = 6
+_layout.SEGMENT_BYTES = 240  # five rows of the ring
+LAYOUT = store.Layout({"agent": ("['agent']",), "ring": ("['ring']",)}, {"ring": 1}, ("agent",))
 
 def state(step):
-    return {"w": np.arange(50.0) * step, "n": np.int64([step])}
+    """The ring has four more rows at each step, so that the first segment is full at the second."""
+    ring = np.zeros((2, 40, 3))
+    ring[:, : 4 * step] = 1.0 + np.arange(4.0 * step)[:, None]
+    return {"agent": np.arange(3.0) * step, "w": np.arange(50.0) * step, "n": np.int64([step]), "ring": ring}
+
+def assert_is(loaded, step, names):
+    assert all(loaded[name].tobytes() == state(step)[name].tobytes() for name in names), step
 
 def run(directory):
     """What a training loop does: continue from the newest checkpoint, save, keep the best, prune."""
@@ -28,23 +36,32 @@ def run(directory):
     assert not reports, reports
     step = 0
     if newest is not None:
-        store.choose_best(directory)
+        store.choose_best(directory, lasting=LAYOUT.lasting)
+        store.prune_checkpoints(directory, lasting=LAYOUT.lasting)
         loaded, manifest = store.load_checkpoint(newest, state(0))
         step = manifest.step
-        assert loaded["w"].tobytes() == state(step)["w"].tobytes() and loaded["n"] == step
+        assert_is(loaded, step, state(0))
     done = directory.parent / (directory.name + ".done")
     promised = int(done.read_text() or 0) if done.exists() else 0
     assert step >= promised, (step, promised)
-    best = store.best_checkpoint(directory, reports.append)
+    best = store.best_checkpoint(directory, reports.append, part="agent")
     assert not reports and (best is not None or promised == 0), reports
+    for path in [best, *(path for _, path in store.list_checkpoints(directory))] if best else []:
+        loaded, manifest = store.load_checkpoint(path, state(0), only={"['agent']"})
+        assert_is(loaded, manifest.step, ["agent"])
+    # Whatever happens to the newest one, the one before it takes its place.
+    whole = [path for _, path in store.list_checkpoints(directory) if store.verify_checkpoint(path).whole]
+    assert len(whole) >= min(2, step), whole
     while step < LAST:
         step += 1
         # Each step is saved twice, so that replacing a checkpoint is exercised, too.
         for _ in range(2):
-            path = store.save_checkpoint(directory, step, state(step), config_hash="", score=float(step % 4))
+            path = store.save_checkpoint(
+                directory, step, state(step), config_hash="", score=float(step % 4), layout=LAYOUT
+            )
             done.write_text(str(step))
-        store.keep_best(path)
-        store.prune_checkpoints(directory)
+        store.keep_best(path, lasting=LAYOUT.lasting)
+        store.prune_checkpoints(directory, lasting=LAYOUT.lasting)
 
 def listing(directory):
     return sorted(str(path.relative_to(directory)) for path in directory.rglob("*"))
@@ -84,6 +101,7 @@ print(json.dumps({"expected": expected, "results": results}))
 '''
 
 PHASES = [
+    "file-linked",
     "arrays-begun",
     "arrays-half-written",
     "arrays-written",
@@ -93,6 +111,7 @@ PHASES = [
     "committed",
     "best-copied",
     "best-verified",
+    "made-smaller",
     "trash-renamed",
     "trash-half-deleted",
     "trash-deleted",
@@ -109,7 +128,8 @@ def outcome(tmp_path_factory):
 
 
 def test_the_uninterrupted_run_leaves_what_it_should(outcome):
-    directories = [name for name in outcome[0]["expected"] if name.count("step-") == 1 and "." not in name]
+    expected = outcome[0]["expected"]
+    directories = [name for name in expected if name.count("step-") == 1 and "." not in name]
     assert directories == [
         "best/step-000000000003",
         "step-000000000001",
@@ -118,6 +138,9 @@ def test_the_uninterrupted_run_leaves_what_it_should(outcome):
         "step-000000000005",
         "step-000000000006",
     ]
+    segments = [name.removesuffix(".safetensors") for name in expected if "ring-" in name]
+    fifth = [f"step-000000000005/ring-{first:012d}" for first in (0, 5, 10, 15)]
+    assert segments == [*fifth, *[f"step-000000000006/ring-{first:012d}" for first in (0, 5, 10, 15, 20)]]
 
 
 @pytest.mark.parametrize("phase", PHASES)

@@ -1,6 +1,7 @@
 """Opening a run for reading: sentences where there is none, and nothing changed where there is one."""
 
 import dataclasses
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from penstock._errors import PenstockError
-from penstock.storage.store import list_checkpoints, save_checkpoint
+from penstock.storage.store import list_checkpoints, read_manifest, save_checkpoint
 from penstock.training.drivers.functional import FunctionalDriver, seed_keys
 from penstock.training.loop import train
 from penstock.training.plan import make_plan
@@ -36,9 +38,8 @@ def test_last_and_best(run_dir):
     before = sorted((entry, entry.stat().st_mtime_ns) for entry in path.rglob("*"))
     last = restore_run(path, "last")
     assert last.plan == tiny_plan() and last.manifest.step == tiny_plan().updates * STEPS_PER_UPDATE
-    for ours, theirs in zip(
-        jax.tree.leaves(last.state.learned.actor), jax.tree.leaves(result.state.learned.actor), strict=True
-    ):
+    trained = result.driver.learner.evaluated(result.state.seed(0).learned)
+    for ours, theirs in zip(*map(jax.tree.leaves, (last.agents[0], trained)), strict=True):
         assert np.array_equal(ours, theirs)
     best = restore_run(path, "best")
     scores = [manifest_score(checkpoint) for _, checkpoint in list_checkpoints(path / "checkpoints")]
@@ -47,14 +48,10 @@ def test_last_and_best(run_dir):
 
 
 def manifest_score(checkpoint):
-    from penstock.storage.store import read_manifest
-
     return read_manifest(checkpoint).score
 
 
 def test_a_damaged_newest_checkpoint_is_left_where_it_is(run_dir, tmp_path):
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(run_dir[0], copy)
     newest = list_checkpoints(copy / "checkpoints")[-1][1]
@@ -74,6 +71,31 @@ def test_folders_without_a_run_are_named(tmp_path, run_dir):
     (tmp_path / "empty" / "config.json").write_text('{"algorithm": "rfo", "world": 3}')
     with pytest.raises(PenstockError, match="world = 3"):
         read_plan(tmp_path / "empty")
+
+
+FORMAT_1 = Path(__file__).parent / "fixtures" / "run_v1"
+"""A run of SAC that was stopped, with one checkpoint of format 1: all of its state in one file, with 24 slots."""
+
+
+def test_a_run_of_the_first_format_is_evaluated_and_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr("penstock.training.running.FunctionalDriver", SharedProgram)
+    run_dir = tmp_path / "run"
+    shutil.copytree(FORMAT_1, run_dir)
+    (old,) = (run_dir / "checkpoints").iterdir()
+    shutil.copytree(old, run_dir / "checkpoints" / "best" / old.name)
+    saved = safetensors.numpy.load_file(old / "state.safetensors")
+    for which in ("last", "best"):
+        (agent,) = restore_run(run_dir, which).agents
+        for path, leaf in jax.tree_util.tree_flatten_with_path(agent.actor)[0]:
+            np.testing.assert_array_equal(leaf, saved[f".learned.actor{jax.tree_util.keystr(path)}"][0])
+    result = train(read_plan(run_dir), run_dir)
+    memory = result.state.memory
+    assert result.finished and int(memory.filled[0]) == 24 == 96 // 4
+    filled = int(saved[".memory.filled"][0])
+    assert filled == 16
+    np.testing.assert_array_equal(memory.ring.reward[0, :filled], saved[".memory.ring.reward"][0, :filled])
+    newest = list_checkpoints(run_dir / "checkpoints")[-1][1]
+    assert read_manifest(newest).files["memory-000000000000.safetensors"].rows == (0, 24)
 
 
 class FormerPathwise(eqx.Module):

@@ -205,7 +205,7 @@ class HostedDriver:
         nothing_yet = self._nothing(leaves, data, state)
         self._learn(_copies(leaves), nothing_yet, data, state.key, Clock.start(), self._rates(0, states.seeds))
         if keys is not None:
-            self.evaluator.compile(leaves)
+            self.evaluator.compile(self._agent_leaves(states, 0))
 
     def train(self, states: RunState, iterations: Int[Array, ""]) -> tuple[RunState, dict[str, np.ndarray]]:
         """Runs ``iterations`` iterations of every seed. The replay memory is changed in place."""
@@ -223,7 +223,7 @@ class HostedDriver:
         try:
             rows = [
                 self.evaluator.metrics(
-                    jax.tree.leaves(states.seed(index).learned),
+                    self._agent_leaves(states, index),
                     keys[index],
                     self.supervision,
                     (index / seeds, (index + 1) / seeds),
@@ -233,6 +233,9 @@ class HostedDriver:
         finally:
             self._after_evaluation(states)
         return _by_name(rows)
+
+    def _agent_leaves(self, states: RunState, index: int) -> list[jax.Array]:
+        return jax.tree.leaves(self.learner.evaluated(states.seed(index).learned))
 
     def _after_evaluation(self, states: RunState) -> None:
         if self.worlds and self.world.at_once is not None:  # evaluation took place where training does

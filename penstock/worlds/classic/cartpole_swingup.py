@@ -35,7 +35,7 @@ class CartpoleSwingup(SingleTask):
         x''     = h - m l theta'' cos(theta) / (M + m),      h = (F + m l theta'^2 sin(theta)) / (M + m)
 
     Semi-implicit Euler, four substeps per control step of 0.05 s. F = 10 a N, plus springs with dampers that push
-    the cart back where |x| > 1.8 m, in place of a termination at the rail's end (soft, so gradients pass).
+    the cart back where ``|x| > 1.8 m``, in place of a termination at the rail's end (soft, so gradients pass).
 
     Reward: ``(1 + cos theta) / 2 - 0.1 x^2 - 0.01 theta'^2 - 0.01 a^2`` of the state after the step; at most 1 per
     step. Observation: ``(x, x', cos theta, sin theta, theta')``. Reset: hanging, with normal noise of std 0.05.

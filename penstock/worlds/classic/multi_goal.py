@@ -36,7 +36,7 @@ class MultiGoal(SingleTask):
         goals: n.
         radius: R, in m.
         threshold: distance at which a goal counts as reached, in m.
-        action_cost: weight of |a|^2.
+        action_cost: weight of ``|a|^2``.
         start_std: standard deviation of the start, in m, for each coordinate.
         box: largest absolute coordinate, in m.
     """

@@ -198,7 +198,7 @@ class SoftTask(Task):
         )
 
     def describe(self) -> dict[str, Any]:
-        """See `Task.describe`."""
+        """See `Declarations.describe`."""
         material = self.body.material
         return {
             "vertices": self.body.num_vertices,
