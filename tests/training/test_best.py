@@ -29,7 +29,7 @@ def test_there_is_no_score_without_an_evaluation_of_this_step_that_brought_a_num
 
 
 def test_a_checkpoint_that_was_saved_by_another_metric_is_scored_by_its_rows():
-    manifest = new_manifest(40, "", 1.0, [], {"last_rows": ROWS})
+    manifest = new_manifest(40, "", 1.0, [], {}, {"last_rows": ROWS})
     assert Criterion("eval/success_rate").score_of(manifest) == 0.75
     assert Criterion().score_of(dataclasses.replace(manifest, step=80)) is None
     assert Criterion().score_of(dataclasses.replace(manifest, extra={})) == 1.0

@@ -524,14 +524,13 @@ def test_a_metric_that_the_first_evaluation_does_not_bring_ends_the_run_and_a_la
 def test_what_renders_is_filmed_at_its_own_rate_and_what_does_not_is_told(environment, tmp_path):
     import imageio_ffmpeg
 
-    program = program_of(tiny_plan(environment=environment))
-    state = program.init(seed_keys(0, 1))
-    program.close()
+    learner = program_of(tiny_plan(environment=environment)).learner
+    agent = learner.evaluated(learner.init(jax.random.key(0)))
     if environment == "Counting":
         with pytest.raises(PenstockError, match=r"has no pictures: .*metadata\['render_modes'\] lacks 'rgb_array'"):
-            film(program.learner, state, tmp_path / "film.mp4")
+            film(learner, agent, tmp_path / "film.mp4")
         return
-    frames = imageio_ffmpeg.read_frames(film(program.learner, state, tmp_path / "film.mp4", size=(160, 90)))
+    frames = imageio_ffmpeg.read_frames(film(learner, agent, tmp_path / "film.mp4", size=(160, 90)))
     about = next(frames)
     assert about["size"] == (160, 80) and about["fps"] == 10.0, "in its own proportions, sides even"
     means = [np.frombuffer(frame, np.uint8).mean() for frame in frames]
