@@ -50,6 +50,12 @@ class TrainOptions(Generic[ConfigT]):
     """Environment steps between evaluations; 0 for none."""
     evaluation_episodes: int = 16
     """Episodes per evaluation, for the stochastic and for the deterministic policy."""
+    log_info: tuple[str, ...] = ()
+    """Entries of a hosted environment's info that are logged beside success, by name: numbers, or flags."""
+    best_by: str = "eval/return_deterministic"
+    """Metric of evaluations by which the best checkpoint is kept, for example eval/success_rate."""
+    best_is: Literal["highest", "lowest"] = "highest"
+    """Whether its highest or its lowest value is the best."""
     deterministic_action: Literal["zero", "typical", "mean", "modal"] | None = None
     """Of a flow, the action without noise, for evaluation and films: that of zero noise, of one fixed typical noise,
     the mean over a few fixed noises, or modal: the middle of one mode of those. None: zero with FlowRL, else modal."""

@@ -79,10 +79,37 @@ def write_episode(
     require(len(scenes) > 0, "scenes", [], "needs at least one scene; this world may not offer pictures")
     require(timestep > 0, "timestep", timestep, "must be positive, in seconds")
     extra("PIL.Image", "video")  # frames are drawn with it: said before anything else is
-    stride = max(1, math.ceil(1 / (timestep * max_fps) - 1e-9))
-    shown = timestep * stride
+    stride, shown = thinned(timestep, max_fps)
     frames = render_scenes(scenes[::stride], size, timestep=shown, smoothing=0.25 / shown)
     return write_video(frames, path, 1 / shown)
+
+
+def thinned(timestep: float, max_fps: float | int = 35) -> tuple[int, float]:
+    """Of how many steps one is shown, and the seconds between two that are, so that a video is not needlessly dense.
+
+    Args:
+        timestep: seconds between two steps.
+        max_fps: most frames per second of the video.
+    """
+    stride = max(1, math.ceil(1 / (timestep * max_fps) - 1e-9))
+    return stride, timestep * stride
+
+
+def fitted(frames: Iterable[np.ndarray], size: tuple[int, int]) -> Iterator[np.ndarray]:
+    """Pictures scaled, in the proportions of the first, as large as fits; sides are even, as video formats need them.
+
+    Args:
+        frames: ``(height, width, 3)`` bytes each.
+        size: width and height at most.
+    """
+    require(min(size) >= 64, "size", size, "must be at least 64 pixels each way")
+    image, sides = extra("PIL.Image", "video"), None
+    for frame in frames:
+        if sides is None:
+            height, width = frame.shape[:2]
+            scale = min(size[0] / width, size[1] / height)
+            sides = [max(2, 2 * round(scale * side / 2)) for side in (width, height)]
+        yield np.asarray(image.fromarray(frame).resize(sides, image.Resampling.BICUBIC))
 
 
 def _has_ffmpeg() -> bool:

@@ -10,13 +10,13 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from penstock._errors import require
+from penstock._errors import ConfigurationError, require
 from penstock.algorithms.learner import Batches
 from penstock.storage.lock import RunLock
 from penstock.storage.loggers import Logger
@@ -25,6 +25,7 @@ from penstock.training.continuation import accepted_changes, recorded_config
 from penstock.training.drivers.functional import seed_keys
 from penstock.training.drivers.state import RunState
 from penstock.training.hosted_evaluation import EvaluationStopped, Supervision
+from penstock.training.observer import Observer, Silent
 from penstock.training.plan import RunPlan
 from penstock.training.presets import has_light
 from penstock.training.record import Record
@@ -44,56 +45,6 @@ CHECKPOINT_SHARE = 20.0
 
 LONG_SECONDS = 12 * 3600.0
 """A run that takes longer is told so once its speed is known."""
-
-
-@runtime_checkable
-class Observer(Protocol):
-    """Who watches a run: a progress display, or nobody."""
-
-    def start(self, total_env_steps: int, describe: str, env_steps: int = 0) -> None:
-        """The run begins, or goes on from ``env_steps``."""
-
-    def compiling(self, what: str) -> None:
-        """A program is being compiled."""
-
-    def compiled(self, seconds: float) -> None:
-        """It is compiled."""
-
-    def evaluating(self, share: float) -> None:
-        """An evaluation is under way; ``share`` of its steps, at most, is done."""
-
-    def update(
-        self,
-        env_steps: int,
-        steps_per_second: float,
-        evaluation: float | None = None,
-        *,
-        learning: bool = True,
-        **details: float,
-    ) -> None:
-        """A block of iterations is done.
-
-        ``evaluation`` is the deterministic return, where there is a new one; ``learning`` is False while nothing has
-        been learned yet, so that the speed says nothing of the time that is left.
-        """
-
-    def message(self, text: str) -> None:
-        """Something to tell the user."""
-
-    def close(self) -> None:
-        """The run ends."""
-
-
-class Silent(Observer):
-    """Watches nothing; messages go to ``report`` if given."""
-
-    def __init__(self, report: Callable[[str], None] | None = None):
-        self._report = report
-
-    def message(self, text: str) -> None:
-        """See `Observer`."""
-        if self._report is not None:
-            self._report(text)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,6 +139,7 @@ def train_together(
     plans = [plan for plan, _ in runs]
     plan = plans[0]
     world = plan.make_world()
+    plan.refuse_unmeasurable(world)
     learners = [each.make_learner(world) for each in plans]  # refuses bad settings before anything is written
     refuse_other_programs(plans, learners)
     evaluation_world = world.with_num_envs(plan.evaluation_episodes)
@@ -245,12 +197,13 @@ class _Training:
         self.keys = jnp.concatenate([seed_keys(self.plan.seed, self.plan.seeds)] * len(records))
         self.steps_per_update = records[0].steps_per_update
         self.saving = 0.0
-        self.evaluation_owed = self.long_said = False
+        self.evaluation_owed = self.long_said = self.unmeasured_said = False
+        self.criterion = self.plan.criterion
 
     def to_the_end(self, stop: GracefulStop, on_metrics: Callable[[list[dict[str, Any]]], bool | None]) -> list[Result]:
         """Trains until the budget is used or somebody asks to stop."""
         plan = self.plan
-        self.driver.supervision = Supervision(lambda: stop.requested, self.observer.evaluating)
+        self.driver.supervision = Supervision(lambda: stop.requested, self.observer.evaluating, self.observer.message)
         state, update = self._begin()
         begun = update
         saved_at, saved_update = time.monotonic(), update
@@ -369,6 +322,12 @@ class _Training:
             self.evaluation_owed = True
             return {}
         self.evaluation_owed = False
+        unmeasured = self.criterion.unmeasured(metrics)
+        if unmeasured and update == 0:  # nothing is lost yet
+            raise ConfigurationError(unmeasured)
+        if unmeasured and not self.unmeasured_said:
+            self.unmeasured_said = True
+            self.observer.message(unmeasured)
         return metrics
 
     def _show(
@@ -380,6 +339,9 @@ class _Training:
         details = {"reward": float(np.mean(metrics["train/reward"]))} if metrics else {}
         if "train/forward_velocity" in metrics:
             details["forward_velocity"] = float(np.mean(metrics["train/forward_velocity"]))
+        ended = [rate for rate in metrics.get("train/success_rate", ()) if np.isfinite(rate)]
+        if ended:
+            details["success_rate"] = float(np.mean(ended))
         deterministic = evaluation.get("eval/return_deterministic")
         self.observer.update(
             env_steps,

@@ -21,9 +21,6 @@ from penstock.training.post_mortem import FAULTS, Fault
 from penstock.training.restore import load_state
 from penstock.training.running import Driver
 
-SCORE = "eval/return_deterministic"
-"""The metric by which the best checkpoint is kept."""
-
 EXPLAINED_FAULTS = 3
 """Faults per process that are explained and dumped; further ones are counted in the metrics."""
 
@@ -64,7 +61,7 @@ class Record:
         """
         self.plan, self.folder, self.config, self.report, self.share = plan, folder, config, report, share
         self.hash = config_hash(config, ignore=SAFE_TO_CHANGE)
-        self.checkpoints = Checkpoints(folder, learner, self.hash, report)
+        self.checkpoints = Checkpoints(folder, learner, self.hash, report, plan.criterion)
         self.log = MetricsLog(folder.metrics_path, loggers, report)
         self.seeds = range(plan.seed, plan.seed + plan.seeds)
         self.steps_per_update = plan.num_envs * plan.settings.iteration_steps
@@ -99,8 +96,8 @@ class Record:
             self.checkpoints.begin_anew()
             self.log.truncate(0)
         else:
-            # The kill may have come after the checkpoint was saved, and before this.
-            self.checkpoints.tidy(self._found)
+            # The kill may have come after the checkpoint was saved, and before this; or another metric counts now.
+            self.checkpoints.tidy()
             extra = self._manifest.extra
             self.log.truncate(extra["metrics_offset"])
             self.wall_before, self.cpu_before = extra["wall_seconds"], extra["cpu_seconds"]
@@ -156,12 +153,9 @@ class Record:
             "last_rows": [_finite_row(row) for row in self.last_rows],
             "evaluation_owed": evaluation_owed,
         }
-        score = None
-        if self.last_rows and self.last_rows[0].get("update") == update and SCORE in self.last_rows[0]:
-            score = float(np.mean([row[SCORE] for row in self.last_rows]))
         step = update * self.steps_per_update
         try:
-            self.checkpoints.save(step, state, extra, score)
+            self.checkpoints.save(step, state, extra)
         except CheckpointNotWrittenError as error:
             self.report(f"{error} Training continues; the previous checkpoint is intact.")
             return False
