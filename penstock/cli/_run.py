@@ -2,6 +2,7 @@
 
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from penstock._own_sources import with_absolute_files
 from penstock.cli._film import film
 from penstock.reports.curves import plot_single
 from penstock.reports.live import Progress
-from penstock.storage.metrics_log import TensorBoardMirror
+from penstock.storage.loggers import Logger, make_loggers
 from penstock.training.loop import Result, train
 from penstock.training.plan import RunPlan, parse_world_options
 
@@ -25,12 +26,17 @@ def plan_from_options(options: Any) -> RunPlan:
     return RunPlan(world=resolved_spec(options.world), world_options=world_options, **fields)
 
 
+def loggers_from_options(options: Any) -> list[Logger]:
+    """The loggers that a parsed command line names."""
+    return make_loggers(options.tensorboard, options.wandb, options.logger)
+
+
 def train_run(
     plan: RunPlan,
     run_dir: Path,
     *,
     video: bool,
-    tensorboard: bool,
+    loggers: Sequence[Logger],
     allow_config_change: bool,
 ) -> int:
     """Trains, or continues, and reports. Returns the exit code.
@@ -42,7 +48,7 @@ def train_run(
         plan,
         run_dir,
         observer=progress,
-        mirrors=lambda folder: [TensorBoardMirror(folder.path / "tensorboard")] if tensorboard else [],
+        loggers=loggers,
         allow_config_change=allow_config_change,
     )
     if result.finished:

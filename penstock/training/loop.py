@@ -7,7 +7,7 @@ killed and continued is, bit for bit, the run that was not.
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -18,31 +18,26 @@ import numpy as np
 from penstock._errors import PenstockError, require
 from penstock.algorithms.learner import Batches
 from penstock.storage.lock import RunLock
-from penstock.storage.metrics_log import MetricsLog, Mirror
-from penstock.storage.run_folder import (
-    RunFolder,
-    compare_configs,
-    config_hash,
-    refuse_lasting_changes,
-    refuse_unsafe_changes,
-)
+from penstock.storage.loggers import Logger
+from penstock.storage.metrics_log import MetricsLog
+from penstock.storage.run_folder import RunFolder, config_hash
 from penstock.storage.store import (
     CheckpointNotWrittenError,
     NonFiniteStateError,
     latest_checkpoint,
 )
 from penstock.training.checkpoints import Checkpoints
+from penstock.training.continuation import accepted_changes, recorded_config
 from penstock.training.drivers.functional import seed_keys
 from penstock.training.drivers.state import RunState
 from penstock.training.hosted_evaluation import EvaluationStopped, Supervision
-from penstock.training.migrations import completed
-from penstock.training.plan import KEPT_FOR_LIFE, SAFE_TO_CHANGE, RunPlan
+from penstock.training.plan import SAFE_TO_CHANGE, RunPlan
 from penstock.training.post_mortem import FAULTS, Fault
 from penstock.training.presets import has_light
 from penstock.training.restore import load_state
 from penstock.training.running import Driver, make_driver
 from penstock.training.signals import EXIT_INTERRUPTED, GracefulStop
-from penstock.training.sources import keep_copies, sources_of, with_names_of
+from penstock.training.sources import keep_copies
 
 EVALUATION_KEY = 0x5EED
 """Folded into a seed's key for evaluation, so that evaluating never shifts what training draws."""
@@ -146,7 +141,7 @@ def train(
     run_dir: str | Path,
     *,
     observer: Observer | None = None,
-    mirrors: Callable[[RunFolder], list[Mirror]] = lambda folder: [],
+    loggers: Sequence[Logger] = (),
     on_metrics: Callable[[list[dict[str, Any]]], bool | None] | None = None,
     allow_config_change: bool = False,
 ) -> Result:
@@ -156,7 +151,7 @@ def train(
         plan: what to run.
         run_dir: the run folder; created if missing.
         observer: watches the run.
-        mirrors: makes further receivers of metric rows, for example TensorBoard.
+        loggers: get the rows of metrics, too, for example for TensorBoard.
         on_metrics: called with the rows of every block, one per seed, once they are written; True asks the run to stop.
         allow_config_change: continue although settings differ from those of the run so far.
 
@@ -175,29 +170,25 @@ def train(
     driver = make_driver(learner, world.with_num_envs(plan.evaluation_episodes))
     driver.require_memory(plan.seeds)
     folder = RunFolder(Path(run_dir))
-    config = {**plan.to_config(), **sources_of(plan), "world_constants": world.describe()}
+    config = recorded_config(plan, world)
     with RunLock(folder.lock_path), GracefulStop(observer.message) as stop:
         if folder.has_config:
-            before = with_names_of(completed(folder.read_config()), config)
-            changes = compare_configs(before, config, SAFE_TO_CHANGE)
-            refuse_lasting_changes(changes, folder.path, KEPT_FOR_LIFE)
-            if not allow_config_change:
-                refuse_unsafe_changes(changes, folder.path, "--allow-config-change")
-            for change in changes:
+            for change in accepted_changes(folder.path, config, allow_config_change):
                 if change.field not in ("penstock", "label"):
                     observer.message(f"continuing with another setting: {change.sentence()}")
         else:
             folder.write_config(config)
         folder.clean_leftovers()
         keep_copies(plan, folder.path)
-        run = _Run(plan, folder, driver, config_hash(config, ignore=SAFE_TO_CHANGE), observer, mirrors(folder))
+        run = _Run(plan, folder, driver, config_hash(config, ignore=SAFE_TO_CHANGE), observer, loggers)
         try:
+            run.log.begin(config)
             # What cannot be continued with these settings must not replace the settings that it can be continued with.
             return run.to_the_end(stop, lambda: folder.write_config(config), on_metrics or (lambda rows: None))
         finally:
             driver.close()
-            run.log.close()
             observer.close()
+            run.log.close()  # a service may have things to say when it ends
 
 
 class _Run:
@@ -210,7 +201,7 @@ class _Run:
         driver: Driver,
         settings_hash: str,
         observer: Observer,
-        mirrors: list[Mirror],
+        loggers: Sequence[Logger],
     ):
         self.plan = plan
         self.folder = folder
@@ -218,7 +209,7 @@ class _Run:
         self.hash = settings_hash
         self.checkpoints = Checkpoints(folder, driver.learner, settings_hash, observer.message)
         self.observer = observer
-        self.log = MetricsLog(folder.metrics_path, mirrors, observer.message)
+        self.log = MetricsLog(folder.metrics_path, loggers, observer.message)
         self.seeds = range(plan.seed, plan.seed + plan.seeds)
         self.steps_per_update = plan.num_envs * plan.settings.iteration_steps
         self.wall_before = self.cpu_before = 0.0
