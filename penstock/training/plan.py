@@ -279,9 +279,13 @@ def make_plan(
 
 def default_run_dir(plan: RunPlan) -> Path:
     """Where a run goes that nobody gave a folder: ``runs/ALGORITHM-WORLD-SEED``."""
-    place, _, attribute = plan.world.rpartition(":")
-    name = f"{Path(place).stem}-{attribute}" if place else plan.world
-    return Path("runs") / f"{plan.title}-{name.replace('/', '-')}-{plan.seed}"
+    return Path("runs") / f"{plan.title}-{world_text(plan.world)}-{plan.seed}"
+
+
+def world_text(world: str) -> str:
+    """The name of a world in the name of a folder."""
+    place, _, attribute = world.rpartition(":")
+    return (f"{Path(place).stem}-{attribute}" if place else world).replace("/", "-")
 
 
 def parse_world_options(texts: tuple[str, ...]) -> dict[str, Any]:

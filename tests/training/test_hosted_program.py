@@ -27,8 +27,9 @@ from penstock.training.drivers.hosted import HostedDriver, _by_name
 from penstock.training.drivers.memory import allocated, experience_shapes
 from penstock.training.drivers.seen import Seen
 from penstock.training.hosted_evaluation import HostedEvaluator
-from penstock.training.loop import Silent, TrainingFailedError, train
+from penstock.training.loop import Silent, train
 from penstock.training.plan import make_plan
+from penstock.training.record import TrainingFailedError
 from penstock.training.restore import load_state, restore_run
 from penstock.training.running import make_driver
 from penstock.worlds import Observation, Transition
@@ -88,8 +89,8 @@ class SharedFunctions(HostedDriver):
 
     compiled: ClassVar[dict] = {}
 
-    def __init__(self, learner, evaluation_world):
-        super().__init__(learner, evaluation_world)
+    def __init__(self, learner, evaluation_world, rates=None):
+        super().__init__(learner, evaluation_world, rates=rates)
         self.share(self)
 
     @classmethod

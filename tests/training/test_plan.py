@@ -320,7 +320,7 @@ def test_wrong_types_without_the_type_checker_of_the_tests():
         [sys.executable, "-W", "ignore", "-c", BY_HAND], capture_output=True, text=True, check=True
     )
     assert finished.stdout.splitlines() == [
-        "seeds = '1': must be a whole number.",
+        "seeds = '1': must be a whole number. This is a text: leave the quotes out.",
         "layer_norm = 1: must be true or false.",
         "world_options.axes = 1.5: must be a whole number.",
     ]
