@@ -198,7 +198,6 @@ class _Training:
         self.steps_per_update = records[0].steps_per_update
         self.saving = 0.0
         self.evaluation_owed = self.long_said = self.unmeasured_said = False
-        self.criterion = self.plan.criterion
 
     def to_the_end(self, stop: GracefulStop, on_metrics: Callable[[list[dict[str, Any]]], bool | None]) -> list[Result]:
         """Trains until the budget is used or somebody asks to stop."""
@@ -322,7 +321,7 @@ class _Training:
             self.evaluation_owed = True
             return {}
         self.evaluation_owed = False
-        unmeasured = self.criterion.unmeasured(metrics)
+        unmeasured = self.plan.criterion.unmeasured(metrics)
         if unmeasured and update == 0:  # nothing is lost yet
             raise ConfigurationError(unmeasured)
         if unmeasured and not self.unmeasured_said:
