@@ -10,6 +10,7 @@ from penstock._errors import PenstockError, raised
 from penstock._own_code import resolved_spec
 from penstock._own_sources import with_absolute_files
 from penstock.cli._film import film
+from penstock.cli._filming import Filming
 from penstock.reports.curves import plot_single
 from penstock.reports.live import Progress
 from penstock.storage.loggers import Logger, make_loggers
@@ -37,6 +38,7 @@ def train_run(
     run_dir: Path,
     *,
     video: bool,
+    film_seconds: float,
     loggers: Sequence[Logger],
     allow_config_change: bool,
 ) -> int:
@@ -53,11 +55,11 @@ def train_run(
         allow_config_change=allow_config_change,
     )
     if result.finished:
-        report(result, video)
+        report(result, video, film_seconds)
     return result.exit_code
 
 
-def report(result: Result, video: bool) -> None:
+def report(result: Result, video: bool, film_seconds: float | None = None) -> None:
     """Draws the curve, films the policy, says where everything is, and ends with the result in one line.
 
     Missing extras cost only the picture. A run that was complete before keeps the pictures that it has.
@@ -73,9 +75,10 @@ def report(result: Result, video: bool) -> None:
         path = folder / "videos" / "final.mp4"
         try:
             if result.worked or not path.is_file():
-                print("filming one episode ...", file=sys.stderr, flush=True)
                 learner = result.driver.learner
-                path = film(learner, learner.evaluated(result.state.seed(0).learned), path)
+                agent = learner.evaluated(result.state.seed(0).learned)
+                with Filming() as progress:
+                    path = film(learner, agent, path, seconds=film_seconds, progress=progress)
             print(f"video       {path}")
         except PenstockError as error:
             print(f"no video: {error}")

@@ -12,6 +12,7 @@ from penstock._errors import ConfigurationError
 from penstock._jax_setup import set_up_jax
 from penstock._own_code import resolved_spec
 from penstock.cli._arguments import parse
+from penstock.cli._filming import require_film_seconds
 
 if TYPE_CHECKING:
     from penstock.training.config_files import Given
@@ -68,6 +69,8 @@ class TrainOptions(Generic[ConfigT]):
     """Name of the arm in comparisons; by default the algorithm."""
     video: bool = True
     """Film the trained policy at the end."""
+    film_seconds: float = 10.0
+    """Length of that film at most, in seconds of the environment's time. `penstock video RUN` films whole episodes."""
     tensorboard: bool = False
     """Also write TensorBoard events into the run folder (pip install 'penstock[tensorboard]')."""
     wandb: Annotated[str, arg(metavar="PROJECT")] = ""
@@ -260,6 +263,7 @@ def train_and_report(options: TrainOptions) -> int:
     from penstock.cli._run import loggers_from_options, plan_from_options, train_run
     from penstock.training.plan import default_run_dir
 
+    require_film_seconds(options.film_seconds)
     plan = plan_from_options(options)
     if options.sweep:
         from penstock.cli._rows import train_rows
@@ -269,6 +273,7 @@ def train_and_report(options: TrainOptions) -> int:
         plan,
         options.run_dir or default_run_dir(plan),
         video=options.video,
+        film_seconds=options.film_seconds,
         loggers=loggers_from_options(options),
         allow_config_change=options.allow_config_change,
     )

@@ -3,7 +3,7 @@
 import itertools
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,7 @@ def write_episode(
     *,
     size: tuple[int, int] = (960, 540),
     max_fps: float | int = 35,
+    progress: Callable[[float], None] = lambda share: None,
 ) -> Path:
     """Draws scenes and writes them as a video that plays in real time.
 
@@ -72,6 +73,7 @@ def write_episode(
         timestep: seconds between two scenes. Scenes are skipped evenly if they come faster than ``max_fps``.
         size: width and height in pixels.
         max_fps: most frames per second of the video.
+        progress: told the share of frames that is drawn.
 
     Returns:
         The path written.
@@ -80,8 +82,16 @@ def write_episode(
     require(timestep > 0, "timestep", timestep, "must be positive, in seconds")
     extra("PIL.Image", "video")  # frames are drawn with it: said before anything else is
     stride, shown = thinned(timestep, max_fps)
-    frames = render_scenes(scenes[::stride], size, timestep=shown, smoothing=0.25 / shown)
-    return write_video(frames, path, 1 / shown)
+    chosen = scenes[::stride]
+    frames = render_scenes(chosen, size, timestep=shown, smoothing=0.25 / shown)
+    return write_video(announced(frames, len(chosen), progress), path, 1 / shown)
+
+
+def announced(frames: Iterable[np.ndarray], count: int, progress: Callable[[float], None]) -> Iterator[np.ndarray]:
+    """The same frames; tells the share of ``count`` that has been taken."""
+    for index, frame in enumerate(frames):
+        progress(min(index / max(count, 1), 1.0))
+        yield frame
 
 
 def thinned(timestep: float, max_fps: float | int = 35) -> tuple[int, float]:

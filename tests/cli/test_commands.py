@@ -6,6 +6,7 @@ import signal
 import struct
 import time
 
+import imageio.v3
 import jax
 import jax.numpy as jnp
 import pytest
@@ -131,10 +132,12 @@ def test_plot(commands, trained, tmp_path, penstock):
 
 def test_video(commands, trained, tmp_path):
     path = tmp_path / "film.gif"
-    finished = quiet(commands("video", trained[0], "--output", path, "--width", "64", "--height", "64"))
+    size = ("--width", "64", "--height", "64", "--film-seconds", "0.3")
+    finished = quiet(commands("video", trained[0], "--output", path, *size))
     assert finished.returncode == 0 and finished.stdout == f"{path}\n"
     content = path.read_bytes()
     assert content[:6] == b"GIF89a" and struct.unpack("<HH", content[6:10]) == (64, 64)
+    assert 1 < len(imageio.v3.imread(path)) <= 0.3 / 0.05, "of steps of 50 ms; pictures that are alike are one"
 
 
 def test_check_world(commands, penstock):
