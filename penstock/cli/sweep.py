@@ -104,6 +104,8 @@ def planned(sweep: "Sweep", algorithm: str | None, arguments: list[str], options
                 raise ConfigurationError("no algorithm is named. Write penstock sweep sac ..., or `algorithm: sac`.")
             given = dataclasses.replace(point.given, fields=fields, where="")
             train_options = parse_train_options(algorithm_entry(fields["algorithm"]), arguments, given)
+            if train_options.sweep:
+                raise ConfigurationError("--sweep is of `penstock train`. Write --grid in its place.")
             made.append((point.name, train_options, plan_from_options(train_options)))
     base = sweep.base.beside.run_dir
     stem = options.config.stem if options.config is not None else sweep_name([plan for _, _, plan in made])

@@ -35,6 +35,9 @@ class TrainOptions(Generic[ConfigT]):
     """First seed."""
     seeds: int = 1
     """Number of seeds, trained in one program: seed, seed + 1, ..."""
+    sweep: Annotated[tuple[str, ...], arg(metavar="RATE=VALUE,VALUE ...")] = ()
+    """Learning rates to train side by side with all seeds, as rows of one program: actor_learning_rate=1e-4,3e-4. Every
+    combination has a folder of its own in the run folder. All else is varied by `penstock sweep`."""
     steps: int = 200_000
     """Environment steps per seed, all environments together."""
     num_envs: int = 32
@@ -258,6 +261,10 @@ def train_and_report(options: TrainOptions) -> int:
     from penstock.training.plan import default_run_dir
 
     plan = plan_from_options(options)
+    if options.sweep:
+        from penstock.cli._rows import train_rows
+
+        return train_rows(plan, options)
     return train_run(
         plan,
         options.run_dir or default_run_dir(plan),
