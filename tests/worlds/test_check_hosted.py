@@ -2,6 +2,7 @@
 
 import functools
 import io
+import signal
 import sys
 import time
 
@@ -13,6 +14,7 @@ from hosted_environments import Counting, Tells
 from penstock._own_code import load_own
 from penstock.cli.check_world import run
 from penstock.worlds.check import check_world, iterate_checks
+from penstock.worlds.check.patience import patience_of
 from penstock.worlds.hosted.environments import own_source
 from penstock.worlds.hosted.hosted_world import HostedWorld
 
@@ -80,6 +82,21 @@ def test_a_call_that_does_not_return_is_ended_and_told_with_its_place(slow):
     assert time.monotonic() - begin < 20.0
     assert last.severity == "error" and "did not return within 0.4 s" in last.explanation
     assert "time.sleep(self.seconds" in last.explanation, "where it hangs"
+
+
+def test_a_timer_of_whoever_called_goes_on():
+    rung = []
+    before = signal.signal(signal.SIGALRM, lambda number, frame: rung.append(number))
+    signal.setitimer(signal.ITIMER_REAL, 1000.0)
+    try:
+        with patience_of(50.0):
+            assert 0.0 < signal.getitimer(signal.ITIMER_REAL)[0] <= 100.0
+        assert 900.0 < signal.getitimer(signal.ITIMER_REAL)[0] <= 1000.0
+        signal.raise_signal(signal.SIGALRM)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
+    assert rung == [signal.SIGALRM]
 
 
 def test_findings_are_printed_as_they_come(monkeypatch, tmp_path):

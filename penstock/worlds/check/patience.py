@@ -43,9 +43,12 @@ def patience_of(max_seconds: float) -> Iterator[None]:
         raise TookTooLongError(f"it did not return within {seconds:g} s, twice max_seconds")
 
     before = signal.signal(signal.SIGALRM, give_up)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    begin, others = time.monotonic(), signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
+        # A timer of whoever called goes on where it was.
+        left = max(others[0] - (time.monotonic() - begin), 1e-3) if others[0] else 0.0
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_REAL, left, others[1])
