@@ -41,7 +41,8 @@ from penstock.training import loop
 
 algorithm, run_dir, settings, steps, every, full = json.loads(sys.argv[1])
 seconds = []
-save, create = loop._Run._checkpoint, Replay.create_on_host.__func__
+training = getattr(loop, "_Training", None) or loop._Run  # the name before runs were trained together
+save, create = training._checkpoint, Replay.create_on_host.__func__
 
 def timed(self, *arguments):
     begin = time.perf_counter()
@@ -56,7 +57,7 @@ def filled(cls, *arguments):
     memory.filled[...] = memory.slots
     return memory
 
-loop._Run._checkpoint = timed
+training._checkpoint = timed
 if full:
     Replay.create_on_host = classmethod(filled)
 penstock.train(algorithm, "dmc/walker-run", run_dir=run_dir, evaluate_every=every, evaluation_episodes=1, log_every=10,

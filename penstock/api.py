@@ -18,9 +18,11 @@ from penstock.policies.deterministic_action import DeterministicName
 from penstock.storage.loggers import Logger, make_loggers
 from penstock.storage.metrics_log import read_metrics
 from penstock.storage.run_folder import METRICS_NAME
+from penstock.training.best import BestIs
 from penstock.training.config_files import Given, read_given
-from penstock.training.loop import Observer, Result, Silent
+from penstock.training.loop import Result
 from penstock.training.loop import train as train_plan
+from penstock.training.observer import Observer, Silent
 from penstock.training.plan import RunPlan, default_run_dir
 from penstock.training.restore import RestoredRun, read_plan, restore_run
 from penstock.training.running import evaluate_seeds
@@ -47,6 +49,9 @@ def train(
     log_every: int | None = None,
     evaluate_every: int | None = None,
     evaluation_episodes: int | None = None,
+    log_info: Sequence[str] | None = None,
+    best_by: str | None = None,
+    best_is: BestIs | None = None,
     deterministic_action: DeterministicName | None = None,
     deterministic_draws: int | None = None,
     precision: Precision | None = None,
@@ -75,6 +80,9 @@ def train(
         log_every: iterations per line of metrics.
         evaluate_every: environment steps between evaluations.
         evaluation_episodes: episodes per evaluation.
+        log_info: entries of a hosted environment's ``info`` that are logged beside success.
+        best_by: metric of evaluations by which the best checkpoint is kept, for example ``eval/success_rate``.
+        best_is: whether its highest or its lowest value is the best.
         deterministic_action: of a flow, the action without noise: zero, typical, mean or modal.
         deterministic_draws: fixed noises of mean and modal.
         precision: float32 or bfloat16; see `RunPlan`.
@@ -93,6 +101,7 @@ def train(
     given = Given() if config is None else read_given(config, world or "")
     fields = {"steps": steps, "seed": seed, "seeds": seeds, "num_envs": num_envs, "label": label}
     fields |= {"log_every": log_every, "evaluate_every": evaluate_every, "evaluation_episodes": evaluation_episodes}
+    fields |= {"log_info": log_info if log_info is None else tuple(log_info), "best_by": best_by, "best_is": best_is}
     fields |= {"deterministic_action": deterministic_action, "deterministic_draws": deterministic_draws}
     fields |= {"precision": precision, "algorithm": algorithm, "world": world, "world_options": world_options}
     plan = given.plan(preset, {name: value for name, value in fields.items() if value is not None}, settings)
@@ -191,7 +200,7 @@ class Run:
 
         Args:
             seed: which one; the first by default.
-            checkpoint: the newest, or the one with the best deterministic return.
+            checkpoint: the newest, or the best one by the run's ``best_by``.
         """
         seed = self.plan.seed if seed is None else seed
         require(seed in self.seeds, "seed", seed, f"this run has the seeds {list(self.seeds)}")

@@ -18,7 +18,7 @@ def parse(options: Any, arguments: list[str], prog: str, default: Any = None) ->
         prog: the command, for messages.
         default: values of options that are not given; the dataclass's own where None.
     """
-    arguments = gathered(arguments, "world-option")
+    arguments = gathered(gathered(arguments, "world-option"), "log-info")
     config = (tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff)
     if default is None:
         return tyro.cli(options, args=arguments, prog=prog, config=config)

@@ -8,6 +8,7 @@ from tyro.conf import Positional, UseAppendAction, arg
 
 from penstock._jax_setup import set_up_jax
 from penstock.cli._arguments import parse
+from penstock.cli._filming import require_film_seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +25,8 @@ class ResumeOptions:
     """New budget of environment steps per seed. Learning rates then decay over the new plan."""
     video: bool = True
     """Film the trained policy at the end."""
+    film_seconds: float = 10.0
+    """Length of that film at most, in seconds of the environment's time."""
     tensorboard: bool = False
     """Also write TensorBoard events."""
     wandb: Annotated[str, arg(metavar="PROJECT")] = ""
@@ -35,6 +38,7 @@ class ResumeOptions:
 def run(arguments: list[str]) -> int:
     """Runs the subcommand."""
     options = parse(ResumeOptions, arguments, "penstock resume")
+    require_film_seconds(options.film_seconds)
     set_up_jax()
     from penstock.cli._run import loggers_from_options, train_run
     from penstock.training.restore import read_plan
@@ -43,5 +47,10 @@ def run(arguments: list[str]) -> int:
     if options.steps is not None:
         plan = dataclasses.replace(plan, steps=options.steps)
     return train_run(
-        plan, options.run_dir, video=options.video, loggers=loggers_from_options(options), allow_config_change=False
+        plan,
+        options.run_dir,
+        video=options.video,
+        film_seconds=options.film_seconds,
+        loggers=loggers_from_options(options),
+        allow_config_change=False,
     )

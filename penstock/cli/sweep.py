@@ -6,7 +6,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from penstock.sweeps.launchers import Launcher
     from penstock.sweeps.points import Sweep
     from penstock.sweeps.runs import SweepRun
+    from penstock.training.plan import RunPlan
     from penstock.training.signals import GracefulStop
 
 
@@ -89,7 +90,6 @@ def planned(sweep: "Sweep", algorithm: str | None, arguments: list[str], options
     from penstock.cli.train import parse_train_options, typed_names
     from penstock.sweeps.runs import SweepRun
     from penstock.training.config_files import BESIDE, told_of
-    from penstock.training.plan import default_run_dir
 
     for name in typed_names(arguments) & set(sweep.grid):
         raise ConfigurationError(f"{name} is varied, and given as an option, too. Leave one of the two out.")
@@ -104,9 +104,11 @@ def planned(sweep: "Sweep", algorithm: str | None, arguments: list[str], options
                 raise ConfigurationError("no algorithm is named. Write penstock sweep sac ..., or `algorithm: sac`.")
             given = dataclasses.replace(point.given, fields=fields, where="")
             train_options = parse_train_options(algorithm_entry(fields["algorithm"]), arguments, given)
+            if train_options.sweep:
+                raise ConfigurationError("--sweep is of `penstock train`. Write --grid in its place.")
             made.append((point.name, train_options, plan_from_options(train_options)))
     base = sweep.base.beside.run_dir
-    stem = options.config.stem if options.config is not None else f"sweep-{default_run_dir(made[0][2]).name}"
+    stem = options.config.stem if options.config is not None else sweep_name([plan for _, _, plan in made])
     folder = options.run_dir or (Path("runs") / stem if base is None else Path(base))
     flags = ("--allow-config-change",) if "--allow-config-change" in arguments else ()
     beside = [name for name in BESIDE if name not in ("preset", "run_dir")]
@@ -114,6 +116,14 @@ def planned(sweep: "Sweep", algorithm: str | None, arguments: list[str], options
         SweepRun(name, folder / name, plan, {field: getattr(train_options, field) for field in beside}, flags)
         for name, train_options, plan in made
     ]
+
+
+def sweep_name(plans: "Sequence[RunPlan]") -> str:
+    """What a sweep is called that nobody gave a name: ``sweep-ALGORITHM-WORLD``, without what varies."""
+    from penstock.training.plan import world_text
+
+    titles, worlds = {plan.title for plan in plans}, {world_text(plan.world) for plan in plans}
+    return "-".join(["sweep", *(name for names in (titles, worlds) if len(names) == 1 for name in names)])
 
 
 def refuse_idle_options(options: SweepOptions) -> None:

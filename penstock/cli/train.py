@@ -12,6 +12,7 @@ from penstock._errors import ConfigurationError
 from penstock._jax_setup import set_up_jax
 from penstock._own_code import resolved_spec
 from penstock.cli._arguments import parse
+from penstock.cli._filming import require_film_seconds
 
 if TYPE_CHECKING:
     from penstock.training.config_files import Given
@@ -35,6 +36,9 @@ class TrainOptions(Generic[ConfigT]):
     """First seed."""
     seeds: int = 1
     """Number of seeds, trained in one program: seed, seed + 1, ..."""
+    sweep: Annotated[tuple[str, ...], arg(metavar="RATE=VALUE,VALUE ...")] = ()
+    """Learning rates to train side by side with all seeds, as rows of one program: actor_learning_rate=1e-4,3e-4. Every
+    combination has a folder of its own in the run folder. All else is varied by `penstock sweep`."""
     steps: int = 200_000
     """Environment steps per seed, all environments together."""
     num_envs: int = 32
@@ -47,6 +51,12 @@ class TrainOptions(Generic[ConfigT]):
     """Environment steps between evaluations; 0 for none."""
     evaluation_episodes: int = 16
     """Episodes per evaluation, for the stochastic and for the deterministic policy."""
+    log_info: tuple[str, ...] = ()
+    """Entries of a hosted environment's info that are logged beside success, by name: numbers, or flags."""
+    best_by: str = "eval/return_deterministic"
+    """Metric of evaluations by which the best checkpoint is kept, for example eval/success_rate."""
+    best_is: Literal["highest", "lowest"] = "highest"
+    """Whether its highest or its lowest value is the best."""
     deterministic_action: Literal["zero", "typical", "mean", "modal"] | None = None
     """Of a flow, the action without noise, for evaluation and films: that of zero noise, of one fixed typical noise,
     the mean over a few fixed noises, or modal: the middle of one mode of those. None: zero with FlowRL, else modal."""
@@ -59,6 +69,8 @@ class TrainOptions(Generic[ConfigT]):
     """Name of the arm in comparisons; by default the algorithm."""
     video: bool = True
     """Film the trained policy at the end."""
+    film_seconds: float = 10.0
+    """Length of that film at most, in seconds of the environment's time. `penstock video RUN` films whole episodes."""
     tensorboard: bool = False
     """Also write TensorBoard events into the run folder (pip install 'penstock[tensorboard]')."""
     wandb: Annotated[str, arg(metavar="PROJECT")] = ""
@@ -251,11 +263,17 @@ def train_and_report(options: TrainOptions) -> int:
     from penstock.cli._run import loggers_from_options, plan_from_options, train_run
     from penstock.training.plan import default_run_dir
 
+    require_film_seconds(options.film_seconds)
     plan = plan_from_options(options)
+    if options.sweep:
+        from penstock.cli._rows import train_rows
+
+        return train_rows(plan, options)
     return train_run(
         plan,
         options.run_dir or default_run_dir(plan),
         video=options.video,
+        film_seconds=options.film_seconds,
         loggers=loggers_from_options(options),
         allow_config_change=options.allow_config_change,
     )

@@ -19,7 +19,10 @@ from penstock.reports.runs import STEP_KEY, Run, RunError, SeedCurve, seed_curve
 from penstock.training.migrations import completed
 
 WATCHING = frozenset(
-    {"penstock", "label", "seed", "seeds", "log_every", "evaluate_every", "evaluation_episodes", "world"}
+    {
+        *("penstock", "label", "seed", "seeds", "log_every", "evaluate_every", "evaluation_episodes", "world"),
+        *("log_info", "best_by", "best_is"),
+    }
 )
 """Fields of ``config.json`` that do not tell arms apart: names, seeds, and how often and how long one looks."""
 

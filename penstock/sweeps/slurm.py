@@ -1,11 +1,12 @@
 """Runs of a sweep as jobs of a cluster with SLURM, through the package submitit."""
 
+import contextlib
 import json
 import math
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ MOST_REQUEUES = 1000
 
 ASK_SECONDS = 15.0
 """Time between two questions to SLURM about its queue."""
+
+WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)
+"""Signals by which SLURM says that the time is nearly over."""
 
 SAVE_SECONDS = 80
 """So long a run may take to save after it was told that its time is over. SLURM tells it 90 seconds before."""
@@ -179,14 +183,8 @@ class RunOnNode:
     def __call__(self) -> int:
         """Trains. Returns the exit code, and leaves it in its file."""
         self.code.unlink(missing_ok=True)
-        with (self.run_dir / OUTPUT_NAME).open("ab") as output:
-            process = subprocess.Popen(
-                self.command,
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # the warning before the time limit goes to a whole group, and would end it
-            )
+        with (self.run_dir / OUTPUT_NAME).open("ab") as output, _ignored(*WARNINGS):
+            process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT)
         self.process = process
         signal.signal(signal.SIGTERM, lambda number, frame: process.send_signal(signal.SIGTERM))
         try:
@@ -210,6 +208,17 @@ class RunOnNode:
             while self.process.poll() is None and time.monotonic() < deadline:
                 time.sleep(0.1)
         return submitit.helpers.DelayedSubmission(RunOnNode(self.command, self.content, self.run_dir, self.code))
+
+
+@contextlib.contextmanager
+def _ignored(*signals: signal.Signals) -> Iterator[None]:
+    """Lets processes that are started meanwhile ignore signals, which SLURM sends to all processes of a job alike."""
+    before = [signal.signal(number, signal.SIG_IGN) for number in signals]
+    try:
+        yield
+    finally:
+        for number, handler in zip(signals, before, strict=True):
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def _read_ids(folder: Path) -> dict[str, str]:

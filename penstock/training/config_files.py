@@ -33,6 +33,7 @@ class Beside:
         preset: settings by name.
         run_dir: the run folder; None: by the plan.
         video: film the trained policy; `penstock.train` films none.
+        film_seconds: length of that film at most.
         tensorboard: write for TensorBoard.
         wandb: a project of Weights & Biases; empty for none.
         logger: loggers in files, ``path/to/file.py:Name``.
@@ -41,6 +42,7 @@ class Beside:
     preset: str = ""
     run_dir: str | None = None
     video: bool = True
+    film_seconds: float = 10.0
     tensorboard: bool = False
     wandb: str = ""
     logger: tuple[str, ...] = ()

@@ -90,7 +90,9 @@ def test_a_dry_run_lists_the_runs_and_writes_nothing(penstock, tmp_path, monkeyp
     code, out, _ = penstock(*command)
     names = [f"window={window},seed={seed}" for window in (4, 8) for seed in (0, 1)]
     assert code == 0 and list(tmp_path.iterdir()) == []
-    assert out.splitlines() == [f"waiting   runs/sweep-apg-classic-double-integrator-0/{name}" for name in names]
+    assert out.splitlines() == [f"waiting   runs/sweep-apg-classic-double-integrator/{name}" for name in names]
+    _, out, _ = penstock("sweep", *WORLD, "--grid", "algorithm=sac,td3", "--dry-run")
+    assert out.splitlines()[0] == "waiting   runs/sweep-classic-double-integrator/algorithm=sac"
     (tmp_path / "mine.yaml").write_text(
         "base: {algorithm: apg, world: classic/double-integrator, window: 16}\nruns: [{window: 4}, {num-envs: 2}]"
     )

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 from penstock._errors import ConfigurationError, PenstockError
+from penstock._extras import extra
 from penstock.storage.loggers import Logger, LoggerError, TensorBoard, WeightsAndBiases, make_loggers
 from penstock.storage.metrics_log import MetricsLog, read_metrics
 
@@ -23,13 +24,23 @@ def row(step, seed=3, **more):
 
 
 @pytest.mark.parametrize(
-    ("module", "arguments", "extra"),
+    ("module", "arguments", "brings"),
     [("tensorboardX", (True, "", ()), "tensorboard"), ("wandb", (False, "project", ()), "wandb")],
 )
-def test_a_missing_package_says_which_extra_brings_it(monkeypatch, module, arguments, extra):
+def test_a_missing_package_says_which_extra_brings_it(monkeypatch, module, arguments, brings):
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(PenstockError, match=rf"'{module}', which is not installed.*'penstock\[{extra}\]'"):
+    with pytest.raises(PenstockError, match=rf"'{module}', which is not installed.*'penstock\[{brings}\]'"):
         make_loggers(*arguments)
+
+
+def test_a_folder_of_results_is_no_package(tmp_path, monkeypatch):
+    """W&B writes one of its own name."""
+    (tmp_path / "results_of_runs").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(
+        PenstockError, match=r"which is not installed \(only a folder of that name was found, .*'penstock"
+    ):
+        extra("results_of_runs", "wandb")
 
 
 def test_tensorboard_gets_numbers_and_hides_rows_that_are_written_again(tmp_path, monkeypatch):
