@@ -241,12 +241,13 @@ def test_a_longer_budget_moves_the_memory_into_a_larger_one(functional, tmp_path
     train(plan(60), tmp_path / "run")
     before, state = (newest_state(tmp_path / "run", program_of(plan(steps))) for steps in (60, 100))
     before = before.memory
-    assert before.ring.reward.shape == (1, 30, 2) and state.memory.ring.reward.shape == (1, 50, 2)
-    assert_equal(jax.tree.map(lambda leaf: leaf[:, :30], state.memory.ring), before.ring)
+    if not functional:  # whose programs are the same for both budgets, with a memory that suffices for either
+        assert before.ring.reward.shape == (1, 30, 2) and state.memory.ring.reward.shape == (1, 50, 2)
+    assert_equal(jax.tree.map(lambda leaf: leaf[:, :30], state.memory.ring), jax.tree.map(lambda leaf: leaf[:, :30], before.ring))
     assert state.memory.filled[0] == state.memory.position[0] == 30
     finished = train(plan(100), tmp_path / "run")
     assert finished.finished and finished.state.memory.filled[0] == 50
-    np.testing.assert_array_equal(finished.state.memory.ring.reward[:, :30], before.ring.reward)
+    np.testing.assert_array_equal(finished.state.memory.ring.reward[:, :30], before.ring.reward[:, :30])
 
 
 def test_continuing_twice_from_one_checkpoint_gives_the_same_run(tmp_path):
