@@ -19,7 +19,7 @@ def parse(options: Any, arguments: list[str], prog: str, default: Any = None) ->
         default: values of options that are not given; the dataclass's own where None.
     """
     arguments = gathered(gathered(arguments, "world-option"), "log-info")
-    config = (tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff)
+    config = (tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff, tyro.conf.AvoidSubcommands)
     if default is None:
         return tyro.cli(options, args=arguments, prog=prog, config=config)
     return tyro.cli(options, args=arguments, prog=prog, default=default, config=config)
@@ -31,7 +31,7 @@ def parse_known(options: Any, arguments: list[str], prog: str) -> tuple[Any, lis
     Raises:
         ConfigurationError: one of the rest looks like a misspelt one of these options.
     """
-    config = (tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff)
+    config = (tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff, tyro.conf.AvoidSubcommands)
     found, rest = tyro.cli(options, args=arguments, prog=prog, return_unknown_args=True, config=config)
     flags = [f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(options)]
     for text in rest:

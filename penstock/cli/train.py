@@ -24,7 +24,7 @@ ConfigT = TypeVar("ConfigT")
 class TrainOptions(Generic[ConfigT]):
     """Trains an algorithm on a world. If the run folder holds the same run already, continues it."""
 
-    settings: ConfigT
+    settings: Annotated[ConfigT, arg(name="algorithm")]
     """Settings of the algorithm. Defaults are the preset of the chosen world."""
     world: str
     """Name of the world (see `penstock worlds`), or your own: path/to/file.py:Task or package.module:Task."""
