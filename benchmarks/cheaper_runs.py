@@ -67,7 +67,11 @@ class Side:
         environment = os.environ | {"PYTHONPATH": str(self.checkout), "PENSTOCK_CACHE": str(self.folder / "cache")}
         environment |= {"OMP_NUM_THREADS": "1", "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false"}
         done = subprocess.run(
-            [sys.executable, "-P", "-m", "penstock", *command], env=environment, capture_output=True, text=True, check=False
+            [sys.executable, "-P", "-m", "penstock", *command],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if done.returncode:
             sys.exit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr}")

@@ -243,13 +243,7 @@ def test_a_longer_budget_moves_the_memory_into_a_larger_one(functional, tmp_path
     before = before.memory
     if not functional:  # whose programs are the same for both budgets, with a memory that suffices for either
         assert before.ring.reward.shape == (1, 30, 2) and state.memory.ring.reward.shape == (1, 50, 2)
-<<<<<<< HEAD
-    assert_equal(
-        jax.tree.map(lambda leaf: leaf[:, :30], state.memory.ring), jax.tree.map(lambda leaf: leaf[:, :30], before.ring)
-    )
-=======
     assert_equal(*(jax.tree.map(lambda leaf: leaf[:, :30], memory.ring) for memory in (state.memory, before)))
->>>>>>> e8ce5be101b68b43edea34cb2efc786e8d58c7cd
     assert state.memory.filled[0] == state.memory.position[0] == 30
     finished = train(plan(100), tmp_path / "run")
     assert finished.finished and finished.state.memory.filled[0] == 50
