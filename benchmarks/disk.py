@@ -1,6 +1,6 @@
 """What a run leaves on the disk, and how long its checkpoints take.
 
-    python benchmarks/disk.py                                   # prints tables, writes results/disk.json
+    python benchmarks/disk.py                                   # prints tables, adds to results/disk.json
     python benchmarks/disk.py --before PATH/TO/OTHER/CHECKOUT   # the same beside what another version does
     python benchmarks/disk.py --full                            # with a replay memory that is full from the start
 
@@ -30,6 +30,7 @@ ARMS = {
     "flowrl, learning from 4,800": ("flowrl", {"warmup_steps": 4_800}),
 }
 STEPS, EVERY = 5_000, 1_000
+OUTPUT = Path(__file__).parent / "results" / "disk.json"
 
 RUN = """
 import json, sys, time
@@ -40,7 +41,8 @@ from penstock.training import loop
 
 algorithm, run_dir, settings, steps, every, full = json.loads(sys.argv[1])
 seconds = []
-save, create = loop._Run._checkpoint, Replay.create_on_host.__func__
+training = getattr(loop, "_Training", None) or loop._Run  # the name before runs were trained together
+save, create = training._checkpoint, Replay.create_on_host.__func__
 
 def timed(self, *arguments):
     begin = time.perf_counter()
@@ -55,7 +57,7 @@ def filled(cls, *arguments):
     memory.filled[...] = memory.slots
     return memory
 
-loop._Run._checkpoint = timed
+training._checkpoint = timed
 if full:
     Replay.create_on_host = classmethod(filled)
 penstock.train(algorithm, "dmc/walker-run", run_dir=run_dir, evaluate_every=every, evaluation_episodes=1, log_every=10,
@@ -111,7 +113,7 @@ def table(record: list[dict]) -> str:
         }
         rows.append(
             {
-                "arm": row["arm"],
+                "arm": row["arm"] + ", memory full" * row["full"],
                 "version": row["version"],
                 **{name: f"{size / 1e6:,.2f} MB" for name, size in numbers.items()},
                 "seconds per checkpoint": f"{np.median(row['seconds'][1:]):.3f}",
@@ -136,16 +138,23 @@ def main() -> None:
         for version, checkout in versions.items():
             record.append({"version": version, **measure(arm, checkout, arguments.full)})
             print(table(record[-1:]), file=sys.stderr, flush=True)
+    record = sorted(
+        [*others(record), *record], key=lambda row: (row["full"], list(ARMS).index(row["arm"]), row["version"])
+    )
     for row in record:
         if row["version"] == "now":
-            print(f"\n{row['arm']}\n")
-            files = [("newest", *item) for item in row["newest"].items()] + [
-                ("beside", *item) for item in row["beside"].items()
-            ]
+            print(f"\n{row['arm']}{', memory full' * row['full']}\n")
+            files = [(where, *item) for where in ("newest", "beside") for item in row[where].items()]
             print(markdown_table([{"": where, "file": name, "bytes": f"{size:,}"} for where, name, size in files]))
     print(f"\n{table(record)}")
-    path = Path(__file__).parent / "results" / ("disk_full.json" if arguments.full else "disk.json")
-    path.write_text(json.dumps(record, indent=1) + "\n")
+    OUTPUT.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def others(record: list[dict]) -> list[dict]:
+    """What was measured before, and was not measured anew."""
+    keys = {(row["full"], row["arm"], row["version"]) for row in record}
+    before = json.loads(OUTPUT.read_text()) if OUTPUT.is_file() else []
+    return [row for row in before if (row["full"], row["arm"], row["version"]) not in keys]
 
 
 if __name__ == "__main__":

@@ -46,10 +46,13 @@ def warn(sentence: str) -> None:
 def suggest(name: str, known: Iterable[str]) -> str:
     """Returns `` Did you mean 'x'?`` for the known name nearest to ``name``, or the list of all known names."""
     known = sorted(known)
-    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    if nearest:
-        return f" Did you mean '{nearest[0]}'?"
-    return f" Known names: {', '.join(known)}."
+    found = nearest(name, known)
+    return f" Did you mean '{found}'?" if found is not None else f" Known names: {', '.join(known)}."
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that looks most like ``name``; None where none does."""
+    return next(iter(difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5)), None)
 
 
 def require(condition: bool, field: str, value: object, rule: str) -> None:

@@ -17,7 +17,12 @@ def extra(module: str, name: str) -> Any:
         MissingExtraError: the module is not installed.
     """
     try:
-        return importlib.import_module(module)
+        found = importlib.import_module(module)
+        spec = getattr(found, "__spec__", None)
+        if spec is not None and spec.origin is None and spec.submodule_search_locations is not None:
+            # A folder of results, as W&B writes one, is importable where the package is missing.
+            raise ImportError(f"only a folder of that name was found, {next(iter(spec.submodule_search_locations))}")
+        return found
     except ImportError as error:
         package = module.partition(".")[0]
         raise MissingExtraError(

@@ -33,10 +33,31 @@ def convert(value: Any, hint: Any, field: str) -> Any:
     """
     converted = _convert(value, hint)
     if isinstance(converted, _Misfit):
-        raise ConfigurationError(f"{field} = {value!r}: must be {spoken(hint)}.")
+        raise ConfigurationError(f"{field} = {value!r}: must be {spoken(hint)}.{_advice(value, hint)}")
     if isinstance(converted, float) and math.isnan(converted):
         raise ConfigurationError(f"{field} = nan: a setting must be a number.")
     return converted
+
+
+def _advice(value: Any, hint: Any) -> str:
+    """What to write instead, where something near was meant."""
+    wanted = {hint, *typing.get_args(hint)}
+    if int in wanted and isinstance(value, float) and value.is_integer():
+        return f" Write it in full: {int(value)}."
+    if wanted & {int, float} and isinstance(value, str) and _is_number(value):
+        return " This is a text: leave the quotes out."
+    if bool in wanted and isinstance(value, str) and value.lower() in ("yes", "no", "on", "off", "y", "n"):
+        return f" Write {'true' if value.lower() in ('yes', 'on', 'y') else 'false'}."
+    if typing.get_origin(hint) is tuple and isinstance(value, int | float | str):
+        return f" Write [{value}]."
+    return ""
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return not math.isnan(float(text))
+    except ValueError:
+        return False
 
 
 class _Misfit:
@@ -124,6 +145,8 @@ def spoken(hint: Any) -> str:
         return "one of " + ", ".join(map(repr, arguments))
     if origin in (Union, types.UnionType):
         return " or ".join(map(spoken, arguments))
+    if origin is dict:
+        return "a mapping of names to values"
     if origin is tuple and len(arguments) == 2 and arguments[1] is ...:
         return f"a list, each entry {spoken(arguments[0])}"
     if origin is tuple:

@@ -13,13 +13,17 @@ from penstock._jax_setup import set_up_jax
 from penstock._types import Actions
 from penstock.networks.precision import Precision
 from penstock.observation import Observation
-from penstock.policies import Agent, DeterministicAction
+from penstock.policies import Agent
 from penstock.policies.deterministic_action import DeterministicName
+from penstock.storage.loggers import Logger, make_loggers
 from penstock.storage.metrics_log import read_metrics
 from penstock.storage.run_folder import METRICS_NAME
-from penstock.training.loop import Observer, Result, Silent
+from penstock.training.best import BestIs
+from penstock.training.config_files import Given, read_given
+from penstock.training.loop import Result
 from penstock.training.loop import train as train_plan
-from penstock.training.plan import RunPlan, default_run_dir, make_plan
+from penstock.training.observer import Observer, Silent
+from penstock.training.plan import RunPlan, default_run_dir
 from penstock.training.restore import RestoredRun, read_plan, restore_run
 from penstock.training.running import evaluate_seeds
 from penstock.worlds import World
@@ -31,50 +35,62 @@ Rows = list[dict[str, Any]]
 
 
 def train(
-    algorithm: str,
-    world: str,
+    algorithm: str | None = None,
+    world: str | None = None,
     *,
+    config: str | Path | None = None,
     run_dir: str | Path | None = None,
     steps: int | None = None,
-    seed: int = 0,
-    seeds: int = 1,
+    seed: int | None = None,
+    seeds: int | None = None,
     num_envs: int | None = None,
-    preset: str = "",
+    preset: str | None = None,
     world_options: Mapping[str, Any] | None = None,
     log_every: int | None = None,
     evaluate_every: int | None = None,
     evaluation_episodes: int | None = None,
+    log_info: Sequence[str] | None = None,
+    best_by: str | None = None,
+    best_is: BestIs | None = None,
     deterministic_action: DeterministicName | None = None,
-    deterministic_draws: int = DeterministicAction.draws,
-    precision: Precision = "float32",
-    label: str = "",
+    deterministic_draws: int | None = None,
+    precision: Precision | None = None,
+    label: str | None = None,
     progress: bool = True,
     on_metrics: Callable[[Rows], bool | None] | None = None,
+    loggers: Sequence[Logger] = (),
     allow_config_change: bool = False,
     **settings: Any,
 ) -> "Run":
     """Trains, or continues the run in the folder: ``penstock train`` without its figure and film.
 
+    What is None is as ``config`` says, else as the world's preset, else as `RunPlan` and the algorithm have it.
+
     Args:
         algorithm: name of the algorithm.
         world: name of the world, or your own: ``path/to/file.py:Task`` or ``package.module:Task``.
+        config: a file with any of these, YAML or JSON, or the ``config.json`` of a run; see docs/experiments.md.
         run_dir: the run folder; by default ``runs/ALGORITHM-WORLD-SEED``.
-        steps: environment steps per seed; like all that is None, by default as the world's preset says.
-        seed: first seed.
-        seeds: how many seeds, trained in one program.
+        steps: environment steps per seed.
+        seed: first seed; 0 by default.
+        seeds: how many seeds, trained in one program; 1 by default.
         num_envs: environments that step together.
         preset: settings by name in place of the world's.
-        world_options: keyword arguments of the world.
+        world_options: keyword arguments of the world; each counts more than the file's of its name.
         log_every: iterations per line of metrics.
         evaluate_every: environment steps between evaluations.
         evaluation_episodes: episodes per evaluation.
-        deterministic_action: of a flow, the action without noise: zero, typical, mean or modal; None as usual.
+        log_info: entries of a hosted environment's ``info`` that are logged beside success.
+        best_by: metric of evaluations by which the best checkpoint is kept, for example ``eval/success_rate``.
+        best_is: whether its highest or its lowest value is the best.
+        deterministic_action: of a flow, the action without noise: zero, typical, mean or modal.
         deterministic_draws: fixed noises of mean and modal.
         precision: float32 or bfloat16; see `RunPlan`.
         label: name of the arm in comparisons.
         progress: show the progress display on standard error.
         on_metrics: called with every new line of metrics, one dictionary per seed; True stops the run, which is saved
             and goes on with the next call.
+        loggers: where metrics go beside the run folder; see docs/logging.md.
         allow_config_change: continue although settings differ from those of the run so far.
         **settings: of the algorithm, by the names of the command line: ``window=16``.
 
@@ -82,19 +98,17 @@ def train(
         PenstockError: in a sentence: what is wrong, and what to do.
     """
     set_up_jax()
-    given = {"steps": steps, "num_envs": num_envs, "log_every": log_every, "evaluate_every": evaluate_every}
-    given["evaluation_episodes"] = evaluation_episodes
-    fields = {name: value for name, value in given.items() if value is not None}
-    fields |= {
-        "seed": seed,
-        "seeds": seeds,
-        "label": label,
-        "precision": precision,
-        "world_options": dict(world_options or {}),
-    }
+    given = Given() if config is None else read_given(config, world or "")
+    fields = {"steps": steps, "seed": seed, "seeds": seeds, "num_envs": num_envs, "label": label}
+    fields |= {"log_every": log_every, "evaluate_every": evaluate_every, "evaluation_episodes": evaluation_episodes}
+    fields |= {"log_info": log_info if log_info is None else tuple(log_info), "best_by": best_by, "best_is": best_is}
     fields |= {"deterministic_action": deterministic_action, "deterministic_draws": deterministic_draws}
-    plan = make_plan(algorithm, world, preset=preset, settings=settings, **fields)
-    return _train(plan, run_dir or default_run_dir(plan), progress, on_metrics, allow_config_change)
+    fields |= {"precision": precision, "algorithm": algorithm, "world": world, "world_options": world_options}
+    plan = given.plan(preset, {name: value for name, value in fields.items() if value is not None}, settings)
+    beside = given.beside
+    run_dir = run_dir or beside.run_dir or default_run_dir(plan)
+    named = make_loggers(beside.tensorboard, beside.wandb, beside.logger)
+    return _train(plan, run_dir, progress, on_metrics, [*named, *loggers], allow_config_change)
 
 
 def resume(
@@ -102,20 +116,26 @@ def resume(
     *,
     progress: bool = True,
     on_metrics: Callable[[Rows], bool | None] | None = None,
+    loggers: Sequence[Logger] = (),
 ) -> "Run":
     """Continues the run in a folder with its own settings. See `train`."""
     set_up_jax()
-    return _train(read_plan(run_dir), run_dir, progress, on_metrics, False)
+    return _train(read_plan(run_dir), run_dir, progress, on_metrics, loggers, False)
 
 
-def _train(plan, run_dir, progress, on_metrics, allow_config_change):
+def _train(plan, run_dir, progress, on_metrics, loggers, allow_config_change):
     observer: Observer = Silent()
     if progress:
         from penstock.reports.live import Progress
 
         observer = Progress()
     result = train_plan(
-        plan, run_dir, observer=observer, on_metrics=on_metrics, allow_config_change=allow_config_change
+        plan,
+        run_dir,
+        observer=observer,
+        loggers=loggers,
+        on_metrics=on_metrics,
+        allow_config_change=allow_config_change,
     )
     return Run(result.folder.path, plan, result)
 
@@ -180,7 +200,7 @@ class Run:
 
         Args:
             seed: which one; the first by default.
-            checkpoint: the newest, or the one with the best deterministic return.
+            checkpoint: the newest, or the best one by the run's ``best_by``.
         """
         seed = self.plan.seed if seed is None else seed
         require(seed in self.seeds, "seed", seed, f"this run has the seeds {list(self.seeds)}")

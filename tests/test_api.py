@@ -160,15 +160,45 @@ def test_a_script_watches_and_stops(tmp_path, monkeypatch):
         seen.append(rows)
         return rows[0]["env_steps"] >= 32
 
+    class Collected:
+        def __init__(self):
+            self.got = []
+
+        def begin(self, run_dir, config):
+            self.got.append((run_dir, config["algorithm"]))
+
+        def write(self, row):
+            self.got.append(row["env_steps"])
+
+        def close(self):
+            self.got.append("closed")
+
+    first, second = Collected(), Collected()
     world = {"world_options": {"episode_length": 10}}
     small = {"window": 4, "actor_hidden": (8,)}
-    stopped = penstock.train(
-        "apg", "classic/double-integrator", run_dir=tmp_path / "run", on_metrics=enough, **world, **RUN, **small
-    )
+    options = {"run_dir": tmp_path / "run", "on_metrics": enough, "loggers": [first], **world, **RUN, **small}
+    stopped = penstock.train("apg", "classic/double-integrator", **options)
     assert [rows[0]["env_steps"] for rows in seen] == [16, 32] and not stopped.finished
     assert stopped.result is not None and stopped.result.exit_code == 75
-    resumed = penstock.resume(tmp_path / "run", progress=False, on_metrics=lambda rows: seen.append(rows))
+    more = {"on_metrics": lambda rows: seen.append(rows), "loggers": [second]}
+    resumed = penstock.resume(tmp_path / "run", progress=False, **more)
     assert resumed.finished and [rows[0]["env_steps"] for rows in seen] == [16, 32, 48, 64]
+    begun = (tmp_path / "run", "apg")
+    assert first.got == [begun, 0, 16, 32, "closed"] and second.got == [begun, 48, 64, "closed"]
+
+
+def test_a_file_gives_what_a_script_leaves_open(run, tmp_path):
+    again = penstock.train(config=run.path / "config.json", run_dir=run.path, progress=False)
+    assert again.finished and again.plan == run.plan and again.result is not None and not again.result.worked
+    (tmp_path / "x.yaml").write_text(f"algorithm: shac2\nrun_dir: {run.path}\nsteps: no\n")
+    with pytest.raises(ConfigurationError, match=r"x\.yaml: steps = 'no': must be a whole number"):
+        penstock.train(config=tmp_path / "x.yaml")
+    (tmp_path / "x.yaml").write_text(f"algorithm: shac2\nrun_dir: {run.path}\nchunk_length: 2\nseeds: 2\n")
+    small = {"world_options": {"episode_length": 10}, **RUN, **SMALL}
+    same = penstock.train(world="classic/double-integrator", config=tmp_path / "x.yaml", **small)
+    assert same.path == run.path and same.plan == run.plan
+    with pytest.raises(ConfigurationError, match="world is missing"):
+        penstock.train(config=tmp_path / "x.yaml")
 
 
 def test_no_run_is_no_run(tmp_path):

@@ -16,10 +16,11 @@ FLOORS = {
     "algorithms": 4,
     "training": 5,
     "reports": 6,
-    "cli": 7,
-    "api.py": 8,
-    "__main__.py": 8,
-    "__init__.py": 9,
+    "sweeps": 7,
+    "cli": 8,
+    "api.py": 9,
+    "__main__.py": 9,
+    "__init__.py": 10,
 }
 FILES = sorted(ROOT.rglob("*.py"))
 

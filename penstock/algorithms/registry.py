@@ -78,6 +78,13 @@ def algorithm_entry(name: str) -> AlgorithmEntry:
     return ALGORITHMS[name]
 
 
+def owners_of(setting: str) -> list[str]:
+    """Names of the algorithms that have a setting of this name, or a switch."""
+    return [
+        entry.name for entry in ALGORITHMS.values() if setting in {*entry.config.all_names(), *entry.config.switches}
+    ]
+
+
 def family(name: str) -> dict[str, AlgorithmEntry]:
     """The algorithms of one family."""
     return {entry.name: entry for entry in ALGORITHMS.values() if entry.family == name}

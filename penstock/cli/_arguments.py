@@ -1,8 +1,12 @@
 """Parsing of command lines into dataclasses."""
 
+import dataclasses
+import difflib
 from typing import Any
 
 import tyro
+
+from penstock._errors import ConfigurationError
 
 
 def parse(options: Any, arguments: list[str], prog: str, default: Any = None) -> Any:
@@ -14,11 +18,26 @@ def parse(options: Any, arguments: list[str], prog: str, default: Any = None) ->
         prog: the command, for messages.
         default: values of options that are not given; the dataclass's own where None.
     """
-    arguments = gathered(arguments, "world-option")
-    config = (tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff)
+    arguments = gathered(gathered(arguments, "world-option"), "log-info")
+    config = (tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff, tyro.conf.AvoidSubcommands)
     if default is None:
         return tyro.cli(options, args=arguments, prog=prog, config=config)
     return tyro.cli(options, args=arguments, prog=prog, default=default, config=config)
+
+
+def parse_known(options: Any, arguments: list[str], prog: str) -> tuple[Any, list[str]]:
+    """Reads the arguments that are options of a dataclass; returns them, and the rest.
+
+    Raises:
+        ConfigurationError: one of the rest looks like a misspelt one of these options.
+    """
+    config = (tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff, tyro.conf.AvoidSubcommands)
+    found, rest = tyro.cli(options, args=arguments, prog=prog, return_unknown_args=True, config=config)
+    flags = [f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(options)]
+    for text in rest:
+        for flag in difflib.get_close_matches(text.partition("=")[0], flags, n=1, cutoff=0.85):
+            raise ConfigurationError(f"{text}: unknown option. Did you mean '{flag}'?")
+    return found, rest
 
 
 def gathered(arguments: list[str], option: str) -> list[str]:

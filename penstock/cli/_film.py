@@ -1,6 +1,9 @@
 """Films one deterministic episode."""
 
+import itertools
+import math
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -10,11 +13,11 @@ from penstock._errors import PenstockError
 from penstock._types import Key
 from penstock.algorithms.learner import Learner
 from penstock.policies import Agent
-from penstock.render.video import write_episode
+from penstock.render.video import announced, fitted, thinned, write_episode, write_video
 from penstock.scene.items import Scene
 from penstock.training.evaluation import run_episodes
 from penstock.training.hosted_evaluation import HostedEvaluator
-from penstock.worlds import FunctionalWorld
+from penstock.worlds import FunctionalWorld, World
 from penstock.worlds.hosted.hosted_world import HostedWorld
 
 FILM_KEY = 0xF11A
@@ -28,30 +31,43 @@ def film(
     seed: int = 0,
     deterministic: bool = True,
     size: tuple[int, int] = (960, 540),
+    seconds: float | None = None,
+    progress: Callable[[float], None] = lambda share: None,
 ) -> Path:
-    """Films one episode of an agent, in real time.
+    """Films one episode of an agent, in real time, or at the rate that an environment states.
+
+    Args:
+        learner: the algorithm.
+        agent: who acts.
+        path: the file, .mp4 or .gif.
+        seed: of the reset and of the policy's noise.
+        deterministic: act without noise.
+        size: width and height in pixels, at most.
+        seconds: of the environment's time, at most; None for the whole episode.
+        progress: told the share that is drawn.
 
     Raises:
         PenstockError: the world cannot be drawn, or an extra is missing.
     """
-    scenes = episode_scenes(learner, agent, seed=seed, deterministic=deterministic)
+    world = learner.world
+    steps = world.episode_length if seconds is None else max(1, math.ceil(seconds / world.control_timestep))
+    key = jax.random.fold_in(jax.random.key(seed), FILM_KEY)
     with warnings.catch_warnings():
         # ffmpeg is started by fork and exec at once, which JAX's threads do not mind.
         warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called", category=RuntimeWarning)
-        return write_episode(scenes, path, learner.world.control_timestep, size=size)
+        if isinstance(world, HostedWorld):
+            return _film_hosted(learner, world, agent, path, key, deterministic, size, steps, progress)
+        scenes = _scenes(world, agent, key, deterministic, steps)
+        return write_episode(scenes, path, world.control_timestep, size=size, progress=progress)
 
 
-def episode_scenes(learner: Learner, agent: Agent, *, seed: int = 0, deterministic: bool = True) -> list[Scene]:
-    """One scene per control step of one episode of an agent.
+def _scenes(world: World, agent: Agent, key: Key, deterministic: bool, most: int) -> list[Scene]:
+    """One scene for each of the first ``most`` control steps of an episode on a functional world.
 
     Raises:
         PenstockError: the world cannot be drawn.
     """
-    world = learner.world.with_num_envs(1)
-    key = jax.random.fold_in(jax.random.key(seed), FILM_KEY)
-    if isinstance(world, HostedWorld):
-        return _hosted_scenes(learner, world, agent, key, deterministic)
-
+    world = world.with_num_envs(1)
     if not isinstance(world, FunctionalWorld):
         raise PenstockError(f"'{world.name}' is a {type(world).__name__}, which cannot be filmed.")
 
@@ -61,7 +77,7 @@ def episode_scenes(learner: Learner, agent: Agent, *, seed: int = 0, determinist
         return evaluation.episode_length, bodies
 
     length, bodies = jax.device_get(episode(agent, key))
-    steps = range(int(np.asarray(length)[0]))
+    steps = range(min(int(np.asarray(length)[0]), most))
     drawn = [world.task.scene(jax.tree.map(lambda leaf, t=t: leaf[t], bodies), 0) for t in steps]
     scenes = [scene for scene in drawn if scene is not None]
     if not scenes or len(scenes) < len(drawn):
@@ -69,23 +85,35 @@ def episode_scenes(learner: Learner, agent: Agent, *, seed: int = 0, determinist
     return scenes
 
 
-def _hosted_scenes(learner: Learner, world: HostedWorld, agent: Agent, key: Key, deterministic: bool) -> list[Scene]:
-    if world.vectorization != "serial":
+def _film_hosted(
+    learner: Learner,
+    world: HostedWorld,
+    agent: Agent,
+    path: Path,
+    key: Key,
+    deterministic: bool,
+    size: tuple[int, int],
+    most: int,
+    progress: Callable[[float], None],
+) -> Path:
+    """Films one episode of a hosted world: drawn by our renderer, or as the environment renders itself."""
+    if world.declared.pictures == "none":
         raise PenstockError(
-            f"'{world.name}' is filmed in this process only; it has vectorization={world.vectorization}."
+            f"'{world.name}' has no pictures: it is no environment of MuJoCo, and its metadata['render_modes'] lacks "
+            "'rgb_array'. Give it a render() that returns arrays of (height, width, 3) bytes, and say so there."
         )
+    world = world.filmed()
     evaluator = HostedEvaluator(learner, world)
-    scenes: list[Scene | None] = []
-
-    def watch(present: HostedWorld) -> None:
-        if not scenes or scenes[-1] is not None:
-            scenes.append(present.scene(f"t = {len(scenes) * world.control_timestep:.2f} s"))
-
+    played = evaluator.play(jax.tree.leaves(agent), key, [], deterministic=deterministic)
+    steps = itertools.islice(played, most)
     try:
-        evaluator.run(jax.tree.leaves(agent), key, deterministic=deterministic, watch=watch)
+        if world.declared.pictures == "scene":
+            captions = (f"t = {t * world.control_timestep:.2f} s" for t, _ in steps)
+            drawn = [scene for caption in captions if (scene := evaluator.world.scene(caption)) is not None]
+            return write_episode(drawn, path, world.control_timestep, size=size, progress=progress)
+        stride, shown = thinned(1.0 / world.declared.picture_rate)
+        frames = (evaluator.world.frame() for t, _ in steps if t % stride == 0)
+        count = min(most, world.episode_length) // stride
+        return write_video(announced(fitted(frames, size), count, progress), path, 1.0 / shown)
     finally:
         evaluator.world.close()
-    drawn = [scene for scene in scenes if scene is not None]
-    if len(drawn) < len(scenes):
-        raise PenstockError(f"'{world.name}' has no pictures: only environments of MuJoCo can be filmed.")
-    return drawn

@@ -2,16 +2,18 @@
 
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from penstock._errors import PenstockError
+from penstock._errors import PenstockError, raised
 from penstock._own_code import resolved_spec
 from penstock._own_sources import with_absolute_files
 from penstock.cli._film import film
+from penstock.cli._filming import Filming
 from penstock.reports.curves import plot_single
 from penstock.reports.live import Progress
-from penstock.storage.metrics_log import TensorBoardMirror
+from penstock.storage.loggers import Logger, make_loggers
 from penstock.training.loop import Result, train
 from penstock.training.plan import RunPlan, parse_world_options
 
@@ -20,9 +22,15 @@ def plan_from_options(options: Any) -> RunPlan:
     """The plan that a parsed command line describes."""
     shared = ("algorithm", "settings", "seed", "seeds", "steps", "num_envs", "log_every", "evaluate_every")
     more = ("evaluation_episodes", "deterministic_action", "deterministic_draws", "precision", "label")
-    fields = {name: getattr(options, name) for name in (*shared, *more)}
+    told = ("log_info", "best_by", "best_is")
+    fields = {name: getattr(options, name) for name in (*shared, *more, *told)}
     world_options = with_absolute_files(parse_world_options(options.world_option))
     return RunPlan(world=resolved_spec(options.world), world_options=world_options, **fields)
+
+
+def loggers_from_options(options: Any) -> list[Logger]:
+    """The loggers that a parsed command line names."""
+    return make_loggers(options.tensorboard, options.wandb, options.logger)
 
 
 def train_run(
@@ -30,7 +38,8 @@ def train_run(
     run_dir: Path,
     *,
     video: bool,
-    tensorboard: bool,
+    film_seconds: float,
+    loggers: Sequence[Logger],
     allow_config_change: bool,
 ) -> int:
     """Trains, or continues, and reports. Returns the exit code.
@@ -42,15 +51,15 @@ def train_run(
         plan,
         run_dir,
         observer=progress,
-        mirrors=lambda folder: [TensorBoardMirror(folder.path / "tensorboard")] if tensorboard else [],
+        loggers=loggers,
         allow_config_change=allow_config_change,
     )
     if result.finished:
-        report(result, video)
+        report(result, video, film_seconds)
     return result.exit_code
 
 
-def report(result: Result, video: bool) -> None:
+def report(result: Result, video: bool, film_seconds: float | None = None) -> None:
     """Draws the curve, films the policy, says where everything is, and ends with the result in one line.
 
     Missing extras cost only the picture. A run that was complete before keeps the pictures that it has.
@@ -66,12 +75,15 @@ def report(result: Result, video: bool) -> None:
         path = folder / "videos" / "final.mp4"
         try:
             if result.worked or not path.is_file():
-                print("filming one episode ...", file=sys.stderr, flush=True)
                 learner = result.driver.learner
-                path = film(learner, learner.evaluated(result.state.seed(0).learned), path)
+                agent = learner.evaluated(result.state.seed(0).learned)
+                with Filming() as progress:
+                    path = film(learner, agent, path, seconds=film_seconds, progress=progress)
             print(f"video       {path}")
         except PenstockError as error:
             print(f"no video: {error}")
+        except Exception as error:  # somebody's code that draws; the run is saved
+            print(f"no video: {raised(error)}")
     print("\n".join(closing_lines(folder.resolve().name, result.last_rows)))
     print(f"next        penstock evaluate {folder}   penstock video {folder}   penstock plot {folder}", file=sys.stderr)
 
@@ -90,9 +102,10 @@ def closing_lines(name: str, rows: list[dict[str, Any]]) -> list[str]:
         metric, spoken, unit = "eval/forward_velocity", "deterministic forward speed", " m/s"
     digits = 2 if unit else 1
     values = [math.nan if row[metric] is None else row[metric] for row in rows]
-    lines = []
-    if len(rows) > 1:
-        lines = [
-            f"seed {row['seed']}: {spoken} {value:.{digits}f}{unit}" for row, value in zip(rows, values, strict=True)
-        ]
-    return [*lines, f"{name}: {spoken} {sum(values) / len(values):.{digits}f}{unit}"]
+    told = [f"{spoken} {value:.{digits}f}{unit}" for value in [*values, sum(values) / len(values)]]
+    if all(row.get("eval/success_rate") is not None for row in rows):
+        rates = [row["eval/success_rate"] for row in rows]
+        rates.append(sum(rates) / len(rates))
+        told = [f"{text}, success rate {rate:.2f}" for text, rate in zip(told, rates, strict=True)]
+    seeds = [f"seed {row['seed']}: {text}" for row, text in zip(rows, told[:-1], strict=True)] if len(rows) > 1 else []
+    return [*seeds, f"{name}: {told[-1]}"]

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from penstock._errors import PenstockError
+from penstock._errors import PenstockError, require
 from penstock._jax_setup import set_up_jax
 from penstock.cli._arguments import parse
 
@@ -24,7 +24,7 @@ class CheckWorldOptions:
     num_envs: int = 4
     """Environments to check a hosted world with; a functional one is checked with four."""
     max_seconds: float = 60.0
-    """Time for playing a hosted world."""
+    """Time for playing a hosted world. A single call that lasts twice as long is ended."""
 
 
 def run(arguments: list[str]) -> int:
@@ -36,6 +36,7 @@ def run(arguments: list[str]) -> int:
     from penstock.networks import Trunk, make_encoder
     from penstock.training.plan import parse_world_options
     from penstock.worlds.check import Finding, iterate_checks
+    from penstock.worlds.check.patience import patience_of
     from penstock.worlds.hosted.environments import NoTimeLimitError
     from penstock.worlds.loading import load_world
 
@@ -45,12 +46,14 @@ def run(arguments: list[str]) -> int:
     def tell(finding: Finding) -> None:
         findings.append(finding)
         mark = {"ok": "ok", "warning": "warning", "error": "ERROR"}[finding.severity]
-        print(f"{mark:<7}  {finding.title}: {finding.explanation}")
+        print(f"{mark:<7}  {finding.title}: {finding.explanation}", flush=True)
         if finding.next_action:
             print(f"         {finding.next_action}", flush=True)
 
+    require(options.max_seconds > 0, "max_seconds", options.max_seconds, "must be a number of seconds above 0")
     try:
-        world = load_world(options.world, options.num_envs, **world_options)
+        with patience_of(options.max_seconds):
+            world = load_world(options.world, options.num_envs, **world_options)
     except NoTimeLimitError as error:
         sentence, advice = _sentence_and_advice(error)
         cut = f"The checks below cut episodes after {PROVISIONAL_LIMIT} steps."

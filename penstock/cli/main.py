@@ -10,6 +10,7 @@ from penstock._errors import PenstockError, suggest
 COMMANDS = {
     "train": "train an algorithm on a world, or continue the run in the folder",
     "resume": "continue the run in a folder",
+    "sweep": "train a grid or a list of settings, several runs side by side",
     "evaluate": "run episodes with a trained policy",
     "plot": "draw learning curves of one or several runs",
     "video": "film a trained policy",

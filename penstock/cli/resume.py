@@ -4,10 +4,11 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional, UseAppendAction, arg
 
 from penstock._jax_setup import set_up_jax
 from penstock.cli._arguments import parse
+from penstock.cli._filming import require_film_seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,20 +25,32 @@ class ResumeOptions:
     """New budget of environment steps per seed. Learning rates then decay over the new plan."""
     video: bool = True
     """Film the trained policy at the end."""
+    film_seconds: float = 10.0
+    """Length of that film at most, in seconds of the environment's time."""
     tensorboard: bool = False
     """Also write TensorBoard events."""
+    wandb: Annotated[str, arg(metavar="PROJECT")] = ""
+    """Also send metrics to this project of Weights & Biases."""
+    logger: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="FILE.PY:NAME")] = ()
+    """Also send metrics to a logger of your own (docs/logging.md)."""
 
 
 def run(arguments: list[str]) -> int:
     """Runs the subcommand."""
     options = parse(ResumeOptions, arguments, "penstock resume")
+    require_film_seconds(options.film_seconds)
     set_up_jax()
-    from penstock.cli._run import train_run
+    from penstock.cli._run import loggers_from_options, train_run
     from penstock.training.restore import read_plan
 
     plan = read_plan(options.run_dir, options.world, options.use_copies)
     if options.steps is not None:
         plan = dataclasses.replace(plan, steps=options.steps)
     return train_run(
-        plan, options.run_dir, video=options.video, tensorboard=options.tensorboard, allow_config_change=False
+        plan,
+        options.run_dir,
+        video=options.video,
+        film_seconds=options.film_seconds,
+        loggers=loggers_from_options(options),
+        allow_config_change=False,
     )

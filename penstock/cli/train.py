@@ -1,16 +1,21 @@
 """``penstock train ALGORITHM --world W``: trains, then draws the curve and films the body."""
 
 import dataclasses
+import json
 import sys
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar
 
-from tyro.conf import Suppress
+from tyro.conf import Suppress, UseAppendAction, arg
 
 from penstock._errors import ConfigurationError
 from penstock._jax_setup import set_up_jax
 from penstock._own_code import resolved_spec
 from penstock.cli._arguments import parse
+from penstock.cli._filming import require_film_seconds
+
+if TYPE_CHECKING:
+    from penstock.training.config_files import Given
 
 ConfigT = TypeVar("ConfigT")
 
@@ -19,7 +24,7 @@ ConfigT = TypeVar("ConfigT")
 class TrainOptions(Generic[ConfigT]):
     """Trains an algorithm on a world. If the run folder holds the same run already, continues it."""
 
-    settings: ConfigT
+    settings: Annotated[ConfigT, arg(name="algorithm")]
     """Settings of the algorithm. Defaults are the preset of the chosen world."""
     world: str
     """Name of the world (see `penstock worlds`), or your own: path/to/file.py:Task or package.module:Task."""
@@ -31,6 +36,9 @@ class TrainOptions(Generic[ConfigT]):
     """First seed."""
     seeds: int = 1
     """Number of seeds, trained in one program: seed, seed + 1, ..."""
+    sweep: Annotated[tuple[str, ...], arg(metavar="RATE=VALUE,VALUE ...")] = ()
+    """Learning rates to train side by side with all seeds, as rows of one program: actor_learning_rate=1e-4,3e-4. Every
+    combination has a folder of its own in the run folder. All else is varied by `penstock sweep`."""
     steps: int = 200_000
     """Environment steps per seed, all environments together."""
     num_envs: int = 32
@@ -43,6 +51,12 @@ class TrainOptions(Generic[ConfigT]):
     """Environment steps between evaluations; 0 for none."""
     evaluation_episodes: int = 16
     """Episodes per evaluation, for the stochastic and for the deterministic policy."""
+    log_info: tuple[str, ...] = ()
+    """Entries of a hosted environment's info that are logged beside success, by name: numbers, or flags."""
+    best_by: str = "eval/return_deterministic"
+    """Metric of evaluations by which the best checkpoint is kept, for example eval/success_rate."""
+    best_is: Literal["highest", "lowest"] = "highest"
+    """Whether its highest or its lowest value is the best."""
     deterministic_action: Literal["zero", "typical", "mean", "modal"] | None = None
     """Of a flow, the action without noise, for evaluation and films: that of zero noise, of one fixed typical noise,
     the mean over a few fixed noises, or modal: the middle of one mode of those. None: zero with FlowRL, else modal."""
@@ -55,10 +69,19 @@ class TrainOptions(Generic[ConfigT]):
     """Name of the arm in comparisons; by default the algorithm."""
     video: bool = True
     """Film the trained policy at the end."""
+    film_seconds: float = 10.0
+    """Length of that film at most, in seconds of the environment's time. `penstock video RUN` films whole episodes."""
     tensorboard: bool = False
     """Also write TensorBoard events into the run folder (pip install 'penstock[tensorboard]')."""
+    wandb: Annotated[str, arg(metavar="PROJECT")] = ""
+    """Also send metrics to this project of Weights & Biases (pip install 'penstock[wandb]')."""
+    logger: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="FILE.PY:NAME")] = ()
+    """Also send metrics to a logger of your own: path/to/file.py:Name (docs/logging.md)."""
     allow_config_change: bool = False
     """Continue a run although settings differ from those it was started with."""
+    config: Annotated[Path | None, arg(metavar="FILE")] = None
+    """File with any of these options, YAML or JSON, or the config.json of a run (docs/experiments.md). Options here win
+    over it."""
     algorithm: Suppress[str] = ""
     """Name of the algorithm."""
 
@@ -67,6 +90,7 @@ def run(arguments: list[str]) -> int:
     """Runs the subcommand."""
     set_up_jax()
     from penstock.algorithms.registry import ALGORITHMS, algorithm_entry
+    from penstock.training.config_files import told_of
 
     if not arguments or arguments[0] in ("-h", "--help"):
         lines = [
@@ -81,69 +105,125 @@ def run(arguments: list[str]) -> int:
         ]
         print("\n".join(lines), file=sys.stdout if arguments else sys.stderr)
         return 0 if arguments else 2
-    if arguments[0].startswith("-"):
-        raise ConfigurationError(f"name the algorithm first: penstock train rfo {' '.join(arguments)}")
-    entry = algorithm_entry(arguments[0])
-    options = parse_train_options(entry, arguments[1:])
-    return train_and_report(options)
+    name, rest, given = command_line(arguments)
+    with told_of(given.where if name == given.fields.get("algorithm") else ""):
+        entry = algorithm_entry(name)
+    options = parse_train_options(entry, rest, given)
+    with given.without(*typed_names(rest)).told():
+        return train_and_report(options)
 
 
-def parse_train_options(entry: Any, arguments: list[str]) -> TrainOptions:
-    """Reads the options; their defaults are the preset of the world that they name."""
+def command_line(arguments: list[str]) -> tuple[str, list[str], "Given"]:
+    """The algorithm, the options behind it, and what the file that they name says.
+
+    Raises:
+        ConfigurationError: neither the command nor the file names the algorithm; or something is wrong with the file.
+    """
+    from penstock.training.config_files import Given, read_given
+
+    file = _peek(arguments, "--config")
+    given = Given() if file is None else read_given(file, _peek(arguments, "--world") or "")
+    if not arguments[0].startswith("-"):
+        return arguments[0], arguments[1:], given
+    if "algorithm" in given.fields:
+        return given.fields["algorithm"], arguments, given
+    if given.where:
+        raise ConfigurationError(f"{given.where} names no algorithm. Write `algorithm: sac` there, or behind `train`.")
+    raise ConfigurationError(f"name the algorithm first: penstock train rfo {' '.join(arguments)}")
+
+
+def parse_train_options(entry: Any, arguments: list[str], given: "Given | None" = None) -> TrainOptions:
+    """Reads the options; their defaults are what a file gives, and the preset of the world that they name.
+
+    Args:
+        entry: the algorithm.
+        arguments: options as they were typed.
+        given: what a file says of the run.
+    """
+    from penstock.training.config_files import Given, told_of
     from penstock.training.presets import preset
     from penstock.worlds.registry import refuse_unknown
 
-    world = _peek(arguments, "--world")
+    given = given or Given()
+    world = _peek(arguments, "--world") or given.fields.get("world")
     if world is None:
         if "--help" in arguments or "-h" in arguments:
             world = "soft/jumper-mini"
         else:
             raise ConfigurationError(f"--world is missing: penstock train {entry.name} --world soft/jumper-mini")
     if ":" not in world and not world.endswith(".py"):  # my_world.py:MyTask is loaded when the plan is made
-        refuse_unknown(world)
-    arguments = _without_switches(entry, arguments)
-    if not {"-h", "--help"} & set(arguments):
-        refuse_options_of_others(entry, arguments)
-    name = _peek(arguments, "--preset") or ""
-    run_fields, settings = preset(entry.name, world, name, _peek(arguments, "--velocity") or "")
+        with told_of(given.where if _peek(arguments, "--world") is None else ""):
+            refuse_unknown(world)
+    arguments, given = _without_switches(entry, arguments, given)
+    given = given.without(*typed_names(arguments))
     chosen = _chosen_kinds(entry, arguments)
-    default = TrainOptions(
-        settings=entry.config.preset(settings, **chosen), world=world, preset=name, algorithm=entry.name, **run_fields
-    )
+    name = _peek(arguments, "--preset")
+    name = given.fields.get("preset", "") if name is None else name
+    with given.told():
+        own = {**given.settings_of(entry, chosen), **chosen}
+        velocity = _peek(arguments, "--velocity") or str(own.get("velocity") or "")
+        run_fields, settings = preset(entry.name, world, name, velocity)
+        configured = entry.config.preset(settings, **own)
+    if not {"-h", "--help"} & set(arguments):
+        refuse_options_of_others(entry, arguments, configured)
+    named = {"settings": configured, "world": world, "preset": name, "algorithm": entry.name}
+    default = TrainOptions(**{**run_fields, **_defaults(given), **named})
+    for option, value in given.fields.get("world_options", {}).items():  # each counts that is not typed, too
+        arguments = ["--world-option", f"{option}={json.dumps(value)}", *arguments]
     if "policy" in chosen:
         # The last one holds. One in a file was named from here; the plan names it so that it is found from anywhere.
         arguments = [*arguments, "--policy", chosen["policy"]]
     return parse(TrainOptions[entry.config], arguments, f"penstock train {entry.name}", default)
 
 
-def _without_switches(entry: Any, arguments: list[str]) -> list[str]:
-    """The arguments with settings in place of switches, as ``--no-learn-temperature``."""
+def _defaults(given: "Given") -> dict[str, Any]:
+    """Options by what the file gives, but for those of the world."""
+    fields = {name: value for name, value in given.fields.items() if name != "world_options"}
+    return {**fields, "run_dir": Path(fields["run_dir"])} if fields.get("run_dir") is not None else fields
+
+
+def typed_names(arguments: list[str]) -> set[str]:
+    """Names of the options that were typed; flags without ``no``."""
+    typed = {_underscored(text.partition("=")[0]).removeprefix("--") for text in arguments if text.startswith("--")}
+    return typed | {name.removeprefix("no_") for name in typed}
+
+
+def _without_switches(entry: Any, arguments: list[str], given: "Given") -> tuple[list[str], "Given"]:
+    """The arguments with settings in place of switches, as ``--no-learn-temperature``; they win over the file's."""
     for name in entry.config.switches:
         flags = {f"--{name}": True, f"--no_{name}": False}
-        given = [flags[flag] for text in arguments if (flag := _underscored(text)) in flags]
-        if not given:
+        typed_flags = [flags[flag] for text in arguments if (flag := _underscored(text)) in flags]
+        if not typed_flags:
             continue
-        chosen = entry.config.spelled({name: given[-1]})
+        chosen = entry.config.spelled({name: typed_flags[-1]})
         typed = {setting: _peek(arguments, f"--{setting.replace('_', '-')}") for setting in chosen}
         for setting, value in typed.items():
             if value is not None:
-                entry.config.spelled({name: given[-1], setting: None if value == "None" else value})
+                entry.config.spelled({name: typed_flags[-1], setting: None if value == "None" else value})
         arguments = [text for text in arguments if _underscored(text) not in flags]
         for setting, value in chosen.items():
             arguments += [f"--{setting.replace('_', '-')}", str(value)]
-    return arguments
+        setting = entry.config.switches[name]
+        given = given.without(name, *([setting] if given.settings.get(setting, 0) is None else []))
+    return arguments, given
 
 
 def _underscored(argument: str) -> str:
     return f"--{argument[2:].replace('-', '_')}" if argument.startswith("--") else argument
 
 
-def refuse_options_of_others(entry: Any, arguments: list[str]) -> None:
-    """Says whose an option is that other algorithms have and this one has not."""
-    from penstock.algorithms.registry import ALGORITHMS
+def refuse_options_of_others(entry: Any, arguments: list[str], settings: Any) -> None:
+    """Says whose an option is that other algorithms have and this one has not.
 
-    chosen = _chosen_kinds(entry, arguments)
-    here = {field.name for field in dataclasses.fields(TrainOptions)} | set(entry.config.of(**chosen).flat())
+    Args:
+        entry: the algorithm.
+        arguments: options as they were typed.
+        settings: its settings, of the kinds that were chosen.
+    """
+    from penstock.algorithms.registry import owners_of
+
+    chosen = {part: settings.flat()[part] for part in entry.config.choices()}
+    here = {field.name for field in dataclasses.fields(TrainOptions)} | set(settings.flat())
     for argument in arguments:
         flag = argument.partition("=")[0]
         name = flag.removeprefix("--").replace("-", "_").removeprefix("no_")
@@ -153,7 +233,7 @@ def refuse_options_of_others(entry: Any, arguments: list[str]) -> None:
             entry.config.of(**{**chosen, name: None})  # says to which kind it belongs
         if name in entry.config.former:
             entry.config.of(**{**chosen, name: None})  # says what to do now
-        owners = [o.name for o in ALGORITHMS.values() if name in {*o.config.all_names(), *o.config.switches}]
+        owners = owners_of(name)
         if owners:
             raise ConfigurationError(
                 f"{flag}: {entry.name} has no such setting; it belongs to {', '.join(owners)}. Leave it out; "
@@ -180,14 +260,20 @@ def _peek(arguments: list[str], flag: str) -> str | None:
 
 def train_and_report(options: TrainOptions) -> int:
     """Trains as the options say; draws and films what came out."""
-    from penstock.cli._run import plan_from_options, train_run
+    from penstock.cli._run import loggers_from_options, plan_from_options, train_run
     from penstock.training.plan import default_run_dir
 
+    require_film_seconds(options.film_seconds)
     plan = plan_from_options(options)
+    if options.sweep:
+        from penstock.cli._rows import train_rows
+
+        return train_rows(plan, options)
     return train_run(
         plan,
         options.run_dir or default_run_dir(plan),
         video=options.video,
-        tensorboard=options.tensorboard,
+        film_seconds=options.film_seconds,
+        loggers=loggers_from_options(options),
         allow_config_change=options.allow_config_change,
     )

@@ -8,6 +8,7 @@ from tyro.conf import Positional, arg
 
 from penstock._jax_setup import set_up_jax
 from penstock.cli._arguments import parse
+from penstock.cli._filming import Filming, require_film_seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +29,8 @@ class VideoOptions:
     """Seed of the reset and, with --no-deterministic, of the policy's noise."""
     deterministic: bool = True
     """Act without noise, by the run's rule."""
+    film_seconds: float | None = None
+    """Length at most, in seconds of the environment's time; None for the whole episode."""
     width: int = 960
     """Width of the picture in pixels (even)."""
     height: int = 540
@@ -37,6 +40,7 @@ class VideoOptions:
 def run(arguments: list[str]) -> int:
     """Runs the subcommand."""
     options = parse(VideoOptions, arguments, "penstock video")
+    require_film_seconds(options.film_seconds)
     set_up_jax()
     from penstock.cli._film import film
     from penstock.training.restore import restore_run
@@ -44,14 +48,16 @@ def run(arguments: list[str]) -> int:
     restored = restore_run(options.run_dir, options.checkpoint, options.world, options.use_copies)
     path = options.output or options.run_dir / "videos" / f"{options.checkpoint}.mp4"
     size = (options.width, options.height)
-    print(
-        film(
+    with Filming(quiet=True) as progress:
+        path = film(
             restored.learner,
             restored.agents[0],
             path,
             seed=options.seed,
             deterministic=options.deterministic,
             size=size,
+            seconds=options.film_seconds,
+            progress=progress,
         )
-    )
+    print(path)
     return 0

@@ -3,7 +3,7 @@
 import itertools
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,7 @@ def write_episode(
     *,
     size: tuple[int, int] = (960, 540),
     max_fps: float | int = 35,
+    progress: Callable[[float], None] = lambda share: None,
 ) -> Path:
     """Draws scenes and writes them as a video that plays in real time.
 
@@ -72,6 +73,7 @@ def write_episode(
         timestep: seconds between two scenes. Scenes are skipped evenly if they come faster than ``max_fps``.
         size: width and height in pixels.
         max_fps: most frames per second of the video.
+        progress: told the share of frames that is drawn.
 
     Returns:
         The path written.
@@ -79,10 +81,45 @@ def write_episode(
     require(len(scenes) > 0, "scenes", [], "needs at least one scene; this world may not offer pictures")
     require(timestep > 0, "timestep", timestep, "must be positive, in seconds")
     extra("PIL.Image", "video")  # frames are drawn with it: said before anything else is
+    stride, shown = thinned(timestep, max_fps)
+    chosen = scenes[::stride]
+    frames = render_scenes(chosen, size, timestep=shown, smoothing=0.25 / shown)
+    return write_video(announced(frames, len(chosen), progress), path, 1 / shown)
+
+
+def announced(frames: Iterable[np.ndarray], count: int, progress: Callable[[float], None]) -> Iterator[np.ndarray]:
+    """The same frames; tells the share of ``count`` that has been taken."""
+    for index, frame in enumerate(frames):
+        progress(min(index / max(count, 1), 1.0))
+        yield frame
+
+
+def thinned(timestep: float, max_fps: float | int = 35) -> tuple[int, float]:
+    """Of how many steps one is shown, and the seconds between two that are, so that a video is not needlessly dense.
+
+    Args:
+        timestep: seconds between two steps.
+        max_fps: most frames per second of the video.
+    """
     stride = max(1, math.ceil(1 / (timestep * max_fps) - 1e-9))
-    shown = timestep * stride
-    frames = render_scenes(scenes[::stride], size, timestep=shown, smoothing=0.25 / shown)
-    return write_video(frames, path, 1 / shown)
+    return stride, timestep * stride
+
+
+def fitted(frames: Iterable[np.ndarray], size: tuple[int, int]) -> Iterator[np.ndarray]:
+    """Pictures scaled, in the proportions of the first, as large as fits; sides are even, as video formats need them.
+
+    Args:
+        frames: ``(height, width, 3)`` bytes each.
+        size: width and height at most.
+    """
+    require(min(size) >= 64, "size", size, "must be at least 64 pixels each way")
+    image, sides = extra("PIL.Image", "video"), None
+    for frame in frames:
+        if sides is None:
+            height, width = frame.shape[:2]
+            scale = min(size[0] / width, size[1] / height)
+            sides = [max(2, 2 * round(scale * side / 2)) for side in (width, height)]
+        yield np.asarray(image.fromarray(frame).resize(sides, image.Resampling.BICUBIC))
 
 
 def _has_ffmpeg() -> bool:

@@ -19,7 +19,10 @@ from penstock.reports.runs import STEP_KEY, Run, RunError, SeedCurve, seed_curve
 from penstock.training.migrations import completed
 
 WATCHING = frozenset(
-    {"penstock", "label", "seed", "seeds", "log_every", "evaluate_every", "evaluation_episodes", "world"}
+    {
+        *("penstock", "label", "seed", "seeds", "log_every", "evaluate_every", "evaluation_episodes", "world"),
+        *("log_info", "best_by", "best_is"),
+    }
 )
 """Fields of ``config.json`` that do not tell arms apart: names, seeds, and how often and how long one looks."""
 
@@ -250,14 +253,23 @@ def _differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _fewest(groups: Sequence[Sequence[Mapping[str, Any]]], fields: Sequence[str]) -> list[str]:
-    """Few fields that tell all members of each group apart: time and again the one that splits most."""
+    """Few fields that tell all members of each group apart: time and again the one that splits most.
+
+    Of those that split alike, one that all members have: ``policy`` rather than a setting that one policy alone has.
+    """
     chosen: list[str] = []
+    shared = {field for field in fields if all(field in one for group in groups for one in group)}
 
     def told_apart(candidates: Sequence[str]) -> int:
         return sum(len({tuple(_key(one, field) for field in candidates) for one in group}) for group in groups)
 
     while told_apart(chosen) < sum(map(len, groups)):
-        chosen.append(max((field for field in fields if field not in chosen), key=lambda f: told_apart([*chosen, f])))
+        chosen.append(
+            max(
+                (field for field in fields if field not in chosen),
+                key=lambda f: (told_apart([*chosen, f]), f in shared),
+            )
+        )
     return sorted(chosen, key=fields.index)
 
 

@@ -55,6 +55,8 @@ LABELS = {
     "eval/return_mean": "return of stochastic evaluation",
     "eval/return_deterministic": "return of deterministic evaluation",
     "eval/forward_velocity": "forward velocity in evaluation (m/s)",
+    "eval/success_rate": "success rate in evaluation",
+    "eval/success_rate_at_end": "success rate at the end of episodes in evaluation",
 }
 """What a metric is called in a figure; others go by their key."""
 

@@ -1,8 +1,9 @@
 """Which checkpoints stay, and what of them: the last few, the best, and one for each power of two."""
 
+import math
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from penstock._errors import Report, warn
@@ -17,7 +18,7 @@ from penstock.storage._durable import (
     unique,
     write_synced,
 )
-from penstock.storage._manifest import MANIFEST_NAME, encode_manifest, read_manifest
+from penstock.storage._manifest import MANIFEST_NAME, Manifest, encode_manifest, read_manifest
 from penstock.storage._reading import put_aside, verify_checkpoint
 from penstock.storage._tensor_file import CheckpointError
 from penstock.storage.run_folder import BEST
@@ -89,27 +90,39 @@ def set_all_aside(directory: Path) -> int:
     return sum(put_aside(path) is not None for _, path in list_checkpoints(directory))
 
 
-def keep_best(checkpoint: Path, report: Report = warn, lasting: Sequence[str] = ()) -> bool:
+ScoreOf = Callable[[Manifest], float | None]
+"""How good a checkpoint is, larger is better; None where nobody knows."""
+
+
+def stored_score(manifest: Manifest) -> float | None:
+    """The score with which a checkpoint was saved."""
+    return manifest.score
+
+
+def keep_best(
+    checkpoint: Path, report: Report = warn, lasting: Sequence[str] = (), score_of: ScoreOf = stored_score
+) -> bool:
     """Keeps a copy of ``checkpoint`` in ``best/`` beside it if no score is better. Of equal scores the later step wins.
 
     The copy is a checkpoint of its own; its files are hard links where the file system has them, so that it takes no
-    space while both exist. The older best one is deleted only after the new one verifies. Call it also when a run
-    resumes, with the checkpoint it resumes from: the kill may have come just before the first call.
+    space while both exist. The older best one is deleted only after the new one verifies.
 
     Args:
-        checkpoint: a committed checkpoint, saved with a ``score``.
+        checkpoint: a committed checkpoint.
         report: gets a sentence for each damaged checkpoint found in ``best/``.
         lasting: parts that the copy has; none where it has all.
+        score_of: scores of checkpoints; they may have been saved with others.
 
     Returns:
         Whether it is the best and is kept. A disk that refuses is reported and counts as no.
     """
     manifest = read_manifest(checkpoint)
-    if manifest.score is None:
+    score = score_of(manifest)
+    if score is None:
         return False
     directory = checkpoint.parent / BEST
-    own = (manifest.score, manifest.step)
-    others = [entry for entry in _ranked(directory, report) if entry[1] != manifest.step]
+    own = (score, manifest.step)
+    others = [entry for entry in _ranked(directory, report, score_of) if entry[1] != manifest.step]
     # Only a sound checkpoint may keep another one out.
     if any(other > own and _is_sound(directory / checkpoint_name(other[1]), report) for other in others):
         return False
@@ -127,16 +140,44 @@ def keep_best(checkpoint: Path, report: Report = warn, lasting: Sequence[str] = 
     return True
 
 
-def best_checkpoint(directory: Path, report: Report = warn, part: str | None = None) -> Path | None:
+def choose_best(
+    directory: Path, report: Report = warn, lasting: Sequence[str] = (), score_of: ScoreOf = stored_score
+) -> None:
+    """Keeps the best of all checkpoints that are there. Call it when a run resumes.
+
+    The kill may have come before a checkpoint was compared with the best one, or other scores count than before.
+
+    Args:
+        directory: where the run's checkpoints live.
+        report: gets a sentence for each damaged checkpoint.
+        lasting: see `keep_best`.
+        score_of: see `keep_best`.
+    """
+    kept = _ranked(directory / BEST, report, score_of)
+    for score, step in _ranked(directory, report, score_of):
+        path, copy = (place / checkpoint_name(step) for place in (directory, directory / BEST))
+        if score == -math.inf or (kept and kept[0] > (score, step)):
+            return
+        if len(kept) == 1 and _has_content(copy, _content_of_copy(path, lasting)[1]):
+            return
+        if _is_sound(path, report):
+            keep_best(path, report, lasting, score_of)
+            return
+
+
+def best_checkpoint(
+    directory: Path, report: Report = warn, part: str | None = None, score_of: ScoreOf = stored_score
+) -> Path | None:
     """The verified checkpoint with the highest score in ``directory / "best"``, or None.
 
     Args:
         directory: where the run's checkpoints live.
         report: gets a sentence for each one that does not verify.
         part: the part that is needed; None needs the whole state. See `latest_checkpoint`.
+        score_of: see `keep_best`.
     """
     best = directory / BEST
-    for _, step in _ranked(best, report):
+    for _, step in _ranked(best, report, score_of):
         path = best / checkpoint_name(step)
         try:
             manifest = verify_checkpoint(path, part)
@@ -148,17 +189,16 @@ def best_checkpoint(directory: Path, report: Report = warn, part: str | None = N
     return None
 
 
-def _ranked(directory: Path, report: Report) -> list[tuple[float, int]]:
-    """Scores and steps, the best first."""
+def _ranked(directory: Path, report: Report, score_of: ScoreOf) -> list[tuple[float, int]]:
+    """Scores and steps, the best first; what has no score comes last."""
     scores: list[tuple[float, int]] = []
     for step, path in list_checkpoints(directory):
         try:
-            score = read_manifest(path).score
+            score = score_of(read_manifest(path))
         except CheckpointError as error:
             report(f"Checkpoint {path} is damaged: {error}. It is left where it is and not counted.")
             continue
-        if score is not None:
-            scores.append((score, step))
+        scores.append((-math.inf if score is None else score, step))
     return sorted(scores, reverse=True)
 
 
@@ -171,6 +211,18 @@ def _is_sound(path: Path, report: Report) -> bool:
     return True
 
 
+def _content_of_copy(checkpoint: Path, lasting: Sequence[str]) -> tuple[Manifest, bytes]:
+    """The manifest of a copy with these parts of a checkpoint, or with all, and the bytes of its file."""
+    manifest = read_manifest(checkpoint)
+    kept = manifest.keeping(lasting) if lasting else manifest
+    content = encode_manifest(kept) if kept is not manifest else (checkpoint / MANIFEST_NAME).read_bytes()
+    return kept, content
+
+
+def _has_content(final: Path, content: bytes) -> bool:
+    return final.is_dir() and (final / MANIFEST_NAME).read_bytes() == content
+
+
 def _copy(checkpoint: Path, final: Path, lasting: Sequence[str], moment: str) -> Path:
     """A checkpoint with these parts of another, or with all, under a name of its own or in the place of the other.
 
@@ -180,12 +232,10 @@ def _copy(checkpoint: Path, final: Path, lasting: Sequence[str], moment: str) ->
         lasting: the parts; none for all.
         moment: of a kill before it has that name. See `phase`.
     """
-    manifest = read_manifest(checkpoint)
-    kept = manifest.keeping(lasting) if lasting else manifest
-    smaller = kept is not manifest
-    content = encode_manifest(kept) if smaller else (checkpoint / MANIFEST_NAME).read_bytes()
-    if final.is_dir() and (final / MANIFEST_NAME).read_bytes() == content:
+    kept, content = _content_of_copy(checkpoint, lasting)
+    if _has_content(final, content):
         return final
+    smaller = content != (checkpoint / MANIFEST_NAME).read_bytes()
     make_directory(final.parent)
     temporary = final.with_name(f"{TEMPORARY}{final.name}-{unique()}")
     temporary.mkdir()

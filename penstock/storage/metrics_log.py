@@ -1,29 +1,18 @@
-"""``metrics.jsonl``: one JSON object per line, complete after any crash, mirrored to other services at will."""
+"""``metrics.jsonl``: one JSON object per line, complete after any crash; loggers get the same rows."""
 
 import contextlib
-import importlib
 import json
 import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 
-from penstock._errors import ConfigurationError, Report, warn
+from penstock._errors import ConfigurationError, PenstockError, Report, warn
 from penstock.storage._durable import sync_directory
-
-
-@runtime_checkable
-class Mirror(Protocol):
-    """Somewhere else that metrics go. It may fail; training does not notice."""
-
-    def write(self, row: Mapping[str, Any]) -> None:
-        """Takes one row."""
-
-    def close(self) -> None:
-        """Sends what is left."""
+from penstock.storage.loggers import Logger
 
 
 class MetricsLog:
@@ -34,19 +23,19 @@ class MetricsLog:
     and they are written, in order, when there is room again.
     """
 
-    def __init__(self, path: Path, mirrors: Sequence[Mirror] = (), report: Report = warn):
+    def __init__(self, path: Path, loggers: Sequence[Logger] = (), report: Report = warn):
         """Opens the file for appending; creates it if missing.
 
         Args:
             path: the file; its directory must exist.
-            mirrors: also get each row. One that raises is reported once and not asked again.
+            loggers: also get each row. One that raises is reported once and not asked again.
             report: gets warnings.
 
         Raises:
             ConfigurationError: the file cannot be opened.
         """
         self.path = path
-        self._mirrors = list(mirrors)
+        self._loggers = list(loggers)
         self._report = report
         self._waiting: list[bytes] = []
         self._warned = False
@@ -55,6 +44,23 @@ class MetricsLog:
         except OSError as error:
             raise ConfigurationError(f"metrics file {path}: {error.strerror}. Choose another run folder.") from error
         self._offset = os.fstat(self._file).st_size
+
+    def begin(self, config: Mapping[str, Any]) -> None:
+        """Tells the loggers that the run begins, or goes on.
+
+        Args:
+            config: the content of ``config.json``.
+
+        Raises:
+            PenstockError: a logger asks for something that the user can mend at once.
+        """
+        for logger in list(self._loggers):
+            try:
+                logger.begin(self.path.parent, config)
+            except PenstockError:
+                raise
+            except Exception as error:
+                self._drop(logger, error)
 
     def offset(self) -> int:
         """Bytes that are in the file. Save it with a checkpoint and give it to `truncate` when resuming."""
@@ -89,7 +95,7 @@ class MetricsLog:
         return 0
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Appends one row and hands it to the mirrors.
+        """Appends one row and hands it to the loggers.
 
         Args:
             row: names to numbers, texts, flags or None; also NumPy and JAX scalars, and lists of these. A number
@@ -99,11 +105,11 @@ class MetricsLog:
         encoded = json.dumps(plain, allow_nan=False, ensure_ascii=False).encode() + b"\n"
         self._waiting.append(encoded)
         self._write_waiting()
-        for mirror in list(self._mirrors):
+        for logger in list(self._loggers):
             try:
-                mirror.write(row)
+                logger.write(row)
             except Exception as error:
-                self._drop(mirror, error)
+                self._drop(logger, error)
 
     def _write_waiting(self) -> bool:
         content = memoryview(b"".join(self._waiting))
@@ -146,22 +152,22 @@ class MetricsLog:
         return True
 
     def close(self) -> None:
-        """Writes what waits, syncs, and closes file and mirrors."""
+        """Writes what waits, syncs, and closes file and loggers."""
         if self._file < 0:
             return
         self.sync()
         os.close(self._file)
         self._file = -1
-        for mirror in list(self._mirrors):
+        for logger in list(self._loggers):
             try:
-                mirror.close()
+                logger.close()
             except Exception as error:
-                self._drop(mirror, error)
+                self._drop(logger, error)
 
-    def _drop(self, mirror: Mirror, error: Exception) -> None:
-        self._mirrors.remove(mirror)
+    def _drop(self, logger: Logger, error: Exception) -> None:
+        self._loggers.remove(logger)
         self._report(
-            f"{type(mirror).__name__} failed and gets no more rows: {type(error).__name__}: {error}. "
+            f"{type(logger).__name__} failed and gets no more rows: {type(error).__name__}: {error}. "
             f"Training continues; {self.path} is complete."
         )
 
@@ -205,45 +211,3 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
             raise ConfigurationError(f"{path}, line {number}: not a JSON object. Restore or delete the line.")
         rows.append({name: math.nan if value is None else value for name, value in row.items()})
     return rows
-
-
-class TensorBoardMirror:
-    """Mirrors rows to TensorBoard files, through the optional package tensorboardX.
-
-    When a run resumes, rows after its checkpoint are hidden by those written again.
-    """
-
-    def __init__(self, directory: Path):
-        """Prepares; files appear with the first row.
-
-        Args:
-            directory: where TensorBoard looks.
-
-        Raises:
-            ConfigurationError: tensorboardX is not installed.
-        """
-        try:
-            self._package = importlib.import_module("tensorboardX")
-        except ImportError as error:
-            raise ConfigurationError(
-                "tensorboard = True: the package tensorboardX is not installed. "
-                "Install it with `pip install 'penstock[tensorboard]'`, or set tensorboard = False."
-            ) from error
-        self._directory = directory
-        self._writers: dict[Any, Any] = {}
-
-    def write(self, row: Mapping[str, Any]) -> None:
-        """Adds each number of the row as a scalar at its ``env_steps``. Each ``seed`` has a directory of its own."""
-        step = int(row["env_steps"])
-        seed = row.get("seed")
-        if seed not in self._writers:
-            directory = self._directory if seed is None else self._directory / f"seed-{seed}"
-            self._writers[seed] = self._package.SummaryWriter(str(directory), purge_step=step)
-        for name, value in row.items():
-            if name not in ("env_steps", "seed") and np.ndim(value) == 0 and not isinstance(value, str | None):
-                self._writers[seed].add_scalar(name, float(value), step)
-
-    def close(self) -> None:
-        """Writes what is left."""
-        for writer in self._writers.values():
-            writer.close()

@@ -15,9 +15,12 @@ from penstock.storage._durable import TEMPORARY, clean_leftovers, make_directory
 CONFIG_NAME = "config.json"
 METRICS_NAME = "metrics.jsonl"
 LOCK_NAME = "run.lock"
+OUTPUT_NAME = "output.txt"
+WANDB_IDS_NAME = "wandb.json"
 BEST = "best"
 DIRECTORIES = ("checkpoints", "figures", "videos", "crash")
-_OWN_NAMES = {CONFIG_NAME, METRICS_NAME, LOCK_NAME, "tensorboard", "source", *DIRECTORIES}
+_FILES = (CONFIG_NAME, METRICS_NAME, LOCK_NAME, OUTPUT_NAME, WANDB_IDS_NAME)
+_OWN_NAMES = {*_FILES, "tensorboard", "wandb", "source", *DIRECTORIES}
 
 
 class RunFolder:

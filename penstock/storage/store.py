@@ -10,7 +10,7 @@ from penstock.storage._durable import clean_leftovers
 from penstock.storage._layout import Layout
 from penstock.storage._manifest import CheckpointTooNewError, Manifest, read_manifest
 from penstock.storage._reading import latest_checkpoint, load_checkpoint, verify_checkpoint
-from penstock.storage._retention import best_checkpoint, keep_best, prune_checkpoints, set_all_aside
+from penstock.storage._retention import best_checkpoint, choose_best, keep_best, prune_checkpoints, set_all_aside
 from penstock.storage._state_tree import CheckpointMismatchError, NonFiniteStateError
 from penstock.storage._tensor_file import CheckpointDamagedError, CheckpointError
 
@@ -26,6 +26,7 @@ __all__ = [
     "NonFiniteStateError",
     "best_checkpoint",
     "checkpoint_name",
+    "choose_best",
     "clean_leftovers",
     "find_non_finite",
     "keep_best",

@@ -9,6 +9,7 @@ from penstock.algorithms.learner import Learner
 from penstock.storage.run_folder import RunFolder
 from penstock.storage.store import (
     best_checkpoint,
+    choose_best,
     keep_best,
     latest_checkpoint,
     prune_checkpoints,
@@ -16,6 +17,7 @@ from penstock.storage.store import (
     save_crash_dump,
     set_all_aside,
 )
+from penstock.training.best import Criterion
 from penstock.training.drivers.state import RunState
 from penstock.training.parts import layout_of
 
@@ -28,19 +30,23 @@ class Checkpoints:
         learner: the algorithm.
         config_hash: of the run's settings.
         report: gets sentences on what is damaged, or refused by the disk.
+        criterion: what makes one the best.
     """
 
-    def __init__(self, folder: RunFolder, learner: Learner, config_hash: str, report: Report):
+    def __init__(self, folder: RunFolder, learner: Learner, config_hash: str, report: Report, criterion: Criterion):
         self.folder = folder
         self.learner = learner
         self.config_hash = config_hash
         self.report = report
+        self.criterion = criterion
         self.layout = layout_of(learner)
 
     def newest(self) -> Path | None:
         """The newest one that verifies and from which a run can go on; None where there is none."""
         directory = self.folder.checkpoints
-        return latest_checkpoint(directory, self.report) or best_checkpoint(directory, self.report)
+        return latest_checkpoint(directory, self.report) or best_checkpoint(
+            directory, self.report, score_of=self.criterion.score_of
+        )
 
     def begin_anew(self) -> None:
         """Sets aside what is left of a run that cannot go on, and says so; nothing where there was no run."""
@@ -53,18 +59,24 @@ class Checkpoints:
                 f"are kept in {kept}."
             )
 
-    def save(self, step: int, state: RunState, extra: dict[str, Any], score: float | None) -> None:
-        """Saves a state, and tidies. See `save_checkpoint`."""
+    def save(self, step: int, state: RunState, extra: dict[str, Any]) -> None:
+        """Saves a state; keeps it apart if it is the best, and deletes what is no longer needed. See `save_checkpoint`.
+
+        The score comes from the ``last_rows`` of what is kept beside the state.
+        """
         directory, settings = self.folder.checkpoints, self.config_hash
+        score = self.criterion.score(extra["last_rows"], step)
         path = save_checkpoint(
             directory, step, state, config_hash=settings, extra=extra, score=score, layout=self.layout
         )
-        self.tidy(path)
+        keep_best(path, self.report, self.layout.lasting, self.criterion.score_of)
+        prune_checkpoints(directory, self.report, self.layout.lasting)
 
-    def tidy(self, newest: Path) -> None:
-        """Keeps a checkpoint apart if it is the best, and deletes what is no longer needed."""
-        keep_best(newest, self.report, self.layout.lasting)
-        prune_checkpoints(self.folder.checkpoints, self.report, self.layout.lasting)
+    def tidy(self) -> None:
+        """Finishes what a kill may have left undone, and chooses the best anew where another metric counts now."""
+        directory, lasting = self.folder.checkpoints, self.layout.lasting
+        choose_best(directory, self.report, lasting, self.criterion.score_of)
+        prune_checkpoints(directory, self.report, lasting)
 
     def dump(self, step: int, state: RunState, seed: int) -> str:
         """Keeps a state that is not finite. Returns a sentence; see `save_crash_dump`."""

@@ -18,7 +18,8 @@ class Evaluation(eqx.Module):
     Attributes:
         episode_return: ``(E,)`` undiscounted sum of rewards up to the end of the episode.
         episode_length: ``(E,)`` control steps.
-        diagnostics: ``(E,)`` each: the world's diagnostics, averaged over the steps of the episode.
+        diagnostics: ``(E,)`` each: the world's diagnostics, averaged over the steps of the episode; NaN where one told
+            nothing (hosted worlds).
     """
 
     episode_return: Float[AnyArray, "E"]
@@ -91,7 +92,7 @@ def as_logged(stochastic: Evaluation, deterministic: Evaluation) -> dict[str, An
         "eval/episode_length": deterministic.episode_length.mean(),
     }
     for name, value in deterministic.diagnostics.items():
-        metrics[f"eval/{name}"] = value.mean()
+        metrics[f"eval/{name}"] = jnp.nanmean(value)
     for name, value in stochastic.diagnostics.items():
-        metrics[f"eval/stochastic/{name}"] = value.mean()
+        metrics[f"eval/stochastic/{name}"] = jnp.nanmean(value)
     return metrics

@@ -1,15 +1,17 @@
 """Evaluation on a hosted world: whole episodes with a frozen agent, in environments of their own."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
 
+from penstock._errors import warn
 from penstock._types import Key
 from penstock.algorithms.learner import Learner
 from penstock.observation import blank
 from penstock.policies import DeterministicAction
+from penstock.training.episode_info import EpisodeInfo
 from penstock.training.evaluation import Evaluation, as_logged
 from penstock.worlds.hosted.hosted_world import HostedWorld
 
@@ -31,10 +33,12 @@ class Supervision:
     Attributes:
         stop_requested: whether to come to an end soon.
         evaluating: told the share of an evaluation that is done.
+        tell: told what the user should know.
     """
 
     stop_requested: Callable[[], bool] = lambda: False
     evaluating: Callable[[float], None] = lambda share: None
+    tell: Callable[[str], None] = warn
 
 
 class HostedEvaluator:
@@ -53,6 +57,8 @@ class HostedEvaluator:
         self.world = world.with_num_envs(world.at_once or at_once)
         structure = jax.tree.structure(jax.eval_shape(learner.evaluated, learner.shapes()))
         self.traces = 0
+        self._info = EpisodeInfo(self.world.num_envs)
+        self._missing_told = False
 
         def act(leaves, observation, key, t, deterministic):
             self.traces += 1
@@ -74,7 +80,6 @@ class HostedEvaluator:
         key: Key,
         *,
         deterministic: bool,
-        watch: Callable[[HostedWorld], None] | None = None,
         supervision: Supervision | None = None,
         part: tuple[float, float] = (0.0, 1.0),
     ) -> Evaluation:
@@ -84,44 +89,78 @@ class HostedEvaluator:
             leaves: the agent, flattened.
             key: key of resets and policy noise.
             deterministic: act by `Agent.mode`.
-            watch: called before every step of the first environment's episode, for pictures.
             supervision: asked before every step whether to stop, and told the progress.
             part: of the whole evaluation, from share to share.
 
         Raises:
             EvaluationStopped: the supervision asked for it.
         """
-        supervision = supervision or Supervision()
+        supervision, rounds = supervision or Supervision(), []
+        for t, share in self.play(leaves, key, rounds, deterministic=deterministic):
+            if supervision.stop_requested():
+                raise EvaluationStopped
+            if t and t % PROGRESS_STEPS == 0:
+                supervision.evaluating(part[0] + min(share, 1.0) * (part[1] - part[0]))
+        self.tell_missing(self.world, supervision)
+        self.world.take_faults()  # training tells of its own
+        names = {name: None for played in rounds for name in played.diagnostics}
+        return Evaluation(
+            episode_return=_joined([played.episode_return for played in rounds], self.episodes),
+            episode_length=_joined([played.episode_length for played in rounds], self.episodes),
+            diagnostics={
+                name: _joined([played.diagnostics.get(name, _untold(played)) for played in rounds], self.episodes)
+                for name in names
+            },
+        )
+
+    def play(
+        self, leaves: list[jax.Array], key: Key, rounds: list[Evaluation], *, deterministic: bool
+    ) -> Iterator[tuple[int, float]]:
+        """Plays episodes step by step, in rounds of as many as there are environments.
+
+        Args:
+            leaves: the agent, flattened.
+            key: key of resets and policy noise.
+            rounds: gets the results of each round.
+            deterministic: act by `Agent.mode`.
+
+        Yields:
+            Before every control step: its number in the round, and the share of all steps that is done, at most.
+        """
         key_world, key_policy = jax.random.split(key)
-        world, returns, lengths = self.world, [], []
+        world = self.world
         for done_before in range(0, self.episodes, world.num_envs):
             state = world.reset(jax.random.fold_in(key_world, done_before))
             key_round = jax.random.fold_in(key_policy, done_before)
             alive = np.ones((world.num_envs,), bool)
             total, length = np.zeros((world.num_envs,)), np.zeros((world.num_envs,))
+            self._info.forget()
             for t in range(world.episode_length):
-                if supervision.stop_requested():
-                    raise EvaluationStopped
-                if t and t % PROGRESS_STEPS == 0:
-                    done = (done_before + world.num_envs * t / world.episode_length) / self.episodes
-                    supervision.evaluating(part[0] + min(done, 1.0) * (part[1] - part[0]))
-                if watch is not None and alive[0]:
-                    watch(world)
+                yield t, (done_before + world.num_envs * t / world.episode_length) / self.episodes
                 action = np.asarray(self._act(leaves, state.observation, key_round, np.int32(t), deterministic))
                 state, transition = world.step(state, action)
                 total += np.where(alive, transition.reward, 0.0)
                 length += alive
+                self._info.add(transition.diagnostics, alive)
                 alive &= ~transition.done
                 if not alive.any():
                     break
-            returns.append(total)
-            lengths.append(length)
-        world.take_faults()  # training tells of its own
-        return Evaluation(
-            episode_return=np.concatenate(returns)[: self.episodes].astype(np.float32),
-            episode_length=np.concatenate(lengths)[: self.episodes].astype(np.float32),
-            diagnostics={},
-        )
+            everywhere = np.ones((world.num_envs,), bool)
+            successes = self._info.successes(everywhere) if self._info.tells_success else {}
+            rounds.append(
+                Evaluation(
+                    episode_return=total.astype(np.float32),
+                    episode_length=length.astype(np.float32),
+                    diagnostics={**successes, **self._info.means()},
+                )
+            )
+
+    def tell_missing(self, world: HostedWorld, supervision: Supervision) -> None:
+        """Says once which entries of ``info`` a user wants and an episode in ``world`` did not bring."""
+        missing = "" if self._missing_told else world.missing_info()
+        if missing:
+            self._missing_told = True
+            supervision.tell(missing)
 
     def metrics(
         self,
@@ -138,3 +177,12 @@ class HostedEvaluator:
             for index, of in enumerate(((part[0], middle), (middle, part[1])))
         )
         return {name: float(value) for name, value in as_logged(stochastic, deterministic).items()}
+
+
+def _joined(rounds: list[np.ndarray], episodes: int) -> np.ndarray:
+    return np.concatenate(rounds)[:episodes]
+
+
+def _untold(played: Evaluation) -> np.ndarray:
+    """In place of what was told in other rounds alone."""
+    return np.full(played.episode_return.shape, np.nan, np.float32)

@@ -4,45 +4,35 @@
 killed and continued is, bit for bit, the run that was not.
 """
 
+import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from penstock._errors import PenstockError, require
+from penstock._errors import ConfigurationError, require
 from penstock.algorithms.learner import Batches
 from penstock.storage.lock import RunLock
-from penstock.storage.metrics_log import MetricsLog, Mirror
-from penstock.storage.run_folder import (
-    RunFolder,
-    compare_configs,
-    config_hash,
-    refuse_lasting_changes,
-    refuse_unsafe_changes,
-)
-from penstock.storage.store import (
-    CheckpointNotWrittenError,
-    NonFiniteStateError,
-    latest_checkpoint,
-)
-from penstock.training.checkpoints import Checkpoints
+from penstock.storage.loggers import Logger
+from penstock.storage.run_folder import RunFolder
+from penstock.training.continuation import accepted_changes, recorded_config
 from penstock.training.drivers.functional import seed_keys
 from penstock.training.drivers.state import RunState
 from penstock.training.hosted_evaluation import EvaluationStopped, Supervision
-from penstock.training.migrations import completed
-from penstock.training.plan import KEPT_FOR_LIFE, SAFE_TO_CHANGE, RunPlan
-from penstock.training.post_mortem import FAULTS, Fault
+from penstock.training.observer import Observer, Silent
+from penstock.training.plan import RunPlan
 from penstock.training.presets import has_light
-from penstock.training.restore import load_state
+from penstock.training.record import Record
+from penstock.training.rows import rates_of_rows, refuse_other_programs
 from penstock.training.running import Driver, make_driver
 from penstock.training.signals import EXIT_INTERRUPTED, GracefulStop
-from penstock.training.sources import keep_copies, sources_of, with_names_of
+from penstock.training.sources import keep_copies
 
 EVALUATION_KEY = 0x5EED
 """Folded into a seed's key for evaluation, so that evaluating never shifts what training draws."""
@@ -55,66 +45,6 @@ CHECKPOINT_SHARE = 20.0
 
 LONG_SECONDS = 12 * 3600.0
 """A run that takes longer is told so once its speed is known."""
-
-SCORE = "eval/return_deterministic"
-"""The metric by which the best checkpoint is kept."""
-
-EXPLAINED_FAULTS = 3
-"""Faults per process that are explained and dumped; further ones are counted in the metrics."""
-
-
-class TrainingFailedError(PenstockError):
-    """The training state itself is no longer finite. A dump of it is kept; earlier checkpoints are sound."""
-
-
-@runtime_checkable
-class Observer(Protocol):
-    """Who watches a run: a progress display, or nobody."""
-
-    def start(self, total_env_steps: int, describe: str, env_steps: int = 0) -> None:
-        """The run begins, or goes on from ``env_steps``."""
-
-    def compiling(self, what: str) -> None:
-        """A program is being compiled."""
-
-    def compiled(self, seconds: float) -> None:
-        """It is compiled."""
-
-    def evaluating(self, share: float) -> None:
-        """An evaluation is under way; ``share`` of its steps, at most, is done."""
-
-    def update(
-        self,
-        env_steps: int,
-        steps_per_second: float,
-        evaluation: float | None = None,
-        *,
-        learning: bool = True,
-        **details: float,
-    ) -> None:
-        """A block of iterations is done.
-
-        ``evaluation`` is the deterministic return, where there is a new one; ``learning`` is False while nothing has
-        been learned yet, so that the speed says nothing of the time that is left.
-        """
-
-    def message(self, text: str) -> None:
-        """Something to tell the user."""
-
-    def close(self) -> None:
-        """The run ends."""
-
-
-class Silent(Observer):
-    """Watches nothing; messages go to ``report`` if given."""
-
-    def __init__(self, report: Callable[[str], None] | None = None):
-        self._report = report
-
-    def message(self, text: str) -> None:
-        """See `Observer`."""
-        if self._report is not None:
-            self._report(text)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +76,7 @@ def train(
     run_dir: str | Path,
     *,
     observer: Observer | None = None,
-    mirrors: Callable[[RunFolder], list[Mirror]] = lambda folder: [],
+    loggers: Sequence[Logger] = (),
     on_metrics: Callable[[list[dict[str, Any]]], bool | None] | None = None,
     allow_config_change: bool = False,
 ) -> Result:
@@ -156,7 +86,7 @@ def train(
         plan: what to run.
         run_dir: the run folder; created if missing.
         observer: watches the run.
-        mirrors: makes further receivers of metric rows, for example TensorBoard.
+        loggers: get the rows of metrics, too, for example for TensorBoard.
         on_metrics: called with the rows of every block, one per seed, once they are written; True asks the run to stop.
         allow_config_change: continue although settings differ from those of the run so far.
 
@@ -169,79 +99,114 @@ def train(
         RunLockedError: another process writes to the folder.
         TrainingFailedError: parameters or optimiser became NaN or infinite in spite of the guards.
     """
+    (result,) = train_together(
+        [(plan, run_dir)],
+        observer=observer,
+        loggers=[loggers],
+        on_metrics=on_metrics,
+        allow_config_change=allow_config_change,
+    )
+    return result
+
+
+def train_together(
+    runs: Sequence[tuple[RunPlan, str | Path]],
+    *,
+    observer: Observer | None = None,
+    loggers: Sequence[Sequence[Logger]] | None = None,
+    on_metrics: Callable[[list[dict[str, Any]]], bool | None] | None = None,
+    allow_config_change: bool = False,
+) -> list[Result]:
+    """Trains runs that differ in learning rates alone, as rows of one program; each has a folder of its own.
+
+    Each folder is that of a run like any other: it can be evaluated, drawn, and continued alone. Runs that stand at
+    different steps are trained in turns, those at one step together.
+
+    Args:
+        runs: plans and run folders.
+        observer: watches them.
+        loggers: of each run.
+        on_metrics: called with the rows of every block, once they are written: every seed's of one run after the other.
+        allow_config_change: see `train`.
+
+    Returns:
+        How each ended.
+
+    Raises:
+        ConfigurationError: see `train`; or plans differ in more than learning rates.
+    """
     observer = observer or Silent()
+    plans = [plan for plan, _ in runs]
+    plan = plans[0]
     world = plan.make_world()
-    learner = plan.make_learner(world)  # refuses bad settings before anything is written
-    driver = make_driver(learner, world.with_num_envs(plan.evaluation_episodes))
-    driver.require_memory(plan.seeds)
-    folder = RunFolder(Path(run_dir))
-    config = {**plan.to_config(), **sources_of(plan), "world_constants": world.describe()}
-    with RunLock(folder.lock_path), GracefulStop(observer.message) as stop:
-        if folder.has_config:
-            before = with_names_of(completed(folder.read_config()), config)
-            changes = compare_configs(before, config, SAFE_TO_CHANGE)
-            refuse_lasting_changes(changes, folder.path, KEPT_FOR_LIFE)
-            if not allow_config_change:
-                refuse_unsafe_changes(changes, folder.path, "--allow-config-change")
-            for change in changes:
-                if change.field not in ("penstock", "label"):
-                    observer.message(f"continuing with another setting: {change.sentence()}")
-        else:
-            folder.write_config(config)
-        folder.clean_leftovers()
-        keep_copies(plan, folder.path)
-        run = _Run(plan, folder, driver, config_hash(config, ignore=SAFE_TO_CHANGE), observer, mirrors(folder))
-        try:
-            # What cannot be continued with these settings must not replace the settings that it can be continued with.
-            return run.to_the_end(stop, lambda: folder.write_config(config), on_metrics or (lambda rows: None))
-        finally:
-            driver.close()
-            run.log.close()
-            observer.close()
+    plan.refuse_unmeasurable(world)
+    learners = [each.make_learner(world) for each in plans]  # refuses bad settings before anything is written
+    refuse_other_programs(plans, learners)
+    evaluation_world = world.with_num_envs(plan.evaluation_episodes)
+    first = make_driver(learners[0], evaluation_world)
+    first.require_memory(plan.seeds * len(plans))
+    folders = [RunFolder(Path(run_dir)) for _, run_dir in runs]
+    configs = [recorded_config(each, world) for each in plans]
+    with contextlib.ExitStack() as stack:
+        for folder in folders:
+            stack.enter_context(RunLock(folder.lock_path))
+        stop = stack.enter_context(GracefulStop(observer.message))
+        for folder, config in zip(folders, configs, strict=True):
+            if folder.has_config:
+                for change in accepted_changes(folder.path, config, allow_config_change):
+                    if change.field not in ("penstock", "label"):
+                        observer.message(f"continuing with another setting: {change.sentence()}")
+        records = []
+        for each, folder, learner, config, receivers in zip(
+            plans, folders, learners, configs, loggers or [()] * len(plans), strict=True
+        ):
+            if not folder.has_config:
+                folder.write_config(config)
+            folder.clean_leftovers()
+            keep_copies(each, folder.path)
+            record = Record(each, folder, learner, config, observer.message, receivers, share=1 / len(plans))
+            stack.callback(record.log.close)  # a service may have things to say when it ends
+            record.log.begin(config)
+            records.append(record)
+        stack.callback(observer.close)
+        results: dict[int, Result] = {}
+        for step in sorted({record.newest_step for record in records}):
+            group = [index for index, record in enumerate(records) if record.newest_step == step]
+            driver = first
+            if len(plans) > 1:
+                rates = rates_of_rows([learners[index].rates for index in group], plan.seeds)
+                driver = make_driver(learners[group[0]], evaluation_world, rates)
+            try:
+                ended = _Training([records[index] for index in group], driver, observer).to_the_end(
+                    stop, on_metrics or (lambda rows: None)
+                )
+            finally:
+                driver.close()
+            results |= zip(group, ended, strict=True)
+        return [results[index] for index in range(len(records))]
 
 
-class _Run:
-    """One process's part of a run: the state, and where it stands."""
+class _Training:
+    """One process's part of runs that are trained together: their state, and where it stands."""
 
-    def __init__(
-        self,
-        plan: RunPlan,
-        folder: RunFolder,
-        driver: Driver,
-        settings_hash: str,
-        observer: Observer,
-        mirrors: list[Mirror],
-    ):
-        self.plan = plan
-        self.folder = folder
+    def __init__(self, records: Sequence[Record], driver: Driver, observer: Observer):
+        self.records = records
+        self.plan = records[0].plan  # all have the same, but for learning rates
         self.driver = driver
-        self.hash = settings_hash
-        self.checkpoints = Checkpoints(folder, driver.learner, settings_hash, observer.message)
         self.observer = observer
-        self.log = MetricsLog(folder.metrics_path, mirrors, observer.message)
-        self.seeds = range(plan.seed, plan.seed + plan.seeds)
-        self.steps_per_update = plan.num_envs * plan.settings.iteration_steps
-        self.wall_before = self.cpu_before = 0.0
-        self.wall_start, self.cpu_start = time.monotonic(), time.process_time()
-        self.last_rows: list[dict[str, Any]] = []
-        self.faults_explained = 0
+        self.keys = jnp.concatenate([seed_keys(self.plan.seed, self.plan.seeds)] * len(records))
+        self.steps_per_update = records[0].steps_per_update
         self.saving = 0.0
-        self.evaluation_owed = False
-        self.long_said = False
+        self.evaluation_owed = self.long_said = self.unmeasured_said = False
 
-    def to_the_end(
-        self,
-        stop: GracefulStop,
-        accepted: Callable[[], None],
-        on_metrics: Callable[[list[dict[str, Any]]], bool | None],
-    ) -> Result:
-        """Trains until the budget is used or somebody asks to stop. Calls ``accepted`` once the run can go on."""
+    def to_the_end(self, stop: GracefulStop, on_metrics: Callable[[list[dict[str, Any]]], bool | None]) -> list[Result]:
+        """Trains until the budget is used or somebody asks to stop."""
         plan = self.plan
-        self.driver.supervision = Supervision(lambda: stop.requested, self.observer.evaluating)
-        state, update = self._begin(accepted)
+        self.driver.supervision = Supervision(lambda: stop.requested, self.observer.evaluating, self.observer.message)
+        state, update = self._begin()
         begun = update
         saved_at, saved_update = time.monotonic(), update
-        if self.evaluation_owed or (update == 0 and not self.last_rows):
+        if self.evaluation_owed or (update == 0 and not self.records[0].last_rows):
             evaluation = self._evaluate(state, update) if plan.evaluate_every else {}
             if evaluation:
                 self._write_rows(update, {}, evaluation)
@@ -255,7 +220,10 @@ class _Run:
             seconds = time.monotonic() - block_start
             iterations = int(state.clock.update) - update  # a driver that was asked to stop may have done fewer
             update += iterations
-            self._look_for_faults(update - iterations, metrics, iterations)
+            for index, record in enumerate(self.records):
+                record.look_for_faults(
+                    self.driver.explain, self._newest, index, update - iterations, metrics, iterations
+                )
             evaluation = self._evaluate(state, update) if self._evaluation_due(update, iterations) else {}
             rows = self._write_rows(update, metrics, evaluation)
             if on_metrics(rows):
@@ -275,29 +243,26 @@ class _Run:
                 "the same command continues the run"
             )
         exit_code = 0 if finished else EXIT_INTERRUPTED
-        return Result(self.folder, state, self.driver, finished, update > begun, exit_code, self.last_rows)
+        return [
+            Result(record.folder, own, self.driver, finished, update > begun, exit_code, record.last_rows)
+            for record, own in zip(self.records, self._apart(state), strict=True)
+        ]
+
+    def _apart(self, state: RunState) -> list[RunState]:
+        """The state of each run."""
+        seeds = self.plan.seeds
+        if len(self.records) == 1:
+            return [state]
+        return [state.rows(slice(i * seeds, (i + 1) * seeds)) for i in range(len(self.records))]
 
     # ------------------------------------------------------------------ begin
 
-    def _begin(self, accepted: Callable[[], None]) -> tuple[RunState, int]:
+    def _begin(self) -> tuple[RunState, int]:
         """The state to continue from and its update: the newest sound checkpoint, or a fresh start. Compiles."""
         plan = self.plan
-        keys = seed_keys(plan.seed, plan.seeds)
         evaluation_keys = self._evaluation_keys(0) if plan.evaluate_every else None
-        found = self.checkpoints.newest()
-        state, update = None, 0
-        if found is None:
-            self.checkpoints.begin_anew()
-            self.log.truncate(0)
-        else:
-            state, manifest = load_state(found, self.driver, keys)
-            # The kill may have come after the checkpoint was saved, and before this.
-            self.checkpoints.tidy(found)
-            extra = manifest.extra
-            self.log.truncate(extra["metrics_offset"])
-            self.wall_before, self.cpu_before = extra["wall_seconds"], extra["cpu_seconds"]
-            self.last_rows = extra["last_rows"]
-            self.evaluation_owed = extra.get("evaluation_owed", False)
+        state, update = self._joined([record.begun_state(self.driver) for record in self.records]), 0
+        if state is not None:
             update = int(state.clock.update)
             require(
                 update <= plan.updates,
@@ -305,9 +270,12 @@ class _Run:
                 plan.steps,
                 f"the run is already at {update * self.steps_per_update:,} environment steps; ask for at least as many",
             )
-        accepted()
-        seeds = f"seed {plan.seed}" if plan.seeds == 1 else f"seeds {self.seeds[0]} to {self.seeds[-1]}"
+        for record in self.records:
+            record.begin()
+        self.evaluation_owed = any(record.evaluation_owed for record in self.records)
+        seeds = f"seed {plan.seed}" if plan.seeds == 1 else f"seeds {plan.seed} to {plan.seed + plan.seeds - 1}"
         title = f"{plan.title.upper()} · {plan.world} · {seeds}"
+        title += f" · {len(self.records)} runs" if len(self.records) > 1 else ""
         self.observer.start(plan.updates * self.steps_per_update, title, update * self.steps_per_update)
         if update >= plan.updates and state is not None:
             return state, update
@@ -315,16 +283,26 @@ class _Run:
             self.observer.message(notice)
         begin = time.monotonic()
         self.observer.compiling("the training program")
-        state = self.driver.init(keys) if state is None else self.driver.resume(state)
+        state = self.driver.init(self.keys) if state is None else self.driver.resume(state)
         self.driver.compile(state, jnp.asarray(1, jnp.int32), evaluation_keys)
         self.observer.compiled(time.monotonic() - begin)
         return state, update
 
+    def _newest(self) -> RunState | None:
+        """What the newest checkpoints hold, for a replay."""
+        return self._joined([record.newest_state(self.driver) for record in self.records])
+
+    def _joined(self, found: Sequence[RunState | None]) -> RunState | None:
+        """The states of all runs as one; None where one is missing, or where they are not of one step."""
+        states = [state for state in found if state is not None]
+        if len(states) < len(found) or len({int(state.clock.update) for state in states}) > 1:
+            return None
+        return states[0] if len(states) == 1 else RunState.together(states)
+
     # ------------------------------------------------------------------ evaluate and log
 
     def _evaluation_keys(self, update: int) -> jax.Array:
-        keys = seed_keys(self.plan.seed, self.plan.seeds)
-        return jax.vmap(lambda key: jax.random.fold_in(jax.random.fold_in(key, EVALUATION_KEY), update))(keys)
+        return jax.vmap(lambda key: jax.random.fold_in(jax.random.fold_in(key, EVALUATION_KEY), update))(self.keys)
 
     def _evaluation_due(self, update: int, iterations: int) -> bool:
         """Whether a multiple of ``evaluate_every`` was crossed by the last iterations, or the run is complete."""
@@ -343,17 +321,26 @@ class _Run:
             self.evaluation_owed = True
             return {}
         self.evaluation_owed = False
+        unmeasured = self.plan.criterion.unmeasured(metrics)
+        if unmeasured and update == 0:  # nothing is lost yet
+            raise ConfigurationError(unmeasured)
+        if unmeasured and not self.unmeasured_said:
+            self.unmeasured_said = True
+            self.observer.message(unmeasured)
         return metrics
 
     def _show(
         self, update: int, rate: float, metrics: dict[str, np.ndarray], evaluation: dict[str, np.ndarray]
     ) -> None:
-        """Tells the observer means over the seeds."""
+        """Tells the observer means over the rows."""
         env_steps, need = update * self.steps_per_update, self.driver.learner.data
         learning = not isinstance(need, Batches) or env_steps > need.warmup_steps + self.steps_per_update
         details = {"reward": float(np.mean(metrics["train/reward"]))} if metrics else {}
         if "train/forward_velocity" in metrics:
             details["forward_velocity"] = float(np.mean(metrics["train/forward_velocity"]))
+        ended = [rate for rate in metrics.get("train/success_rate", ()) if np.isfinite(rate)]
+        if ended:
+            details["success_rate"] = float(np.mean(ended))
         deterministic = evaluation.get("eval/return_deterministic")
         self.observer.update(
             env_steps,
@@ -370,105 +357,18 @@ class _Run:
                 f"At this speed the run takes {left / 3600:.0f} more hours on this machine.{light} --steps shortens it."
             )
 
-    def _clocks(self) -> tuple[float, float]:
-        wall = self.wall_before + time.monotonic() - self.wall_start
-        cpu = self.cpu_before + time.process_time() - self.cpu_start
-        return round(wall, 3), round(cpu, 3)
-
     def _write_rows(
         self, update: int, metrics: dict[str, np.ndarray], evaluation: dict[str, np.ndarray]
     ) -> list[dict[str, Any]]:
-        wall, cpu = self._clocks()
-        rows = []
-        for index, seed in enumerate(self.seeds):
-            row: dict[str, Any] = {
-                "env_steps": update * self.steps_per_update,
-                "update": update,
-                "seed": seed,
-                "wall_seconds": wall,
-                "cpu_seconds": cpu,
-            }
-            row |= {name: float(value[index]) for name, value in {**metrics, **evaluation}.items()}
-            self.log.write(row)
-            rows.append(row)
-        if evaluation or not self.last_rows:
-            self.last_rows = rows
-        return rows
-
-    # ------------------------------------------------------------------ checkpoints and faults
+        written = (record.write(index, update, metrics, evaluation) for index, record in enumerate(self.records))
+        return [row for rows in written for row in rows]
 
     def _checkpoint(self, state: RunState, update: int) -> bool:
-        """Saves the state with the position in the metrics file. A full disk is reported, and training goes on."""
-        if not self.log.sync():
-            return False
-        wall, cpu = self._clocks()
-        extra = {
-            "metrics_offset": self.log.offset(),
-            "wall_seconds": wall,
-            "cpu_seconds": cpu,
-            "last_rows": [_finite_row(row) for row in self.last_rows],
-            "evaluation_owed": self.evaluation_owed,
-        }
-        score = None
-        if self.last_rows and self.last_rows[0].get("update") == update and SCORE in self.last_rows[0]:
-            score = float(np.mean([row[SCORE] for row in self.last_rows]))
-        step = update * self.steps_per_update
+        """Saves every run's state. A full disk is reported, and training goes on."""
         begin = time.monotonic()
-        try:
-            self.checkpoints.save(step, state, extra, score)
-        except CheckpointNotWrittenError as error:
-            self.observer.message(f"{error} Training continues; the previous checkpoint is intact.")
-            return False
-        except NonFiniteStateError as error:
-            sentence = self.checkpoints.dump(step, state, self.plan.seed)
-            raise TrainingFailedError(
-                f"{error} {sentence} The same command goes back to the newest checkpoint and meets the fault again; "
-                "try a smaller actor_learning_rate or critic_learning_rate in a new run folder."
-            ) from error
-        self.saving = time.monotonic() - begin
-        return True
-
-    def _newest_state(self) -> RunState | None:
-        """What the newest checkpoint holds, for a replay."""
-        found = latest_checkpoint(self.folder.checkpoints, self.observer.message)
-        if found is None:
-            return None
-        return load_state(found, self.driver, seed_keys(self.plan.seed, self.plan.seeds))[0]
-
-    def _look_for_faults(self, begin: int, metrics: dict[str, np.ndarray], iterations: int) -> None:
-        """Reports skipped updates and diverged environments; explains the first of a run, with a dump that replays."""
-        for index, seed in enumerate(self.seeds):
-            counts = {
-                name: int(metrics[name][index]) for name in FAULTS if name in metrics and metrics[name][index] > 0
-            }
-            if not counts or self.faults_explained >= EXPLAINED_FAULTS:
-                continue
-            self.faults_explained += 1
-            try:
-                fault = Fault(
-                    restore=self._newest_state,
-                    begin=begin,
-                    iterations=iterations,
-                    index=index,
-                    counts=counts,
-                    seed=seed,
-                    steps_per_update=self.steps_per_update,
-                    crash=self.folder.crash,
-                    config_hash=self.hash,
-                )
-                sentence = self.driver.explain(fault)
-            except CheckpointNotWrittenError as error:
-                sentence = f"{counts} in seed {seed} (handled; training goes on). {error}"
-            if self.faults_explained == EXPLAINED_FAULTS:
-                sentence += " Further faults are only counted, in metrics.jsonl."
-            self.observer.message(sentence)
-            if counts.get("world/diverged", 0) >= iterations * self.steps_per_update > 0:
-                raise TrainingFailedError(
-                    f"Every one of the last {iterations * self.steps_per_update:,} environment steps diverged, so that "
-                    f"nothing can be learned: {sentence}. Correct the world (`penstock check-world` shows more); the "
-                    "same command goes on from the newest checkpoint."
-                )
-
-
-def _finite_row(row: dict[str, Any]) -> dict[str, Any]:
-    return {k: (None if isinstance(v, float) and not np.isfinite(v) else v) for k, v in row.items()}
+        saved = [
+            record.save(own, update, self.evaluation_owed)
+            for record, own in zip(self.records, self._apart(state), strict=True)
+        ]
+        self.saving = time.monotonic() - begin if all(saved) else self.saving
+        return all(saved)

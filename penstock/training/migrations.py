@@ -17,6 +17,7 @@ from penstock.algorithms.pathwise_config import PathwiseConfig, initial_gain
 from penstock.algorithms.registry import ALGORITHMS, algorithm_entry
 from penstock.policies import DeterministicAction, PolicySettings
 from penstock.policies.settings import STEP_STD
+from penstock.training.best import Criterion
 from penstock.training.drivers.state import RunState
 from penstock.training.plan import RUN_FIELDS
 
@@ -155,6 +156,7 @@ def completed(config: Mapping[str, Any]) -> Mapping[str, Any]:
 def _run_fields(settings: Mapping[str, Any], now: Any) -> dict[str, Any]:
     """What a run of former settings says of the fields that are the plan's now; None where it did as is done anyway."""
     fields = {"deterministic_action": None, "deterministic_draws": DeterministicAction.draws}
+    fields |= {"log_info": [], "best_by": Criterion.metric, "best_is": Criterion.best_is}
     fields["precision"] = settings.get("precision", "float32") if "precision" not in now.all_names() else "float32"
     if getattr(getattr(now, "policy", None), "has_rules", False):
         rule = settings.get("deterministic_action", RULE_THEN)

@@ -17,9 +17,11 @@ from penstock.algorithms.registry import algorithm_entry
 from penstock.networks.precision import SHORTEST_SIDE, Precision
 from penstock.policies import DeterministicAction
 from penstock.policies.deterministic_action import DeterministicName
+from penstock.training.best import BestIs, Criterion
 from penstock.training.presets import preset as preset_of
 from penstock.worlds import FunctionalWorld, World
 from penstock.worlds.check import refuse_faulty
+from penstock.worlds.hosted.hosted_world import HostedWorld
 from penstock.worlds.loading import load_world
 from penstock.worlds.registry import is_own, option_types
 
@@ -27,6 +29,7 @@ SAFE_TO_CHANGE = frozenset(
     {
         *("steps", "label", "log_every", "evaluate_every", "evaluation_episodes"),
         *("deterministic_action", "deterministic_draws", "penstock", "world_constants"),
+        *("log_info", "best_by", "best_is"),
     }
 )
 """Fields in which a continued run may differ from the run so far. ``world_constants`` follow from the others."""
@@ -57,6 +60,10 @@ class RunPlan:
         log_every: iterations per line of metrics.
         evaluate_every: environment steps between evaluations; 0 for none at all.
         evaluation_episodes: episodes per evaluation, for the stochastic and the deterministic policy each.
+        log_info: entries of a hosted environment's ``info`` that are logged beside success, by name; those inside of
+            dictionaries with dots.
+        best_by: metric of evaluations by which the best checkpoint is kept.
+        best_is: whether its highest or its lowest value is the best.
         deterministic_action: of policies that have several rules (flows), the action without noise that is evaluated
             and filmed; None leaves it to algorithm and policy.
         deterministic_draws: fixed noises of the rules that use several.
@@ -77,6 +84,9 @@ class RunPlan:
     log_every: int = 10
     evaluate_every: int = 20_000
     evaluation_episodes: int = 16
+    log_info: tuple[str, ...] = ()
+    best_by: str = Criterion.metric
+    best_is: BestIs = Criterion.best_is
     deterministic_action: DeterministicName | None = None
     deterministic_draws: int = DeterministicAction.draws
     precision: Precision = "float32"
@@ -91,6 +101,10 @@ class RunPlan:
         require(self.evaluate_every >= 0, "evaluate_every", self.evaluate_every, "must be at least 0 (0: never)")
         require(0 <= self.seed < 2**31 - self.seeds, "seed", self.seed, "must lie in [0, 2^31)")
         require(self.steps < 2**31, "steps", self.steps, "must be smaller than 2^31")
+        criterion = self.criterion
+        if self.evaluate_every == 0 and criterion != Criterion():
+            field = "best_by" if self.best_by != Criterion.metric else "best_is"
+            require(False, field, getattr(self, field), "does nothing without evaluations (evaluate_every = 0)")
         self.deterministic()  # refuses what does nothing
 
     def make_world(self) -> World:
@@ -107,7 +121,17 @@ class RunPlan:
             raise
         if isinstance(world, FunctionalWorld):
             self._refuse_bad_option_types(option_types(world.task))
-        return world
+        return world.with_info(self.log_info) if self.log_info and isinstance(world, HostedWorld) else world
+
+    def refuse_unmeasurable(self, world: World) -> None:
+        """Refuses entries of ``info``, and a metric of the best checkpoint, that this world cannot bring.
+
+        Raises:
+            ConfigurationError: says which there are.
+        """
+        told = isinstance(world, HostedWorld) or not self.log_info
+        require(told, "log_info", list(self.log_info), "is of hosted worlds; others log all of their diagnostics")
+        self.criterion.refuse_unknown(world)
 
     def _refuse_bad_options(self) -> None:
         """Says more precisely why a world did not take its options, where names or types are the reason."""
@@ -181,6 +205,11 @@ class RunPlan:
                     "float32")  # fmt: skip
 
     @property
+    def criterion(self) -> Criterion:
+        """What makes a checkpoint the best."""
+        return Criterion(self.best_by, self.best_is)
+
+    @property
     def title(self) -> str:
         """How people call the algorithm."""
         return algorithm_entry(self.algorithm).title
@@ -250,9 +279,13 @@ def make_plan(
 
 def default_run_dir(plan: RunPlan) -> Path:
     """Where a run goes that nobody gave a folder: ``runs/ALGORITHM-WORLD-SEED``."""
-    place, _, attribute = plan.world.rpartition(":")
-    name = f"{Path(place).stem}-{attribute}" if place else plan.world.replace("/", "-")
-    return Path("runs") / f"{plan.title}-{name}-{plan.seed}"
+    return Path("runs") / f"{plan.title}-{world_text(plan.world)}-{plan.seed}"
+
+
+def world_text(world: str) -> str:
+    """The name of a world in the name of a folder."""
+    place, _, attribute = world.rpartition(":")
+    return (f"{Path(place).stem}-{attribute}" if place else world).replace("/", "-")
 
 
 def parse_world_options(texts: tuple[str, ...]) -> dict[str, Any]:

@@ -87,7 +87,7 @@ def restore_run(
     plan = read_plan(run_dir, world, use_copies)
     checkpoints = run_dir / "checkpoints"
     if which == "best":
-        found = best_checkpoint(checkpoints, part=AGENT)
+        found = best_checkpoint(checkpoints, part=AGENT, score_of=plan.criterion.score_of)
     else:
         found = latest_checkpoint(checkpoints, set_aside=False, part=AGENT)
     if found is None:

@@ -13,6 +13,7 @@ from penstock.algorithms.learner import DifferentiableWindow, Learner
 from penstock.policies import Agent, DeterministicAction
 from penstock.training.drivers.functional import FunctionalDriver
 from penstock.training.drivers.hosted import HostedDriver
+from penstock.training.drivers.rates import Rates
 from penstock.training.drivers.state import RunState
 from penstock.training.evaluation import evaluation_metrics
 from penstock.training.hosted_evaluation import HostedEvaluator, Supervision
@@ -113,12 +114,13 @@ def evaluate_seeds(
     return results
 
 
-def make_driver(learner: Learner, evaluation_world: World) -> Driver:
+def make_driver(learner: Learner, evaluation_world: World, rates: Rates | None = None) -> Driver:
     """The driver for a learner's world.
 
     Args:
         learner: an algorithm, bound to its world.
         evaluation_world: the same world with one environment per episode.
+        rates: learning rates of every row, ``(K,)`` each; None gives all rows the learner's own.
 
     Raises:
         CapabilityError: the world cannot give the data that the learner needs, or is of no known kind.
@@ -131,9 +133,9 @@ def make_driver(learner: Learner, evaluation_world: World) -> Driver:
             f"{said}; budgets would be counted wrongly. Make them equal."
         )
     if isinstance(evaluation_world, FunctionalWorld):
-        return FunctionalDriver(learner, evaluation_world)
+        return FunctionalDriver(learner, evaluation_world, rates=rates)
     if isinstance(evaluation_world, HostedWorld) and not isinstance(learner.data, DifferentiableWindow):
-        return HostedDriver(learner, evaluation_world)
+        return HostedDriver(learner, evaluation_world, rates=rates)
     raise CapabilityError(
         f"'{evaluation_world.name}' is a {type(evaluation_world).__name__}, on which {learner.name} cannot be trained."
     )

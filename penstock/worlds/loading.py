@@ -7,7 +7,9 @@ from typing import Any
 from penstock._errors import ConfigurationError, PenstockError, raised, require
 from penstock._field_types import convert_arguments
 from penstock._own_code import load_own, make_own, resolved_spec
+from penstock.worlds.hosted.headless import draw_without_display
 from penstock.worlds.hosted.own import is_environment, own_world, split_options
+from penstock.worlds.hosted.pictures import takes_render_mode
 from penstock.worlds.registry import is_own, make_world
 from penstock.worlds.task import SingleTask, Task, Vmapped
 from penstock.worlds.world import FunctionalWorld, World
@@ -30,6 +32,7 @@ def load_world(spec: str, num_envs: int, **options: Any) -> World:
         if spec.endswith(".py"):
             raise ConfigurationError(f"'{spec}' names a file but nothing in it. Write '{spec}:MyTask'.")
         return make_world(spec, num_envs, **options)
+    draw_without_display()  # what is loaded may import MuJoCo
     factory = load_own(spec, "world", _may_be_world)
     ours, theirs = split_options(factory, options)
     theirs = convert_arguments(theirs, factory, spec)
@@ -38,7 +41,8 @@ def load_world(spec: str, num_envs: int, **options: Any) -> World:
         made = _call(spec, factory, num_envs, theirs)
         if is_environment(made):
             make = functools.partial(make_own, resolved_spec(spec))
-            return own_world(spec, make, made, num_envs, _arguments(factory, num_envs, theirs), ours)
+            arguments = _arguments(factory, num_envs, theirs)
+            return own_world(spec, make, made, num_envs, arguments, ours, takes_render_mode(factory))
         made = made if not ours else _call(spec, factory, num_envs, options)
     elif options:
         raise ConfigurationError(f"'{spec}' is already made and takes no options, but got {sorted(options)}.")

@@ -4,6 +4,7 @@ Hosted worlds come in families whose members nobody lists here: ``gym/<id>``, ``
 """
 
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -37,12 +38,14 @@ class WorldFamily:
         pattern: how the names look, for messages.
         summary: one line for ``penstock worlds``.
         make: builds a world from what stands behind the slash, the number of environments, and options.
+        also: what others call it in place of the prefix.
     """
 
     prefix: str
     pattern: str
     summary: str
     make: Callable[..., World]
+    also: tuple[str, ...] = ()
 
 
 _entries: dict[str, WorldEntry] = {}
@@ -55,10 +58,12 @@ def register_world(name: str, summary: str, make_task: Callable[..., Task | Sing
     _entries[name] = WorldEntry(name, summary, make_task)
 
 
-def register_family(prefix: str, pattern: str, summary: str, make: Callable[..., World]) -> None:
-    """Makes a family of worlds known under ``prefix/``. A prefix can be taken once."""
+def register_family(
+    prefix: str, pattern: str, summary: str, make: Callable[..., World], also: tuple[str, ...] = ()
+) -> None:
+    """Makes a family of worlds known under ``prefix/``. A prefix can be taken once. See `WorldFamily`."""
     require(prefix not in _families, "world family", prefix, "is taken; choose another prefix")
-    _families[prefix] = WorldFamily(prefix, pattern, summary, make)
+    _families[prefix] = WorldFamily(prefix, pattern, summary, make, also)
 
 
 def is_own(name: str) -> bool:
@@ -93,11 +98,21 @@ def world_entry(name: str) -> WorldEntry:
     """
     if name not in _entries:
         hosted = ", ".join(family.pattern for family in world_families())
+        meant = _meant(name) or suggest(name, _entries)
         raise ConfigurationError(
-            f"Unknown world '{name}'.{suggest(name, _entries)} Hosted worlds are named {hosted}; your own "
+            f"Unknown world '{name}'.{meant} Hosted worlds are named {hosted}; your own "
             "path/to/file.py:name. See `penstock worlds`."
         )
     return _entries[name]
+
+
+def _meant(name: str) -> str:
+    """What somebody means who names the world of a family as others do; empty where that is not clear."""
+    prefix, slash, member = name.partition("/")
+    also = {other: family.prefix for family in world_families() for other in family.also}
+    if slash and prefix.lower() in also:
+        return f" Did you mean '{also[prefix.lower()]}/{member}'?"
+    return f" An id of Gymnasium is written 'gym/{name}'." if re.search(r"-v\d+$", name) else ""
 
 
 def make_world(name: str, num_envs: int, **options: Any) -> World:

@@ -6,6 +6,7 @@ import signal
 import struct
 import time
 
+import imageio.v3
 import jax
 import jax.numpy as jnp
 import pytest
@@ -131,10 +132,12 @@ def test_plot(commands, trained, tmp_path, penstock):
 
 def test_video(commands, trained, tmp_path):
     path = tmp_path / "film.gif"
-    finished = quiet(commands("video", trained[0], "--output", path, "--width", "64", "--height", "64"))
+    size = ("--width", "64", "--height", "64", "--film-seconds", "0.3")
+    finished = quiet(commands("video", trained[0], "--output", path, *size))
     assert finished.returncode == 0 and finished.stdout == f"{path}\n"
     content = path.read_bytes()
     assert content[:6] == b"GIF89a" and struct.unpack("<HH", content[6:10]) == (64, 64)
+    assert 1 < len(imageio.v3.imread(path)) <= 0.3 / 0.05, "of steps of 50 ms; pictures that are alike are one"
 
 
 def test_check_world(commands, penstock):
@@ -262,15 +265,18 @@ def test_a_cache_that_cannot_be_written_is_said_and_survived(commands, tmp_path)
     assert "Compiled programs are not kept" in finished.stderr and "PENSTOCK_CACHE" in finished.stderr
 
 
-def test_missing_extras_cost_only_the_pictures(trained, monkeypatch, capsys):
+def test_missing_extras_and_faults_of_who_draws_cost_only_the_pictures(trained, monkeypatch, capsys):
     from penstock._extras import MissingExtraError
     from penstock.cli import _run
 
     def missing(*arguments, **keywords):
         raise MissingExtraError("matplotlib is not installed. pip install 'penstock[plots]'")
 
+    def faulty(*arguments, **keywords):
+        raise ZeroDivisionError("of somebody's scene()")
+
     monkeypatch.setattr(_run, "plot_single", missing)
-    monkeypatch.setattr(_run, "film", missing)
+    monkeypatch.setattr(_run, "film", faulty)
 
     plan = make_plan("apg", "classic/double-integrator")
     driver = FunctionalDriver(plan.make_learner(plan.make_world()), plan.make_world())
@@ -280,7 +286,8 @@ def test_missing_extras_cost_only_the_pictures(trained, monkeypatch, capsys):
     result = Result(RunFolder(trained[0]), state, driver, True, True, 0, rows)
     _run.report(result, video=True)
     lines = capsys.readouterr().out.splitlines()
-    assert "no curve: matplotlib is not installed" in lines[1] and "no video: " in lines[2]
+    assert "no curve: matplotlib is not installed" in lines[1]
+    assert lines[2].startswith("no video: ZeroDivisionError: of somebody's scene()")
     assert lines[-1] == "first: deterministic return 1.0"
 
 
@@ -296,6 +303,12 @@ def test_closing_lines():
         "seed 3: deterministic forward speed 0.50 m/s",
         "seed 4: deterministic forward speed 0.60 m/s",
         "x: deterministic forward speed 0.55 m/s",
+    ]
+    succeeds = [{**row(seed), "eval/success_rate": 0.25 * seed} for seed in (1, 2)]
+    assert closing_lines("x", succeeds[:1]) == ["x: deterministic return 12.3, success rate 0.25"]
+    assert closing_lines("x", succeeds)[1:] == [
+        "seed 2: deterministic return 12.3, success rate 0.50",
+        "x: deterministic return 12.3, success rate 0.38",
     ]
     # What was NaN comes back from a checkpoint as None.
     assert closing_lines("x", [row(0, value=None)]) == ["x: deterministic return nan"]

@@ -1,12 +1,15 @@
 """What a newcomer may type, and the sentence that answers it (F10, F26). None of these commands trains."""
 
+import json
 import os
+import sys
 
 import pytest
 
 from penstock.algorithms.registry import algorithm_entry
+from penstock.cli._run import plan_from_options
 from penstock.cli.main import COMMANDS, dispatch
-from penstock.cli.train import parse_train_options
+from penstock.cli.train import command_line, parse_train_options
 
 TRAIN = ("train", "rfo", "--world", "classic/double-integrator", "--run-dir")
 
@@ -174,3 +177,97 @@ def test_a_switch_stands_for_a_value(flag):
 def test_help_is_shown_whatever_else_was_typed(penstock):
     code, out, _ = penstock("train", "rfo", "--world", "classic/pendulum", "--precision", "bfloat16", "--help")
     assert code == 0 and "--window" in out
+
+
+def parsed(*arguments):
+    name, rest, given = command_line(list(arguments))
+    return parse_train_options(algorithm_entry(name), rest, given)
+
+
+def test_options_come_from_the_command_then_from_the_file_then_from_the_preset(tmp_path):
+    file = tmp_path / "x.yaml"
+    file.write_text(
+        "algorithm: sac\nworld: classic/pendulum\nworld_options: {mass: 2.0, length: 1.5}\nsteps: 500\nvideo: false\n"
+        "run_dir: runs/mine\nbatch_size: 16\npolicy: noisy-flow\nflow_steps: 3\nlogger: [a.py:A]\n"
+    )
+    options = parsed("--config", str(file))
+    assert (options.algorithm, options.world, options.steps, options.video) == ("sac", "classic/pendulum", 500, False)
+    assert (str(options.run_dir), options.logger, options.num_envs) == ("runs/mine", ("a.py:A",), 64)
+    assert options.settings.flat()["flow_steps"] == 3 and options.settings.batch_size == 16
+    assert plan_from_options(options).world_options == {"mass": 2.0, "length": 1.5}
+    flags = (
+        "--steps",
+        "7",
+        "--video",
+        "--batch-size=8",
+        "--world-option",
+        "mass=3",
+        "--run-dir",
+        "x",
+        "--flow-steps=2",
+    )
+    options = parsed("--config", str(file), *flags)
+    assert (options.steps, options.video, options.settings.batch_size, str(options.run_dir)) == (7, True, 8, "x")
+    assert options.settings.flat()["flow_steps"] == 2
+    assert plan_from_options(options).world_options == {"mass": 3, "length": 1.5}
+    options = parsed("sac", "--config", str(file), "--policy", "gaussian")
+    assert options.settings.policy.policy == "gaussian", "settings of a kind that is not chosen are left out"
+    options = parsed("td3", "--config", str(file), "--world", "classic/multi-goal", "--policy", "deterministic")
+    assert (options.algorithm, options.world) == ("td3", "classic/multi-goal")
+
+
+@pytest.mark.parametrize(
+    ("content", "flag", "rate"),
+    [
+        ("learn_temperature: false", "--learn-temperature", 3e-4),
+        ("temperature_learning_rate: null", "--learn-temperature", 3e-4),
+        ("temperature_learning_rate: 1e-2", "--no-learn-temperature", None),
+        ("learn_temperature: true", "--no-learn-temperature", None),
+        ("learn_temperature: false", "--temperature-learning-rate=1e-2", 1e-2),
+    ],
+)
+def test_a_switch_on_the_command_line_wins_over_the_file(tmp_path, content, flag, rate):
+    (tmp_path / "x.yaml").write_text(f"algorithm: sac\nworld: classic/pendulum\n{content}\n")
+    assert parsed("--config", str(tmp_path / "x.yaml"), flag).settings.flat()["temperature_learning_rate"] == rate
+
+
+@pytest.mark.parametrize(
+    ("content", "flags", "words"),
+    [
+        ("world: classic/pendulum", [], ["x.yaml names no algorithm. Write `algorithm: sac` there"]),
+        ("algorithm: sac", [], ["--world is missing: penstock train sac"]),
+        ("algorithm: sca\nworld: classic/pendulum", [], ["x.yaml: Unknown algorithm 'sca'", "Did you mean 'sac'"]),
+        ("algorithm: sac\nworld: classic/pendulm", [], ["x.yaml: Unknown world 'classic/pendulm'"]),
+        ("algorithm: rfo\nworld: classic/pendulum\nwindow: 500", [], ["x.yaml: window = 500: must not exceed"]),
+        ("algorithm: rfo\nworld: classic/pendulum\nwindow: 5", ["--window", "500"], ["train: window = 500: must"]),
+        ("algorithm: sac\nworld: classic/pendulum\nworld_options: {mas: 1}", [], ["unknown option 'mas'"]),
+        ("algorithm: sac\nworld: classic/pendulum\nsteps: no", [], ["x.yaml: steps = 'no': must be a whole number"]),
+    ],
+)  # fmt: skip
+def test_mistakes_in_a_file_name_the_file(penstock, tmp_path, monkeypatch, content, flags, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.yaml").write_text(content)
+    code, out, err = penstock("train", "--config", "x.yaml", *flags)
+    assert code == 2 and all(word in err for word in words), out + err
+    assert [path.name for path in tmp_path.iterdir()] == ["x.yaml"]
+
+
+def test_a_run_s_config_is_trained_again_elsewhere_or_goes_on(penstock, trained, tmp_path):
+    config = trained[0] / "config.json"
+    code, _, err = penstock("train", "--config", config, "--run-dir", trained[0], "--no-video")
+    assert code == 0 and "continues at step 192" in err and "compiling" not in err
+    options = parsed("--config", str(config), "--run-dir", str(tmp_path / "again"))
+    assert plan_from_options(options).to_config() == {
+        name: value for name, value in json.loads(config.read_text()).items() if name != "world_constants"
+    }
+
+
+def test_loggers_that_are_not_there_are_named_before_anything_is_written(penstock, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    run = ("train", "apg", "--world", "classic/double-integrator", "--run-dir", tmp_path / "run")
+    for option, value, words in (
+        ("--wandb", "project", "pip install 'penstock[wandb]'"),
+        ("--logger", "nowhere.py:Lines", "There is no file 'nowhere.py'"),
+    ):
+        code, _, err = penstock(*run, option, value)
+        assert code == 2 and words in err and not (tmp_path / "run").exists()

@@ -1,6 +1,8 @@
 """Every Python block of these pages runs. (For add_a_world.md and run_folder.md see the tests of their rooms.)"""
 
+import contextlib
 import re
+import sqlite3
 from pathlib import Path
 
 import jax
@@ -11,6 +13,10 @@ from penstock._errors import ConfigurationError
 from penstock.algorithms import shac2
 from penstock.physics import voxel_mesh
 from penstock.policies import settings
+from penstock.storage.loggers import Logger
+from penstock.storage.metrics_log import MetricsLog
+from penstock.sweeps.points import read_sweep
+from penstock.training.config_files import read_given
 from penstock.training.drivers.functional import begin, iterate
 from penstock.training.loop import train
 from penstock.training.plan import make_plan
@@ -58,6 +64,42 @@ def test_own_environments_page(tmp_path):
     spec = f"{tmp_path}/point.py:make_point"
     assert {finding.severity for finding in check_world(load_world(spec, 2))} == {"ok"}
     assert load_world(spec, 2, max_steps=50).episode_length == 50
+
+
+def test_logging_page(tmp_path, capsys):
+    """The page's logger is one, keeps a row that comes again once, and goes on in the same table."""
+    names: dict = {}
+    run_blocks("docs/logging.md", names)
+    config = make_plan("sac", "classic/pendulum").to_config()
+    for steps in ((10, 20), (20, 30)):
+        logger = names["SQLite"]()
+        assert isinstance(logger, Logger)
+        log = MetricsLog(tmp_path / "metrics.jsonl", [logger], pytest.fail)
+        log.begin(config)
+        for step in steps:
+            log.write({"env_steps": step, "seed": 0, "eval/return_mean": 1.5})
+        log.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "metrics.sqlite")) as database:
+        rows = database.execute("SELECT env_steps FROM metrics ORDER BY env_steps").fetchall()
+        assert rows == [(10,), (20,), (30,)]
+    assert capsys.readouterr().out == "logging sac on classic/pendulum\n" * 2
+
+
+def test_experiments_page(tmp_path):
+    """The page's files are read: a run, a grid of four, a list of two."""
+    one, grid, several = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/experiments.md").read_text(), re.DOTALL)
+    file = tmp_path / "file.yaml"
+    file.write_text(one)
+    plan = read_given(file).plan(None, {}, {})
+    assert (plan.steps, plan.world_options, plan.settings.actor_hidden) == (20_000, {"mass": 2.0}, (64, 64))
+    names = []
+    for text in (grid, several):
+        file.write_text(text)
+        points = read_sweep(file).points()
+        names.append([point.name for point in points])
+        assert all(point.given.plan(None, {}, {}).num_envs == 4 for point in points)
+    assert names[0][0] == "actor_learning_rate=1e-4,policy=gaussian" and len(names[0]) == 4
+    assert names[1] == ["policy=gaussian", "short-flow"]
 
 
 @pytest.mark.slow

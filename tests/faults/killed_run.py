@@ -40,11 +40,11 @@ def watch(owner, method, name, before):
 
 _durable._phase = met
 
-from penstock.training import loop, running  # noqa: E402
+from penstock.training import loop, record, running  # noqa: E402
 
-watch(loop._Run, "_look_for_faults", "train", before=True)
-watch(loop._Run, "_evaluate", "evaluate", before=True)
-watch(loop.MetricsLog, "write", "row", before=False)
+watch(record.Record, "look_for_faults", "train", before=True)
+watch(loop._Training, "_evaluate", "evaluate", before=True)
+watch(record.MetricsLog, "write", "row", before=False)
 
 if phase == "random":
     compiled = running.FunctionalDriver.compile

@@ -14,8 +14,9 @@ from penstock.storage.store import find_non_finite, list_checkpoints, load_check
 from penstock.training import loop, running
 from penstock.training.drivers import functional
 from penstock.training.drivers.functional import FunctionalDriver, seed_keys
-from penstock.training.loop import TrainingFailedError, train
+from penstock.training.loop import train
 from penstock.training.post_mortem import find_cause
+from penstock.training.record import TrainingFailedError
 from penstock.worlds import Observation, ObservationSpec, Outcome, SingleTask, Vmapped
 from penstock.worlds.registry import _entries, register_world
 
@@ -93,8 +94,8 @@ def run_with(in_process, monkeypatch, tmp_path):
 
     def go(fault, env=ENV, name="run", edit=lambda state: state):
         class Edited(SharedProgram):
-            def __init__(self, *arguments):
-                super().__init__(*arguments)
+            def __init__(self, *arguments, **named):
+                super().__init__(*arguments, **named)
                 sound = self.init
 
                 def init(keys):

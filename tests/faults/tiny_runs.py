@@ -116,8 +116,8 @@ class SharedProgram(FunctionalDriver):
 
     compiled: dict = {}  # noqa: RUF012
 
-    def __init__(self, learner, evaluation_world):
-        super().__init__(learner, evaluation_world)
+    def __init__(self, learner, evaluation_world, rates=None):
+        super().__init__(learner, evaluation_world, rates=rates)
         run = (learner.config, learner.planned_updates, learner.precision, learner.deterministic)
         plan = (learner.name, *run, repr(learner.world), repr(evaluation_world))
         self._plan = plan
@@ -140,7 +140,7 @@ class SharedProgram(FunctionalDriver):
 
     def compile(self, states, iterations, keys):
         seeds = keys.shape[0]
-        rates = rates_of(self.learner, None, seeds)
+        rates = rates_of(self.learner, self.rates, seeds)
         self._compiled = self._once(
             "train", seeds, lambda: self._train.lower(states, rates, iterations).compile(QUICKLY)
         )

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from penstock._errors import PenstockError
+from penstock._errors import ConfigurationError, PenstockError
 from penstock._files import OutputError, replacing
 from penstock.render import video
-from penstock.render.video import write_episode, write_video
+from penstock.render.video import fitted, thinned, write_episode, write_video
 from penstock.scene.items import Scene
 
 
@@ -114,3 +114,16 @@ def test_errors_are_sentences(tmp_path):
     with pytest.raises(PenstockError, match=r"must hold bytes"):
         write_video([np.zeros((64, 64, 3))], tmp_path / "run.gif", fps=25)
     assert video.FORMATS and not list(tmp_path.iterdir())
+
+
+def test_pictures_are_fitted_in_the_proportions_of_the_first():
+    frames = [np.full((41, 81, 3), 50, np.uint8), np.full((20, 81, 3), 90, np.uint8)]
+    shown = list(fitted(frames, (160, 120)))
+    assert [frame.shape for frame in shown] == [(80, 160, 3)] * 2 and [frame.mean() for frame in shown] == [50, 90]
+    assert next(iter(fitted([np.zeros((300, 10, 3), np.uint8)], (160, 120)))).shape == (120, 4, 3)
+    with pytest.raises(ConfigurationError, match="at least 64 pixels"):
+        list(fitted(frames, (62, 120)))
+
+
+def test_of_dense_steps_every_second_or_third_is_shown():
+    assert thinned(1 / 30) == (1, 1 / 30) and thinned(1 / 50) == (2, 2 / 50) and thinned(0.01) == (3, 0.03)

@@ -39,7 +39,7 @@ def test_different_seeds_of_different_settings_are_two_arms(make_run):
 
 @pytest.mark.parametrize(
     "field",
-    ["penstock", "seeds", "log_every", "evaluate_every", "evaluation_episodes"],
+    ["penstock", "seeds", "log_every", "evaluate_every", "evaluation_episodes", "log_info", "best_by", "best_is"],
 )
 def test_what_does_not_bear_on_learning_does_not_split_an_arm(make_run, field):
     runs = [make_run("a", [1.0], **{field: 5}), make_run("b", [1.0], seed=1, **{field: 7})]

@@ -1,18 +1,15 @@
 """The metrics file: resuming without duplicates, full disks (F9), failing services (F38)."""
 
-import importlib.util
 import json
 import math
 import resource
-import sys
-import types
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from penstock._errors import ConfigurationError
-from penstock.storage.metrics_log import MetricsLog, TensorBoardMirror, read_metrics
+from penstock.storage.metrics_log import MetricsLog, read_metrics
 
 
 def test_rows_come_back_and_lines_are_json(tmp_path):
@@ -132,6 +129,10 @@ class Broken:
         self.calls = 0
         self.closed = False
 
+    def begin(self, run_dir, config):
+        if self.after < 0:
+            raise ConnectionError("no network")
+
     def write(self, row):
         self.calls += 1
         if self.calls > self.after:
@@ -144,51 +145,15 @@ class Broken:
 
 def test_f38_a_failing_service_is_reported_once_and_dropped(tmp_path):
     reports: list[str] = []
-    early, late = Broken(after=2), Broken(after=100)
-    log = MetricsLog(tmp_path / "metrics.jsonl", [early, late], reports.append)
+    never, early, late = Broken(after=-1), Broken(after=2), Broken(after=100)
+    log = MetricsLog(tmp_path / "metrics.jsonl", [never, early, late], reports.append)
+    log.begin({"algorithm": "sac"})
+    assert len(reports) == 1 and "Broken failed and gets no more rows: ConnectionError: no network" in reports[0]
     for step in range(5):
         log.write({"step": step})
-    assert early.calls == 3 and late.calls == 5
-    assert len(reports) == 1 and "Broken failed" in reports[0] and "ConnectionError: network lost" in reports[0]
-    assert "Training continues" in reports[0]
+    assert never.calls == 0 and early.calls == 3 and late.calls == 5
+    assert len(reports) == 2 and "Broken failed" in reports[1] and "ConnectionError: network lost" in reports[1]
+    assert "Training continues" in reports[1]
     log.close()
-    assert not early.closed and late.closed and len(reports) == 2
+    assert not early.closed and late.closed and len(reports) == 3
     assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == list(range(5))
-
-
-def test_a_missing_tensorboardx_says_how_to_get_it(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    with pytest.raises(ConfigurationError, match=r"pip install 'penstock\[tensorboard\]'"):
-        TensorBoardMirror(tmp_path)
-
-
-def test_tensorboard_gets_numbers_and_hides_rows_that_are_written_again(tmp_path, monkeypatch):
-    calls: list[tuple] = []
-
-    class SummaryWriter:
-        def __init__(self, directory, purge_step):
-            calls.append(("open", directory, purge_step))
-
-        def add_scalar(self, name, value, step):
-            calls.append((name, value, step))
-
-        def close(self):
-            calls.append(("close",))
-
-    monkeypatch.setitem(sys.modules, "tensorboardX", types.SimpleNamespace(SummaryWriter=SummaryWriter))
-    log = MetricsLog(tmp_path / "m", [TensorBoardMirror(tmp_path / "tb")])
-    for seed in (3, 4, 3):
-        row = {"env_steps": 30, "seed": seed, "loss": jnp.float32(0.5), "flag": True}
-        log.write({**row, "text": "no", "none": None, "list": [1]})
-    log.close()
-    scalars = [("loss", 0.5, 30), ("flag", 1.0, 30)]
-    three, four = (("open", str(tmp_path / "tb" / f"seed-{seed}"), 30) for seed in (3, 4))
-    assert calls == [three, *scalars, four, *scalars, *scalars, ("close",), ("close",)]
-
-
-@pytest.mark.skipif(importlib.util.find_spec("tensorboardX") is None, reason="tensorboardX is not installed")
-def test_tensorboard_files_appear(tmp_path):
-    mirror = TensorBoardMirror(tmp_path / "tb")
-    mirror.write({"env_steps": 1, "loss": 0.5})
-    mirror.close()
-    assert any(entry.stat().st_size > 0 for entry in (tmp_path / "tb").iterdir())

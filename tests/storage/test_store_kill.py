@@ -36,7 +36,7 @@ def run(directory):
     assert not reports, reports
     step = 0
     if newest is not None:
-        store.keep_best(newest, lasting=LAYOUT.lasting)
+        store.choose_best(directory, lasting=LAYOUT.lasting)
         store.prune_checkpoints(directory, lasting=LAYOUT.lasting)
         loaded, manifest = store.load_checkpoint(newest, state(0))
         step = manifest.step

@@ -114,6 +114,40 @@ def test_a_damaged_best_one_keeps_no_other_out(tmp_path):
     assert not store.keep_best(save(tmp_path, 3, score=2.0), report=reports.append)
 
 
+def test_another_score_chooses_another_best_among_those_that_are_there(tmp_path):
+    """As where a run goes on with another metric: what was the best by the former one goes."""
+    for step, score in [(1, 3.0), (2, 9.0), (3, 5.0)]:
+        store.keep_best(save(tmp_path, step, score=score))
+    kept = lambda: [step for step, _ in store.list_checkpoints(tmp_path / "best")]  # noqa: E731
+    store.choose_best(tmp_path)
+    assert kept() == [2]
+    lowest = lambda manifest: -manifest.score  # noqa: E731
+    store.choose_best(tmp_path, score_of=lowest)
+    best = store.best_checkpoint(tmp_path, score_of=lowest)
+    assert kept() == [1] and best is not None and best.name == "step-000000000001"
+    store.choose_best(tmp_path, score_of=lambda manifest: None)
+    assert kept() == [1], "nothing is known to be better"
+    assert store.best_checkpoint(tmp_path, score_of=lambda manifest: None) == best
+    unknown = lambda manifest: None if manifest.step < 3 else 0.0  # noqa: E731
+    assert store.keep_best(tmp_path / "step-000000000003", score_of=unknown)
+    assert kept() == [3], "what has no score keeps no other out"
+
+
+def test_choosing_the_best_passes_over_a_damaged_checkpoint_and_finishes_what_was_begun(tmp_path):
+    for step, score in [(1, 3.0), (2, 9.0)]:
+        save(tmp_path, step, score=score)
+    flip(tmp_path / "step-000000000002" / "state.safetensors", 150)
+    reports: list[str] = []
+    store.choose_best(tmp_path, reports.append)
+    assert [step for step, _ in store.list_checkpoints(tmp_path / "best")] == [1]
+    assert len(reports) == 1 and "step-000000000002 is damaged" in reports[0]
+    # A kill between the copy of a better one and the deletion of the one before leaves both.
+    better = save(tmp_path, 3, score=10.0)
+    shutil.copytree(better, tmp_path / "best" / better.name)
+    store.choose_best(tmp_path, reports.append)
+    assert [step for step, _ in store.list_checkpoints(tmp_path / "best")] == [3]
+
+
 def test_a_best_copy_works_without_hard_links(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(errno.EPERM, "Operation not permitted")

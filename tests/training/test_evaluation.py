@@ -10,7 +10,7 @@ import pytest
 
 from penstock.networks import Normalizer, Trunk
 from penstock.policies import Agent, GaussianSettings, make_actor
-from penstock.training.evaluation import evaluation_metrics, run_episodes
+from penstock.training.evaluation import Evaluation, as_logged, evaluation_metrics, run_episodes
 from penstock.worlds import FunctionalWorld, Observation, ObservationSpec, Outcome, Task
 
 LENGTHS = np.array([1, 3, 5, 7])
@@ -91,3 +91,10 @@ def test_metrics_are_means_over_episodes():
     assert float(metrics["eval/episode_length"]) == pytest.approx(3.75)
     assert float(metrics["eval/k"]) == pytest.approx((1 + 2 + 3 + 3.5) / 4)
     assert {"eval/stochastic/k", "eval/stochastic/action", "eval/action"} <= set(metrics)
+
+
+def test_episodes_that_told_nothing_are_left_out_of_a_mean():
+    numbers, told = np.ones(3, np.float32), np.float32([1.0, np.nan, 4.0])
+    one, other = (Evaluation(numbers, numbers, {"info/x": values}) for values in (told, 2 * told))
+    metrics = as_logged(one, other)
+    assert float(metrics["eval/info/x"]) == 5.0 and float(metrics["eval/stochastic/info/x"]) == 2.5

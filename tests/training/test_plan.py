@@ -21,7 +21,15 @@ from penstock.cli.train import TrainOptions
 from penstock.policies import DeterministicAction
 from penstock.storage.run_folder import RunFolder, compare_configs
 from penstock.training.migrations import completed
-from penstock.training.plan import RUN_FIELDS, SAFE_TO_CHANGE, RunPlan, from_config, make_plan, parse_world_options
+from penstock.training.plan import (
+    RUN_FIELDS,
+    SAFE_TO_CHANGE,
+    RunPlan,
+    default_run_dir,
+    from_config,
+    make_plan,
+    parse_world_options,
+)
 from penstock.training.presets import NAMED, PRESETS, preset
 from penstock.training.restore import read_plan
 from penstock.worlds import world_entries, world_families
@@ -312,7 +320,7 @@ def test_wrong_types_without_the_type_checker_of_the_tests():
         [sys.executable, "-W", "ignore", "-c", BY_HAND], capture_output=True, text=True, check=True
     )
     assert finished.stdout.splitlines() == [
-        "seeds = '1': must be a whole number.",
+        "seeds = '1': must be a whole number. This is a text: leave the quotes out.",
         "layer_norm = 1: must be true or false.",
         "world_options.axes = 1.5: must be a whole number.",
     ]
@@ -421,6 +429,13 @@ def test_a_world_in_a_file_is_found_from_any_directory(tmp_path, monkeypatch):
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert from_config(plan.to_config()).make_world().episode_length == 200
+
+
+def test_a_run_has_one_folder_whatever_its_world_is_called():
+    plan = make_plan("sac", "classic/pendulum")
+    names = {"gym/metaworld:Meta-World/MT1": "sac-metaworld-Meta-World-MT1-0", "gym/a/B-v0": "sac-gym-a-B-v0-0"}
+    for world, name in names.items():
+        assert default_run_dir(dataclasses.replace(plan, world=world)) == Path("runs") / name
 
 
 def test_contradictory_sizes_name_both_numbers():

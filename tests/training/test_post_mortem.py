@@ -13,9 +13,9 @@ import pytest
 from penstock._settings import Settings
 from penstock.algorithms.learner import DifferentiableWindow, Evidence, Learner, Updated, counts
 from penstock.storage.store import CheckpointNotWrittenError, list_checkpoints
-from penstock.training import loop
 from penstock.training.drivers.functional import FunctionalDriver, begin, iterate
 from penstock.training.post_mortem import Fault, Witness, find_cause
+from penstock.training.record import Record
 from penstock.worlds import make_world
 
 
@@ -103,17 +103,17 @@ def test_the_witness_changes_nothing_but_the_diagnostics():
     assert all(np.isnan(values[1]) for values in evidence.values()), "everything follows from the action"
 
 
-def run(observer, explain):
-    return SimpleNamespace(
-        seeds=[4, 5],
-        faults_explained=0,
-        steps_per_update=12,
-        driver=SimpleNamespace(explain=explain),
-        _newest_state=lambda: None,
-        folder=SimpleNamespace(crash=Path("crash")),
-        hash="",
-        observer=observer,
-    )
+class Folder(Record):
+    """What faults need of a run's folder, for the second of two runs of two seeds that are trained together."""
+
+    def __init__(self, report, explain):
+        self.seeds, self.faults_explained, self.steps_per_update = [4, 5], 0, 12
+        self.folder, self.hash, self.report = SimpleNamespace(crash=Path("crash")), "", report
+        self.explain = explain
+
+    def look(self, metrics):
+        metrics = {name: np.concatenate([np.zeros(2), values]) for name, values in metrics.items()}
+        self.look_for_faults(self.explain, lambda: None, 1, 0, metrics, 10)
 
 
 def faults(*counts):
@@ -122,12 +122,10 @@ def faults(*counts):
 
 def test_the_first_faults_are_explained_and_the_others_counted():
     asked, told = [], []
-    this = run(
-        loop.Silent(told.append), lambda fault: asked.append((fault.index, fault.counts, fault.seed)) or "explained."
-    )
+    this = Folder(told.append, lambda fault: asked.append((fault.index, fault.counts, fault.seed)) or "explained.")
     for metrics in (faults(0, 0), faults(0, 2), faults(1, 3), faults(1, 1)):
-        loop._Run._look_for_faults(this, 0, metrics, 10)
-    assert asked == [(1, {"world/diverged": 2}, 5), (0, {"world/diverged": 1}, 4), (1, {"world/diverged": 3}, 5)]
+        this.look(metrics)
+    assert asked == [(3, {"world/diverged": 2}, 5), (2, {"world/diverged": 1}, 4), (3, {"world/diverged": 3}, 5)]
     assert told[:2] == ["explained.", "explained."]
     assert told[2] == "explained. Further faults are only counted, in metrics.jsonl." and len(told) == 3
 
@@ -137,5 +135,5 @@ def test_a_full_disk_does_not_turn_a_handled_fault_into_a_crash():
         raise CheckpointNotWrittenError("No space left on device. It needs 100 bytes.", 100)
 
     told = []
-    loop._Run._look_for_faults(run(loop.Silent(told.append), full), 0, faults(0, 2), 10)
+    Folder(told.append, full).look(faults(0, 2))
     assert "seed 5 (handled; training goes on)" in told[0] and "needs 100 bytes" in told[0]

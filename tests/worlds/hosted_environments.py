@@ -137,3 +137,25 @@ def vector(mode, **kwargs):
 def next_step(num_envs=2):
     """Vector environments that spend a step on resetting themselves."""
     return vector(gymnasium.vector.AutoresetMode.NEXT_STEP)(num_envs)
+
+
+class Tells(Counting):
+    """Says in ``info`` whether it succeeds (at its second step, and from ``holds`` on) and numbers of several kinds."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
+
+    def __init__(self, holds=10**9, mixed=False, render_mode=None, **kwargs):
+        super().__init__(**kwargs)
+        self.holds, self.mixed, self.render_mode = holds, mixed, render_mode
+
+    def step(self, action):
+        *rest, _ = super().step(action)
+        info = {"is_success": self.age == 2 or self.age >= self.holds, "age": self.age, "deep": {"x": -1.0}}
+        info |= {"array": np.ones(3), "text": "abc"}
+        if self.mixed:
+            info["mixed"] = self.age if self.age % 2 else "even"
+        return (*rest, info)
+
+    def render(self):
+        assert self.render_mode == "rgb_array"
+        return np.full((41, 81, 3), 10 * self.age, np.uint8)

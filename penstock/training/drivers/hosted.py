@@ -38,6 +38,7 @@ from penstock.algorithms.learner import (
 from penstock.data import Batch, Experience, Records, Replay
 from penstock.training.drivers.memory import allocated, experience_shapes, memory_notice, remembered, require_memory
 from penstock.training.drivers.rates import Rates, rates_of
+from penstock.training.drivers.seen import Seen
 from penstock.training.drivers.state import RunState
 from penstock.training.hosted_evaluation import HostedEvaluator, Supervision
 from penstock.training.post_mortem import Fault
@@ -213,7 +214,8 @@ class HostedDriver:
         learned = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(state.learned for state, _ in ran))
         world = _stack_on_host([state.world for state, _ in ran])
         states = RunState(learned, world, states.memory, states.key, ran[0][0].clock)
-        return states, {name: np.array([metrics[name] for _, metrics in ran]) for name in ran[0][1]}
+        self.evaluator.tell_missing(self.worlds[0], self.supervision)
+        return states, _by_name([metrics for _, metrics in ran])
 
     def evaluate(self, states: RunState, keys: Key[Array, "K"]) -> dict[str, np.ndarray]:
         """Stochastic and deterministic episodes of every seed."""
@@ -230,7 +232,7 @@ class HostedDriver:
             ]
         finally:
             self._after_evaluation(states)
-        return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+        return _by_name(rows)
 
     def _agent_leaves(self, states: RunState, index: int) -> list[jax.Array]:
         return jax.tree.leaves(self.learner.evaluated(states.seed(index).learned))
@@ -401,6 +403,12 @@ class HostedDriver:
         return nothing(self._metrics)
 
 
+def _by_name(rows: list[dict[str, float]]) -> dict[str, np.ndarray]:
+    """``(K,)`` of each metric; NaN where a seed has none, because its environments have not told it yet."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: np.array([row.get(name, np.nan) for row in rows]) for name in names}
+
+
 def _clock(update: int, env_steps: int, gradient_steps: int) -> Any:
     """A clock on the host: nothing is sent to a device for it."""
     return jax.tree.unflatten(
@@ -422,45 +430,6 @@ def _record(observation: Any, drawn: Any, transition: Transition) -> Records:
         transition.final_observation,
         happened,
     )
-
-
-class Seen:
-    """What N environments showed since the last line of metrics, and the returns of the episodes under way."""
-
-    def __init__(self, num_envs: int):
-        self.returns = np.zeros((num_envs,))
-        self.lengths = np.zeros((num_envs,))
-        self._forget()
-
-    def _forget(self) -> None:
-        self.steps, self.reward, self.diverged = 0, 0.0, 0
-        self.finished: list[float] = []
-        self.finished_lengths: list[float] = []
-
-    def add(self, transition: Transition) -> None:
-        """Takes in one control step."""
-        happened = np.ones(self.returns.shape, bool) if transition.valid is None else np.asarray(transition.valid)
-        self.steps += int(happened.sum())
-        self.reward += float(np.sum(transition.reward, where=happened))
-        self.diverged += int(transition.diverged.sum())
-        self.returns += np.where(happened, transition.reward, 0.0)
-        self.lengths += happened
-        done = np.asarray(transition.done)
-        if done.any():
-            self.finished += self.returns[done].tolist()
-            self.finished_lengths += self.lengths[done].tolist()
-            self.returns[done] = self.lengths[done] = 0.0
-
-    def take(self) -> dict[str, float]:
-        """Metrics of what came since the last call; the mean over episodes is NaN where none ended."""
-        metrics = {
-            "train/reward": self.reward / max(self.steps, 1),
-            "train/episode_return": float(np.mean(self.finished)) if self.finished else float("nan"),
-            "train/episode_length": float(np.mean(self.finished_lengths)) if self.finished else float("nan"),
-            "world/diverged": float(self.diverged),
-        }
-        self._forget()
-        return metrics
 
 
 def _random(words: np.ndarray, purpose: int, count: int) -> np.random.Generator:

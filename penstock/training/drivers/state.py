@@ -1,10 +1,13 @@
 """Everything that evolves in a run, in one pytree."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import jaxtyping
+import numpy as np
 from jaxtyping import Array
 
 from penstock._types import AxisNames
@@ -38,6 +41,19 @@ class RunState(eqx.Module):
     def seed(self, index: int) -> "RunState":
         """One seed's state. What lives on the host stays a view, so that writing to it writes there."""
         return self.with_parts(jax.tree.map(lambda leaf: leaf[index, ...], self.parts))
+
+    def rows(self, which: slice) -> "RunState":
+        """Some of the seeds, with their leading axis. What lives on the host stays a view."""
+        return self.with_parts(jax.tree.map(lambda leaf: leaf[which], self.parts))
+
+    @staticmethod
+    def together(states: Sequence["RunState"]) -> "RunState":
+        """States of one clock as one, one after the other along the axis of seeds."""
+
+        def joined(*leaves):
+            return (np if isinstance(leaves[0], np.ndarray) else jnp).concatenate(leaves)
+
+        return states[0].with_parts(jax.tree.map(joined, *(state.parts for state in states)))
 
     def with_parts(self, parts: tuple[Any, Any, Any, Any], clock: Clock | None = None) -> "RunState":
         """The same with other `parts`, and another clock where one is given."""

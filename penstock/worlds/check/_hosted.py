@@ -8,29 +8,56 @@ import numpy as np
 
 from penstock._errors import PenstockError
 from penstock._types import Key
-from penstock.worlds.check._findings import Finding, Stop, differing_leaves, error, failure, ok, plural, warning
-from penstock.worlds.hosted.hosted_world import HostedWorld
+from penstock.networks.pixel_encoder import SMALLEST as SMALLEST_PICTURE
+from penstock.worlds.check._findings import (
+    Finding,
+    Stop,
+    differing_leaves,
+    error,
+    failure,
+    listed,
+    ok,
+    plural,
+    warning,
+)
+from penstock.worlds.check.patience import Budget, patience_of
+from penstock.worlds.hosted.hosted_world import HostedState, HostedWorld
 from penstock.worlds.world import MAGNITUDE_LIMIT, Transition
 
-REPEATED_STEPS = 20
-"""Steps that are played twice, to see whether they are the same."""
+REPEATED_STEPS = 250
+"""Steps that are played twice, to see whether they are the same, if there is time."""
+REPEATED_SHARE = 0.25
+"""Share of the time after which they end."""
 EPISODES = 2
 """Episodes of each environment that are played, if there is time."""
 
 
 def hosted_findings(world: HostedWorld, key: Key, max_steps: int, max_seconds: float) -> Iterator[Finding]:
-    """Plays a hosted world with random actions and checks what comes."""
+    """Plays a hosted world with random actions and checks what comes. Begins nothing once the time is over."""
+    budget = Budget(max_seconds)
     try:
-        yield from _findings(world, key, max_steps, max_seconds)
+        yield from _findings(world, key, max_steps, budget)
     finally:
         world.close()
+    with patience_of(max_seconds):
+        findings = list(_film_findings(world, key))
+    yield from findings
 
 
-def _findings(world: HostedWorld, key: Key, max_steps: int, max_seconds: float) -> Iterator[Finding]:
+def _findings(world: HostedWorld, key: Key, max_steps: int, budget: Budget) -> Iterator[Finding]:
     spec, actions = world.observation_spec, world.declared.actions
     parts = [f"{spec.vector} numbers"] if spec.vector else []
     parts += [f"pictures of {' x '.join(map(str, spec.pixels))}"] if spec.pixels else []
     yield ok("Spaces", f"Observation: {' and '.join(parts)}. {plural(world.action_size, 'action')}.")
+    for part in world.declared.reader.vectors:
+        if len(part.shape) < 2 or sorted(part.shape)[-2] < SMALLEST_PICTURE:
+            continue
+        yield warning(
+            "Pictures",
+            f"{part.name or 'The observation'} of shape {part.shape} looks like a picture and is read as "
+            f"{len(part.low):,} numbers, because it is no box of bytes.",
+            "If it is one, declare Box(0, 255, shape, np.uint8), and return bytes.",
+        )
     if not np.allclose(actions.low, -1.0) or not np.allclose(actions.high, 1.0):
         yield ok(
             "Action box", f"From {actions.low.min():g} to {actions.high.max():g}; policies act in [-1, 1], scaled here."
@@ -40,16 +67,23 @@ def _findings(world: HostedWorld, key: Key, max_steps: int, max_seconds: float) 
         f"{world.episode_length} steps of {1000 * world.control_timestep:.3g} ms; {world.num_envs} at a time.",
     )
     try:
-        start = world.reset(key)
-        again = world.reset(key)
-        other = world.reset(jax.random.fold_in(key, 1))
+        start = _reset(world, key, budget)
+        others = [_reset(world, seed, budget) for seed in (key, jax.random.fold_in(key, 1)) if budget.used < 1]
     except Exception as exception:
         yield _fatal("Start", "reset()", exception)
         raise Stop from None
     yield from _bad_starts(world, "Finite numbers at the start")
-    yield from _seed_findings(start, again, other)
-    yield from _repetition_findings(world, key)
-    yield from _play_findings(world, key, max_steps, max_seconds)
+    if len(others) == 2:
+        yield from _seed_findings(start, *others)
+        yield from _repetition_findings(world, key, budget)
+    else:
+        yield warning(
+            "Reset is reproducible",
+            f"There was no time to look: reset() of {plural(world.num_envs, 'environment')} took longer than "
+            f"{budget.seconds:g} s.",
+            "Pass --max-seconds with a larger number, or --num-envs 1.",
+        )
+    yield from _play_findings(world, key, max_steps, budget)
 
 
 def _fatal(title: str, method: str, exception: Exception) -> Finding:
@@ -87,23 +121,34 @@ def _seed_findings(start, again, other) -> Iterator[Finding]:
         yield ok("Starts differ", "Seeds start differently.")
 
 
-def _play(world: HostedWorld, key: Key, steps: int) -> Iterator[tuple[np.ndarray, Transition]]:
+def _reset(world: HostedWorld, key: Key, budget: Budget) -> HostedState:
+    with patience_of(budget.seconds):
+        return world.reset(key)
+
+
+def _play(world: HostedWorld, key: Key, steps: int, budget: Budget) -> Iterator[tuple[np.ndarray, Transition]]:
     """Ages of the environments after each step, and its transition: the corners of the action box, then random ones."""
     generator = np.random.default_rng(0)
-    state = world.reset(key)
+    state = _reset(world, key, budget)
     box = (world.num_envs, world.action_size)
     for t in range(steps):
         action = np.full(box, (-1.0, 1.0)[t]) if t < 2 else generator.uniform(-1.0, 1.0, box)
         age = state.age + 1
-        state, transition = world.step(state, action.astype(np.float32))
+        with patience_of(budget.seconds):
+            state, transition = world.step(state, action.astype(np.float32))
         yield age, transition
 
 
-def _repetition_findings(world: HostedWorld, key: Key) -> Iterator[Finding]:
-    """Whether an episode's beginning can be played again."""
-    steps = min(REPEATED_STEPS, world.episode_length)
+def _repetition_findings(world: HostedWorld, key: Key, budget: Budget) -> Iterator[Finding]:
+    """Whether episodes can be played again, with what comes after their ends."""
+    first: list[Transition] = []
     try:
-        first, second = ([t for _, t in _play(world, key, steps)] for _ in range(2))
+        begun = budget.used
+        for _, transition in _play(world, key, min(REPEATED_STEPS, world.episode_length + 1), budget):
+            first.append(transition)
+            if budget.used > begun + 0.5 * REPEATED_SHARE:
+                break
+        second = [transition for _, transition in _play(world, key, len(first), budget)]
     except Exception as exception:
         yield _fatal("Step", "step()", exception)
         raise Stop from None
@@ -121,24 +166,24 @@ def _repetition_findings(world: HostedWorld, key: Key) -> Iterator[Finding]:
                 "Draw every random number from self.np_random, and let reset() put back all that step() changes.",
             )
             return
-    yield ok("Steps are reproducible", f"The same seed and actions give the same {plural(steps, 'step')}.")
+    yield ok("Steps are reproducible", f"The same seed and actions give the same {plural(len(first), 'step')}.")
 
 
-def _play_findings(world: HostedWorld, key: Key, max_steps: int, max_seconds: float) -> Iterator[Finding]:
+def _play_findings(world: HostedWorld, key: Key, max_steps: int, budget: Budget) -> Iterator[Finding]:
     rewards, truncated, diverged = [], 0, 0
     ends: list[int] = []
     low, high = world.declared.reader.low - 1e-5, world.declared.reader.high + 1e-5
     outside = np.zeros((world.observation_spec.vector,), int)
     begin = time.perf_counter()
     try:
-        for age, transition in _play(world, key, min(max_steps, EPISODES * world.episode_length + 1)):
+        for age, transition in _play(world, key, min(max_steps, EPISODES * world.episode_length + 1), budget):
             rewards.append(np.asarray(transition.reward))
             seen = transition.final_observation.vector
             outside += ((seen < low) | (seen > high)).sum(axis=0)
             ends += age[transition.terminated & ~transition.diverged].tolist()
             truncated += int(transition.truncated.sum())
             diverged += int(transition.diverged.sum())
-            if time.perf_counter() - begin > max_seconds:
+            if budget.used > 1:
                 break
     except Exception as exception:
         yield _fatal("Step", "step()", exception)
@@ -173,8 +218,38 @@ def _play_findings(world: HostedWorld, key: Key, max_steps: int, max_seconds: fl
     else:
         yield ok("Reward varies", f"Between {played.min():.4g} and {played.max():.4g} under random actions.")
     if not diverged:  # what diverges ends its episode
-        yield from _end_findings(world, steps, ends, truncated, seconds > max_seconds)
+        yield from _end_findings(world, steps, ends, truncated, budget.used > 1)
+    yield _info_finding(world)
     yield ok("Speed", f"{steps * world.num_envs / seconds:,.0f} environment steps per second, {world.vectorization}.")
+
+
+def _info_finding(world: HostedWorld) -> Finding:
+    """What ``info`` tells."""
+    told, numbers = world.told_info()
+    success = f"'{told}' tells success: its rate is logged" if told else "Neither 'is_success' nor 'success' is told"
+    others = f"; --log-info NAME logs any of the numbers {listed(sorted(numbers), 8)}" if numbers else ""
+    return ok("Info", f"{success}{others}.")
+
+
+def _film_findings(world: HostedWorld, key: Key) -> Iterator[Finding]:
+    """Whether it can be filmed."""
+    if world.declared.pictures == "none":
+        yield ok("Films", "It cannot be filmed: its metadata['render_modes'] lacks 'rgb_array'.")
+        return
+    filmed = world.filmed()
+    try:
+        filmed.reset(key)
+        if world.declared.pictures == "scene":
+            filmed.scene()
+            yield ok("Films", "A model of MuJoCo, drawn without OpenGL.")
+        else:
+            rows, columns, _ = filmed.frame().shape
+            yield ok("Films", f"It renders {columns} x {rows} pixels, {world.declared.picture_rate:g} a second.")
+    except Exception as exception:
+        fault = failure("Rendering", exception) if not isinstance(exception, PenstockError) else None
+        yield warning("Films", fault.explanation if fault else str(exception), "Training works without.")
+    finally:
+        filmed.close()
 
 
 def _end_findings(world: HostedWorld, steps: int, ends: list[int], truncated: int, late: bool) -> Iterator[Finding]:

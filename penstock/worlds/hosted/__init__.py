@@ -17,6 +17,7 @@ from penstock.worlds.hosted.environments import (
     humanoid_bench_source,
     take_adjustments,
 )
+from penstock.worlds.hosted.headless import draw_without_display
 from penstock.worlds.registry import register_family
 from penstock.worlds.world import World
 
@@ -33,6 +34,7 @@ def _family(source_of: Callable[..., EnvironmentSource], own_options: Container[
         from penstock.worlds.hosted.hosted_world import HostedWorld
         from penstock.worlds.hosted.vectorization import Vectorization
 
+        draw_without_display()
         pooled = vectorization == "envpool" and source_of is gymnasium_source
         make_source = envpool_source if pooled else source_of
         adjustments, options = take_adjustments(options, own_options)
@@ -47,13 +49,24 @@ def _family(source_of: Callable[..., EnvironmentSource], own_options: Container[
     return make
 
 
-register_family("gym", "gym/<id>", "any registered Gymnasium id with continuous actions", _family(gymnasium_source))
 register_family(
-    "dmc", "dmc/<domain>-<task>", "DMControl tasks, states or pixels", _family(dm_control_source, ("image_size",))
+    "gym",
+    "gym/<id>",
+    "any registered Gymnasium id with continuous actions",
+    _family(gymnasium_source),
+    also=("gymnasium",),
+)
+register_family(
+    "dmc",
+    "dmc/<domain>-<task>",
+    "DMControl tasks, states or pixels",
+    _family(dm_control_source, ("image_size",)),
+    also=("dm_control", "dmcontrol", "dm-control", "dm_control_suite"),
 )
 register_family(
     "humanoidbench",
     "humanoidbench/<id>",
     "HumanoidBench, from an installed or checked-out package",
     _family(humanoid_bench_source),
+    also=("humanoid_bench", "humanoid-bench"),
 )

@@ -11,6 +11,7 @@ import gymnasium
 import numpy as np
 
 from penstock._errors import ConfigurationError, PenstockError, require
+from penstock.worlds.hosted.headless import opengl_advice
 from penstock.worlds.hosted.packages import MissingPackageError, package, suggest_few
 
 PIXEL_STACK = 3
@@ -153,6 +154,5 @@ class DMControlEnvironment(gymnasium.Env):
         except Exception as error:
             raise PenstockError(
                 f"'{self.world}' with pixels needs an OpenGL that draws without a screen, and none works here "
-                f"({type(error).__name__}: {error}). Install EGL or OSMesa (Debian: libegl1, or libosmesa6) and set "
-                "MUJOCO_GL=egl or MUJOCO_GL=osmesa."
+                f"({type(error).__name__}: {error}). {opengl_advice()}"
             ) from error

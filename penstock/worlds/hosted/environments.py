@@ -13,7 +13,9 @@ from typing import Any, get_type_hints
 from penstock._errors import ConfigurationError, require
 from penstock._field_types import convert, convert_arguments, convert_fields
 from penstock._own_code import importable_from
+from penstock.worlds.hosted.ids import newer_id, unknown_id
 from penstock.worlds.hosted.packages import MissingPackageError, package, suggest_few
+from penstock.worlds.hosted.pictures import rendering, takes_render_mode
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +59,8 @@ class EnvironmentSource:
         make: makes one `gymnasium.Env`; can be sent to another process if environments shall live there.
         max_episode_steps: time limit in control steps; None where the environment states its own.
         make_vector: makes N environments at once, where somebody else steps them; takes N and a seed.
+        make_rendering: makes one environment, or a vector of one where they come as vectors, that renders
+            ``rgb_array``; None where `make` does.
         adjustments: of what they declare.
     """
 
@@ -64,6 +68,7 @@ class EnvironmentSource:
     make: Callable[[], Any]
     max_episode_steps: int | None = None
     make_vector: Callable[[int, int], Any] | None = None
+    make_rendering: Callable[[], Any] | None = None
     adjustments: Adjustments = Adjustments()
 
 
@@ -85,13 +90,18 @@ def gymnasium_source(ident: str, *, max_episode_steps: int | None = None, **opti
         importable_from(pathlib.Path.cwd())
         package(module, f"gym/{ident}", "gymnasium")
     if plain not in gymnasium.registry:
+        raise ConfigurationError(f"gym/{ident}: {unknown_id(plain, module, gymnasium.registry)}")
+    spec = gymnasium.registry[plain]
+    if spec.entry_point is None:
         raise ConfigurationError(
-            f"gym/{ident}: Gymnasium knows no '{plain}'.{suggest_few(plain, gymnasium.registry)} An id of another "
-            "package is written gym/package:Id-v0; a class or function of yours path/to/file.py:name."
+            f"gym/{ident}: it is registered as a vector of environments alone. Write a function of num_envs that "
+            f"returns gymnasium.make_vec('{ident}', num_envs=num_envs, ...), and name that: path/to/file.py:name."
         )
-    options = convert_arguments(options, _creator(gymnasium.registry[plain]), f"gym/{ident}")
+    creator = _creator(spec)
+    options = convert_arguments(options, creator, f"gym/{ident}")
     make = functools.partial(make_gymnasium, ident, max_episode_steps, tuple(sorted(options.items())))
-    return EnvironmentSource(f"gym/{ident}", make, max_episode_steps)
+    render = functools.partial(rendering, make, takes_render_mode(creator) and "render_mode" not in options)
+    return EnvironmentSource(f"gym/{ident}", make, max_episode_steps, make_rendering=render)
 
 
 def _creator(spec: Any) -> Any:
@@ -103,20 +113,24 @@ def _creator(spec: Any) -> Any:
     return lambda **options: None
 
 
-def make_gymnasium(ident: str, max_episode_steps: int | None, options: tuple[tuple[str, Any], ...]) -> Any:
-    """One environment of a registered id."""
+def make_gymnasium(ident: str, max_episode_steps: int | None, options: tuple[tuple[str, Any], ...], **more: Any) -> Any:
+    """One environment of a registered id, with options and ``more`` of them."""
     import gymnasium
 
+    options = (*options, *more.items())
     limit = {} if max_episode_steps is None else {"max_episode_steps": max_episode_steps}
     try:
         return gymnasium.make(ident, disable_env_checker=True, **limit, **dict(options))
     except TypeError as error:
         raise ConfigurationError(
-            f"gym/{ident} cannot be made with the options {sorted(dict(options))}: {error}"
+            f"gym/{ident} cannot be made with the options {sorted(dict(options))}: {error}. Options are given as "
+            "--world-option name=value."
         ) from error
     except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
         extra = " MuJoCo's current versions (-v5) need: pip install 'penstock[gymnasium]'."
-        extra = extra if "mujoco" in str(error).lower() else ""
+        extra = newer_id(ident.rpartition(":")[2], gymnasium.registry) + (
+            extra if "mujoco" in str(error).lower() else ""
+        )
         raise MissingPackageError(f"gym/{ident} needs a package that is not installed: {error}{extra}") from error
 
 
@@ -133,7 +147,7 @@ def envpool_source(ident: str, **options: Any) -> EnvironmentSource:
     def make_vector(num_envs: int, seed: int) -> Any:
         return EnvPoolVector(envpool, ident, num_envs, seed, options)
 
-    return EnvironmentSource(f"gym/{ident}", single.make, None, make_vector)
+    return EnvironmentSource(f"gym/{ident}", single.make, None, make_vector, single.make_rendering)
 
 
 # ---------------------------------------------------------------------- DMControl
@@ -183,10 +197,14 @@ class NoTimeLimitError(ConfigurationError):
     """Nothing says how long an environment's episodes are at most."""
 
 
-def own_source(name: str, make: Callable[[], Any], max_episode_steps: int | None = None) -> EnvironmentSource:
-    """A user's factory, or class, of a `gymnasium.Env`."""
-    limited = make if max_episode_steps is None else functools.partial(_with_limit, make, max_episode_steps)
-    return EnvironmentSource(name, limited, max_episode_steps)
+def own_source(
+    name: str, make: Callable[..., Any], max_episode_steps: int | None = None, render_by_name: bool = False
+) -> EnvironmentSource:
+    """A user's factory, or class, of a `gymnasium.Env`; ``render_by_name``: it takes ``render_mode``."""
+    limited, render = make, functools.partial(rendering, make, render_by_name)
+    if max_episode_steps is not None:
+        limited, render = (functools.partial(_with_limit, one, max_episode_steps) for one in (make, render))
+    return EnvironmentSource(name, limited, max_episode_steps, make_rendering=render)
 
 
 def _with_limit(make: Callable[[], Any], max_episode_steps: int) -> Any:
@@ -258,5 +276,11 @@ def stated_timestep(env: Any) -> float:
     step = getattr(base, "control_timestep", None) or getattr(base, "dt", None)
     if isinstance(step, int | float) and step > 0:
         return float(step)
+    frames = stated_picture_rate(env)
+    return 0.05 if frames is None else 1.0 / frames
+
+
+def stated_picture_rate(env: Any) -> float | None:
+    """Pictures per second as an environment states them, one for each control step."""
     frames = (getattr(env, "metadata", None) or {}).get("render_fps")
-    return 1.0 / frames if isinstance(frames, int | float) and frames > 0 else 0.05
+    return float(frames) if isinstance(frames, int | float) and frames > 0 else None

@@ -40,9 +40,10 @@ class EnvPoolVector:
 
     def step(self, actions: np.ndarray) -> Played:
         """See `VectorEnvironment`."""
-        observation, reward, terminated, truncated, _ = self.pool.step(actions)
+        observation, reward, terminated, truncated, info = self.pool.step(actions)
         self.observation = np.array(observation)
-        return Played(self.observation, reward, terminated.astype(bool), truncated.astype(bool), self.observation, None)
+        ends = terminated.astype(bool), truncated.astype(bool)
+        return Played(self.observation, reward, *ends, self.observation, None, info)
 
     def renew(self, over: np.ndarray, ended: np.ndarray, seeds: Sequence[int]) -> np.ndarray:
         """See `VectorEnvironment`."""

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from penstock._errors import PenstockError, raised
+from penstock.worlds.hosted.infos import Listener
 
 OLD_GYM = "Environments of the old gym package are wrapped with shimmy.GymV26CompatibilityV0."
 
@@ -18,14 +19,15 @@ class EnvironmentRaisedError(RuntimeError):
     """An exception inside an environment, as text: it must cross the border between processes."""
 
 
-def guarded(env: Any) -> Any:
+def guarded(env: Any, told: tuple[str, ...] = ()) -> Any:
     """Wraps an environment so that what it raises, and what it returns wrongly, is told in full.
 
-    What it says in ``info`` is dropped: nothing reads it, and vectors of environments stumble where entries of two
-    environments do not fit together.
+    Of what it says in ``info`` only the numbers that somebody wants pass: vectors of environments stumble where entries
+    of two environments do not fit together, and what nobody reads need not be sent to another process.
 
     Args:
         env: a `gymnasium.Env`.
+        told: names of the wanted entries of ``info``.
     """
     import gymnasium
 
@@ -34,6 +36,7 @@ def guarded(env: Any) -> Any:
 
         def __init__(self, env):
             super().__init__(env)
+            self.listener = Listener(told)
             if env.metadata is None:
                 self.metadata = {}  # vectors of environments cannot bear None
 
@@ -46,7 +49,7 @@ def guarded(env: Any) -> Any:
         def step(self, action):
             returned = called("step()", lambda: self.env.step(action))
             names = ("observation", "reward", "terminated", "truncated", "info")
-            observation, reward, terminated, truncated, _ = _parts(returned, "step()", names)
+            observation, reward, terminated, truncated, info = _parts(returned, "step()", names)
             _refuse_other_shapes(self.env.observation_space, observation, "step()")
             if np.ndim(reward) != 0:
                 raise EnvironmentRaisedError(
@@ -61,7 +64,7 @@ def guarded(env: Any) -> Any:
                     raise EnvironmentRaisedError(
                         f"step() returned {name} of shape {np.shape(flag)}; return one True or False."
                     )
-            return observation, reward, bool(terminated), bool(truncated), {}
+            return observation, reward, bool(terminated), bool(truncated), self.listener.heard(info)
 
     return Guarded(env)
 

@@ -17,7 +17,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import numpy as np
-from jaxtyping import Int, UInt32
+from jaxtyping import Int, UInt8, UInt32
 
 from penstock._errors import ConfigurationError, PenstockError, raised, require
 from penstock._types import Actions, AxisNames, Key, environment_axis
@@ -27,10 +27,14 @@ from penstock.worlds.hosted.environments import (
     EnvironmentSource,
     refuse_lasting_statistics,
     stated_limit,
+    stated_picture_rate,
     stated_timestep,
 )
 from penstock.worlds.hosted.faults import WorldFaultError
+from penstock.worlds.hosted.headless import opengl_hint
+from penstock.worlds.hosted.infos import InfoReader
 from penstock.worlds.hosted.packages import quiet_construction
+from penstock.worlds.hosted.pictures import Pictures, frame_of, pictures_of, scene_of
 from penstock.worlds.hosted.spaces import ActionBox, ObservationReader, action_box, observation_reader
 from penstock.worlds.hosted.vectorization import GymnasiumVector, VectorEnvironment, Vectorization, vectorize
 from penstock.worlds.world import MAGNITUDE_LIMIT, Transition, World
@@ -67,6 +71,8 @@ class Declared:
         episode_length: time limit in control steps.
         control_timestep: seconds of simulated time per control step.
         constants: for ``config.json``.
+        pictures: who draws them.
+        picture_rate: pictures per second, one for each control step, as the environment states it, or in real time.
         idle_steps: whether environments spend a step on resetting themselves (next-step automatic reset), so that
             transitions carry `Transition.valid`.
     """
@@ -76,6 +82,8 @@ class Declared:
     episode_length: int
     control_timestep: float
     constants: dict[str, Any]
+    pictures: Pictures
+    picture_rate: float
     idle_steps: bool = False
 
 
@@ -97,6 +105,7 @@ class HostedWorld(World):
         vectorization: where they live: ``serial`` (this process), ``processes`` or ``envpool``.
         timeout: seconds to wait for a step of environments in processes of their own.
         declared: what the environments say of themselves.
+        log_info: entries of ``info`` that a user wants to see, beside success.
     """
 
     def __init__(
@@ -106,6 +115,7 @@ class HostedWorld(World):
         vectorization: Vectorization = "serial",
         timeout: float = 60.0,
         declared: Declared | None = None,
+        log_info: tuple[str, ...] = (),
     ):
         require(num_envs >= 1, "num_envs", num_envs, "must be at least 1")
         require(timeout > 0, "timeout", timeout, "must be a number of seconds above 0")
@@ -120,14 +130,20 @@ class HostedWorld(World):
         self.vectorization: Vectorization = vectorization
         self.timeout = timeout
         self.declared = declared
+        self.log_info = log_info
+        self._infos = InfoReader(log_info, num_envs)
         self._present = _Present()
 
     def with_num_envs(self, num_envs: int) -> "HostedWorld":
         """The same world with environments of its own, ``num_envs`` of them."""
-        other = HostedWorld(self.source, num_envs, self.vectorization, self.timeout, self.declared)
+        other = HostedWorld(self.source, num_envs, self.vectorization, self.timeout, self.declared, self.log_info)
         if self.source.adjustments.single_instance:
-            other._present = self._present
+            other._present, other._infos = self._present, self._infos
         return other
+
+    def with_info(self, log_info: tuple[str, ...]) -> "HostedWorld":
+        """The same world, whose transitions carry these entries of ``info`` among their diagnostics."""
+        return HostedWorld(self.source, self.num_envs, self.vectorization, self.timeout, self.declared, log_info)
 
     @property
     def at_once(self) -> int | None:
@@ -239,6 +255,7 @@ class HostedWorld(World):
             terminated = terminated & ~((age >= self.episode_length) & ~diverged)
         truncated = played.truncated | (age >= self.episode_length)
         over = terminated | truncated
+        self._infos.episodes += int(over.sum())
         if over.any():
             fresh = present.vector.renew(over, ended, self._seeds(state.words, state.episode + 1))
             batch = played.observation if fresh is None else fresh
@@ -259,7 +276,7 @@ class HostedWorld(World):
             truncated=truncated,
             final_observation=final,
             diverged=diverged,
-            diagnostics={},
+            diagnostics=self._infos.read(played.info, ended, valid & ~diverged),
             valid=played.valid,
         )
 
@@ -298,14 +315,40 @@ class HostedWorld(World):
         taken, self._present.bad_starts = self._present.bad_starts, 0
         return taken
 
-    def scene(self, caption: str = "") -> Scene | None:
-        """A picture of the first environment, where it is one of MuJoCo's and lives in this process."""
-        env = self._present.vector.scene_source() if self._present.vector is not None else None
-        if env is None:
-            return None
-        from penstock.worlds.hosted.pictures import scene_of
+    def told_info(self) -> tuple[str, set[str]]:
+        """The entry of ``info`` that has told success so far (empty: none), and the names of the other numbers."""
+        return self._infos.success_name, self._infos.known - {self._infos.success_name}
 
-        return scene_of(env, caption)
+    def missing_info(self) -> str:
+        """A sentence on entries of ``info`` that a user wants and no episode brought so far; empty where none lacks."""
+        return self._infos.missing()
+
+    def scene(self, caption: str = "") -> Scene | None:
+        """The first environment for our renderer, where it is one of MuJoCo's and lives in this process."""
+        env = self._present.vector.scene_source() if self._present.vector is not None else None
+        return None if env is None else scene_of(env, caption)
+
+    def frame(self) -> UInt8[np.ndarray, "rows columns 3"]:
+        """A picture of the first environment as it renders itself; for worlds made by `filmed`.
+
+        Raises:
+            PenstockError: rendering failed, or nothing has been started.
+        """
+        self.present()
+        vector = self._present.vector
+        env = vector.scene_source() or getattr(vector, "envs", None)  # pyright: ignore[reportOptionalMemberAccess]
+        return frame_of(env, self.name)
+
+    def filmed(self) -> "HostedWorld":
+        """The same world with one environment, in this process, that renders pictures of itself where it can."""
+        source, render = self.source, self.source.make_rendering
+        vectors = source.make_vector is not None and self.vectorization != "envpool"
+        if not vectors:
+            source = dataclasses.replace(source, make_vector=None)
+        if render is not None and self.declared.pictures == "rgb_array":
+            made = {"make_vector": lambda num_envs, seed: render()} if vectors else {"make": render}
+            source = dataclasses.replace(source, **made)
+        return HostedWorld(source, 1, "serial", self.timeout, self.declared, self.log_info)
 
     def close(self) -> None:
         """Ends the environments. The next `reset` makes new ones."""
@@ -325,7 +368,9 @@ class HostedWorld(World):
         if self.source.make_vector is not None:
             made = self.source.make_vector(self.num_envs, seed)
             return GymnasiumVector(made, self.name, self.timeout) if hasattr(made, "single_action_space") else made
-        return vectorize(self.source.make, self.num_envs, self.vectorization, self.name, self.timeout)
+        return vectorize(
+            self.source.make, self.num_envs, self.vectorization, self.name, self.timeout, self._infos.wanted
+        )
 
     def _seeds(self, words: np.ndarray, episode: np.ndarray) -> list[int]:
         """The seed of each environment's episode."""
@@ -382,14 +427,16 @@ def declare_vector(source: EnvironmentSource, envs: Any) -> Declared:
 
 
 def _declared(source: EnvironmentSource, env: Any, actions: Any, observations: Any) -> Declared:
-    adjustments = source.adjustments
+    adjustments, timestep = source.adjustments, stated_timestep(env)
     refuse_lasting_statistics(env, source.name)
     return Declared(
         actions=action_box(actions, source.name, adjustments.action_limit),
         reader=observation_reader(observations, source.name, adjustments.image_size),
         episode_length=source.max_episode_steps or stated_limit(env, source.name),
-        control_timestep=stated_timestep(env),
+        control_timestep=timestep,
         constants=_constants(env),
+        pictures=pictures_of(env),
+        picture_rate=stated_picture_rate(env) or 1.0 / timestep,
     )
 
 
@@ -401,7 +448,8 @@ def _made(make: Callable[[], Any], name: str) -> Any:
     except PenstockError:
         raise
     except (Exception, SystemExit) as error:
-        raise PenstockError(f"Making '{name}' failed: {raised(error)}") from error
+        hint = opengl_hint(error)
+        raise PenstockError(f"Making '{name}' failed:{hint and f'{hint} It raised'} {raised(error)}") from error
     if not isinstance(env, gymnasium.Env):
         raise PenstockError(
             f"'{name}' made a {type(env).__module__}.{type(env).__name__}, which is no gymnasium.Env. "

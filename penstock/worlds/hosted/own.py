@@ -37,7 +37,13 @@ def split_options(factory: Any, options: dict[str, Any]) -> tuple[dict[str, Any]
 
 
 def own_world(
-    spec: str, make: Callable[..., Any], made: Any, num_envs: int, factory: dict[str, Any], ours: dict[str, Any]
+    spec: str,
+    make: Callable[..., Any],
+    made: Any,
+    num_envs: int,
+    factory: dict[str, Any],
+    ours: dict[str, Any],
+    render_by_name: bool = False,
 ) -> World:
     """The world of a user's environments.
 
@@ -48,6 +54,7 @@ def own_world(
         num_envs: N.
         factory: keyword arguments of the factory.
         ours: options of the hosted world.
+        render_by_name: whether the factory takes ``render_mode``.
 
     Raises:
         ConfigurationError: a vector environment that cannot be used as it is.
@@ -56,6 +63,7 @@ def own_world(
 
     from penstock.worlds.hosted.environments import EnvironmentSource, own_source, take_adjustments
     from penstock.worlds.hosted.hosted_world import HostedWorld, declare, declare_vector
+    from penstock.worlds.hosted.pictures import rendering
     from penstock.worlds.hosted.vectorization import Vectorization
 
     limit = convert(ours.get("max_episode_steps"), int | None, "max_episode_steps")
@@ -64,10 +72,11 @@ def own_world(
     require(vectorization != "envpool", "vectorization", vectorization, "EnvPool steps gym/<id> worlds only")
     timeout = convert(ours.get("timeout", 60.0), float, "timeout")
     adjustments, _ = take_adjustments(ours)
+    render_by_name = render_by_name and "render_mode" not in factory
     if isinstance(made, gymnasium.Env):
         with contextlib.suppress(Exception):
             made.close()
-        source = own_source(spec, functools.partial(make, **factory), limit)
+        source = own_source(spec, functools.partial(make, **factory), limit, render_by_name)
         source = dataclasses.replace(source, adjustments=adjustments)
         return HostedWorld(source, num_envs, vectorization, timeout, declare(source))
     if "num_envs" not in factory:
@@ -83,5 +92,6 @@ def own_world(
 
     with contextlib.suppress(Exception):
         made.close()
-    source = EnvironmentSource(spec, make, limit, make_vector, adjustments)
+    render = functools.partial(rendering, functools.partial(make, **{**factory, "num_envs": 1}), render_by_name)
+    source = EnvironmentSource(spec, make, limit, make_vector, render, adjustments)
     return HostedWorld(source, num_envs, vectorization, timeout, declare_vector(source, made))

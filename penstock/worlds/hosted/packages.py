@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from penstock._errors import PenstockError, suggest
+from penstock.worlds.hosted.headless import opengl_hint
 
 
 class MissingPackageError(PenstockError, ImportError):
@@ -27,16 +28,18 @@ def package(module: str, world: str, extra: str) -> Any:
         known = {"gymnasium", "dm_control", "mujoco", "envpool", "humanoid_bench"}
         how = f": pip install 'penstock[{extra}]'" if name in known else ", or not in the current folder."
         raise MissingPackageError(f"'{world}' needs the package {name}, which is not installed{how}") from error
+    except Exception as error:  # MuJoCo's, where MUJOCO_GL names what is not there
+        raise MissingPackageError(
+            f"'{world}': importing {module} failed with {type(error).__name__}: {error}.{opengl_hint(error)}"
+        ) from error
 
 
 @contextlib.contextmanager
 def quiet_construction() -> Iterator[None]:
     """Keeps MuJoCo's remarks on old model files off the terminal: there would be one per environment."""
-    try:
-        mujoco: Any = importlib.import_module("mujoco")
-    except ImportError:
-        yield
-        return
+    mujoco: Any = None
+    with contextlib.suppress(Exception):  # who needs it will say what is wrong with it
+        mujoco = importlib.import_module("mujoco")
     if not hasattr(mujoco, "set_mju_user_warning"):
         yield
         return

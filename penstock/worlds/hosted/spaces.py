@@ -264,8 +264,8 @@ def observation_reader(space: Any, name: str, image_size: int | None = None) -> 
         raise ConfigurationError(f"'{name}': the observation space {space} holds no number. Correct it.")
     if image_size is not None and not pictures:
         raise ConfigurationError(
-            f"'{name}': image_size = {image_size}: does nothing, because nothing that is observed is a picture. Leave "
-            "it out."
+            f"'{name}': image_size = {image_size}: does nothing, because nothing that is observed is a picture: a box "
+            f"of bytes (uint8) of at least {SMALLEST_PICTURE} x {SMALLEST_PICTURE}. Leave it out, or correct the space."
         )
     if not pictures:
         return ObservationReader(ObservationSpec(vector=size), vectors, ())

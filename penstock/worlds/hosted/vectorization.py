@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from penstock._errors import ConfigurationError
+from penstock._errors import ConfigurationError, PenstockError, raised
 from penstock.worlds.hosted.faults import EnvironmentRaisedError, WorldFaultError, called, guarded
 from penstock.worlds.hosted.packages import quiet_construction
 
@@ -33,6 +33,7 @@ class Played(NamedTuple):
         truncated: ``(N,)``.
         final: before any reset.
         valid: ``(N,)`` False where the environment did nothing but reset itself; None where that never happens.
+        info: what they told beside. See `InfoReader`.
     """
 
     observation: Any
@@ -41,6 +42,7 @@ class Played(NamedTuple):
     truncated: np.ndarray
     final: Any
     valid: np.ndarray | None
+    info: Any = None
 
 
 @runtime_checkable
@@ -115,12 +117,12 @@ class GymnasiumVector:
         observation, reward, terminated, truncated, info = self._guard(lambda: self._step(actions))
         if self.mode == self.modes.SAME_STEP:
             final = self._final(observation, terminated | truncated, info)
-            return Played(observation, reward, terminated, truncated, final, None)
+            return Played(observation, reward, terminated, truncated, final, None, info)
         if self.mode == self.modes.DISABLED:
-            return Played(observation, reward, terminated, truncated, observation, None)
+            return Played(observation, reward, terminated, truncated, observation, None, info)
         valid = ~self.resetting
         self.resetting = (terminated | truncated) & valid
-        return Played(observation, reward, terminated & valid, truncated & valid, observation, valid)
+        return Played(observation, reward, terminated & valid, truncated & valid, observation, valid, info)
 
     def renew(self, over: np.ndarray, ended: np.ndarray, seeds: Sequence[int]) -> Any:
         """See `VectorEnvironment`.
@@ -191,6 +193,11 @@ class GymnasiumVector:
         except OSError as error:
             self._end()
             raise WorldFaultError(f"'{self.name}': the connection to an environment broke: {error}") from error
+        except PenstockError:
+            raise
+        except Exception as error:  # of somebody's vector; single environments are guarded
+            self._end()
+            raise WorldFaultError(f"'{self.name}': the vector of environments raised {raised(error)}") from error
 
     def _end(self) -> None:
         self.closed = True
@@ -235,6 +242,7 @@ def _merged(batch: Any, last: dict[int, Any]) -> Any:
 
 
 FAILED = "an environment failed."
+UNLIKE = "its environments do not fit together: all must have the same spaces."
 ONE_COULD_BE_MADE = (
     "several environments could not be made, though one could. If there can be only one at a time (a port, a robot), "
     "pass --num-envs 1 --world-option single_instance=True."
@@ -242,7 +250,12 @@ ONE_COULD_BE_MADE = (
 
 
 def vectorize(
-    make: Callable[[], Any], num_envs: int, vectorization: Vectorization, name: str, timeout: float
+    make: Callable[[], Any],
+    num_envs: int,
+    vectorization: Vectorization,
+    name: str,
+    timeout: float,
+    told: tuple[str, ...] = (),
 ) -> GymnasiumVector:
     """N environments of one kind.
 
@@ -252,18 +265,21 @@ def vectorize(
         vectorization: where they live.
         name: of the world, for messages.
         timeout: seconds to wait for environments in processes of their own.
+        told: names of the entries of ``info`` that shall come through.
 
     Raises:
         ConfigurationError: the factory cannot be sent to another process.
     """
     from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
-    makers = [functools.partial(_make_guarded, make)] * num_envs
+    makers = [functools.partial(_make_guarded, make, told)] * num_envs
     if vectorization == "serial":
         try:
             envs = SyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.DISABLED)
         except EnvironmentRaisedError as error:
             raise WorldFaultError(f"'{name}': {ONE_COULD_BE_MADE if num_envs > 1 else FAILED} {error}") from None
+        except RuntimeError as error:  # of the vector itself, which compares their spaces
+            raise WorldFaultError(f"'{name}': {UNLIKE} {error}") from error
         return GymnasiumVector(envs, name)
     _refuse_unpicklable(make, name)
     try:
@@ -277,7 +293,7 @@ def vectorize(
     return GymnasiumVector(envs, name, timeout)
 
 
-def _make_guarded(make: Callable[[], Any]) -> Any:
+def _make_guarded(make: Callable[[], Any], told: tuple[str, ...]) -> Any:
     if multiprocessing.parent_process() is not None:
         # Ctrl-C reaches every process of a terminal. The run ends in its own time, and the workers with it.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -287,9 +303,9 @@ def _make_guarded(make: Callable[[], Any]) -> Any:
         env = called("making the environment", make)
         if isinstance(env, gymnasium.wrappers.TimeLimit):
             # It unpacks what the environment returns, so what is wrong with that must be found inside it.
-            env.env = guarded(env.env)
+            env.env = guarded(env.env, told)
             return env
-        return guarded(env)
+        return guarded(env, told)
 
 
 def _refuse_unpicklable(make: Callable[[], Any], name: str) -> None:

@@ -1,11 +1,12 @@
-"""Completion in the shell: the script that is printed completes what there is."""
+"""What is offered at the prompt: help, and completion in the shell."""
 
 import shutil
 import subprocess
 
 import pytest
 
-from penstock.cli import completion
+from penstock.algorithms.registry import ALGORITHMS
+from penstock.cli import completion, train
 
 TRY = """
 words=("$@"); COMP_WORDS=("${words[@]}"); COMP_CWORD=$((${#words[@]} - 1)); COMPREPLY=()
@@ -42,3 +43,12 @@ def test_words_are_completed(script, words, expected):
     shell = ["bash", "-c", f"source {script}\n{TRY}", "bash", "penstock", *words.split(" ")]
     completed = subprocess.run(shell, capture_output=True, text=True, check=True, timeout=20)
     assert completed.stdout.strip() == expected
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_the_help_of_an_algorithm_lists_all_of_its_settings(algorithm, capsys):
+    with pytest.raises(SystemExit) as ended:
+        train.run([algorithm, "--world", "classic/pendulum", "--help"])
+    text = capsys.readouterr().out
+    missing = [name for name in ALGORITHMS[algorithm].config.of().flat() if f"--{name.replace('_', '-')}" not in text]
+    assert ended.value.code == 0 and missing == [] and "subcommand" not in text
