@@ -58,12 +58,11 @@ def step_gradients(learner, learned, batch, key):
     import jax
     import jax.numpy as jnp
 
-    from penstock.policies import Agent
     from penstock.policies.squash import log_tanh_derivative
     from penstock.worlds import Observation
 
     flow, alpha = learned.actor.policy, jnp.exp(learned.log_alpha)
-    features = Agent(learned.actor, learner.normalizer()).features(batch.observation)
+    features = learner.agent(learned).features(batch.observation)
 
     def loss(displacement, features, vector, key):
         noise = jax.random.normal(key, (flow.flow_steps + 1, flow.flat_size))

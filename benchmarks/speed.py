@@ -42,12 +42,12 @@ def prepare(algorithm: str, world: str, overrides: dict) -> dict:
     state = program.init(seed_keys(0, 1))
     iterations = jnp.asarray(1, jnp.int32)
     begin = time.process_time()
-    train = program.train.lower(state, iterations).compile()
+    program.compile(state, iterations, None)
     seconds = time.process_time() - begin
-    state, _ = jax.block_until_ready(train(state, iterations))  # it takes the memory of what it was given
+    state, _ = jax.block_until_ready(program.train(state, iterations))  # it takes the memory of what it was given
     return {
         "algorithm": algorithm,
-        "train": train,
+        "train": program.train,
         "state": state,
         "compile_seconds": seconds,
         "traces": program.traces["train"],

@@ -94,8 +94,8 @@ def compile_arm(algorithm, settings, world, numbers):
 
     def program(numbers, key):
         class Learner(entry.learner):
-            def regularizer_gradients(self, state, window, metrics):
-                parts = super().regularizer_gradients(state, window, metrics)
+            def regularizer_gradients(self, now):
+                parts = super().regularizer_gradients(now)
                 return {
                     name: jax.tree.map(lambda leaf, c=numbers[f"{name}_coefficient"]: c * leaf, part)
                     for name, part in parts.items()

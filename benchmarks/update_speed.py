@@ -101,7 +101,7 @@ class Ours:
 
         def block(learned, count):
             (learned, count), metrics = jax.lax.scan(one, (learned, count), None, length=BLOCK)
-            return learned, count, {name: values.sum() for name, values in metrics.items()}
+            return learned, count, jax.tree.map(jnp.sum, metrics)
 
         jaxpr = jax.make_jaxpr(one)((self.learned, self.count), None)
         self.gflop = product_flops(jaxpr, 1.0 / config.policy_delay) / 1e9
