@@ -24,7 +24,7 @@ class Layout:
 
     Attributes:
         parts: beginnings of the names of arrays, by the part that they belong to; the first that fits decides. What
-            none fits is of the part `STATE`.
+            none fits is of the part ``STATE``.
         segmented: parts that are cut along an axis of their arrays, which all of them have with the same length. A
             segment that has not changed since the last checkpoint is not written again, and rows behind the last one
             that is not zero are not written at all.
