@@ -129,7 +129,7 @@ def make_gymnasium(ident: str, max_episode_steps: int | None, options: tuple[tup
     except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
         extra = " MuJoCo's current versions (-v5) need: pip install 'penstock[gymnasium]'."
         extra = newer_id(ident.rpartition(":")[2], gymnasium.registry) + (
-            extra if "mujoco" in str(error).lower() else ""
+            extra if any(name in str(error).lower() for name in ("mujoco", "imageio")) else ""
         )
         raise MissingPackageError(f"gym/{ident} needs a package that is not installed: {error}{extra}") from error
 
