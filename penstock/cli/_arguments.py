@@ -18,7 +18,8 @@ def parse(options: Any, arguments: list[str], prog: str, default: Any = None) ->
         prog: the command, for messages.
         default: values of options that are not given; the dataclass's own where None.
     """
-    arguments = gathered(gathered(arguments, "world-option"), "log-info")
+    for option in ("world-option", "log-info", "grid", "sweep", "slurm-option"):
+        arguments = gathered(arguments, option)
     config = (tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff, tyro.conf.AvoidSubcommands)
     if default is None:
         return tyro.cli(options, args=arguments, prog=prog, config=config)

@@ -56,8 +56,13 @@ def command_parser() -> argparse.ArgumentParser:
             if dataclasses.is_dataclass(value) and getattr(value, "__module__", "") == module.__name__
         )
         hints = typing.get_type_hints(options, include_extras=True)
+        if name in ("train", "sweep"):
+            command.add_argument("--config").complete = shtab.FILE  # pyright: ignore[reportAttributeAccessIssue]
         if "settings" not in hints:
-            _add(command, hints, worlds)
+            if name == "sweep":
+                command.add_argument("algorithm", choices=tuple(ALGORITHMS), nargs="?")
+                command.add_argument("--world", choices=worlds)
+            _add(command, {field: hint for field, hint in hints.items() if field != "config"}, worlds)
             continue
         algorithms = command.add_subparsers()
         for algorithm, entry in ALGORITHMS.items():
@@ -78,7 +83,10 @@ def _add(parser: argparse.ArgumentParser, hints: Mapping[str, Any], worlds: tupl
             parser.add_argument(flag, action=argparse.BooleanOptionalAction)
             continue
         choices = worlds if field == "world" else tuple(str(part) for part in parts if isinstance(part, str))
-        action = parser.add_argument(field if Positional in parts else flag, choices=choices or None)
+        if Positional in parts:
+            action = parser.add_argument(field, choices=choices or None, nargs="*" if field == "runs" else None)
+        else:
+            action = parser.add_argument(flag, choices=choices or None)
         if Path in parts or field == "runs":
             action.complete = shtab.FILE  # pyright: ignore[reportAttributeAccessIssue]
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar
 
@@ -38,7 +39,7 @@ class TrainOptions(Generic[ConfigT]):
     """Number of seeds, trained in one program: seed, seed + 1, ..."""
     sweep: Annotated[tuple[str, ...], arg(metavar="RATE=VALUE,VALUE ...")] = ()
     """Learning rates to train side by side with all seeds, as rows of one program: actor_learning_rate=1e-4,3e-4. Every
-    combination has a folder of its own in the run folder. All else is varied by `penstock sweep`."""
+    combination has a folder of its own in the run folder, and no film. All else is varied by `penstock sweep`."""
     steps: int = 200_000
     """Environment steps per seed, all environments together."""
     num_envs: int = 32
@@ -110,7 +111,7 @@ def run(arguments: list[str]) -> int:
         entry = algorithm_entry(name)
     options = parse_train_options(entry, rest, given)
     with given.without(*typed_names(rest)).told():
-        return train_and_report(options)
+        return train_and_report(options, typed_names(rest))
 
 
 def command_line(arguments: list[str]) -> tuple[str, list[str], "Given"]:
@@ -258,8 +259,13 @@ def _peek(arguments: list[str], flag: str) -> str | None:
     return found
 
 
-def train_and_report(options: TrainOptions) -> int:
-    """Trains as the options say; draws and films what came out."""
+def train_and_report(options: TrainOptions, typed: Collection[str]) -> int:
+    """Trains as the options say; draws and films what came out.
+
+    Args:
+        options: as parsed.
+        typed: names of those that were typed.
+    """
     from penstock.cli._run import loggers_from_options, plan_from_options, train_run
     from penstock.training.plan import default_run_dir
 
@@ -268,7 +274,7 @@ def train_and_report(options: TrainOptions) -> int:
     if options.sweep:
         from penstock.cli._rows import train_rows
 
-        return train_rows(plan, options)
+        return train_rows(plan, options, typed)
     return train_run(
         plan,
         options.run_dir or default_run_dir(plan),

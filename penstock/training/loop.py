@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from penstock._errors import ConfigurationError, require
+from penstock._errors import ConfigurationError
 from penstock.algorithms.learner import Batches
 from penstock.storage.lock import RunLock
 from penstock.storage.loggers import Logger
@@ -156,7 +156,7 @@ def train_together(
                 for change in accepted_changes(folder.path, config, allow_config_change):
                     if change.field not in ("penstock", "label"):
                         observer.message(f"continuing with another setting: {change.sentence()}")
-        records = []
+        records: list[Record] = []
         for each, folder, learner, config, receivers in zip(
             plans, folders, learners, configs, loggers or [()] * len(plans), strict=True
         ):
@@ -165,6 +165,7 @@ def train_together(
             folder.clean_leftovers()
             keep_copies(each, folder.path)
             record = Record(each, folder, learner, config, observer.message, receivers, share=1 / len(plans))
+            record.refuse_fewer_steps()
             stack.callback(record.log.close)  # a service may have things to say when it ends
             record.log.begin(config)
             records.append(record)
@@ -264,12 +265,6 @@ class _Training:
         state, update = self._joined([record.begun_state(self.driver) for record in self.records]), 0
         if state is not None:
             update = int(state.clock.update)
-            require(
-                update <= plan.updates,
-                "steps",
-                plan.steps,
-                f"the run is already at {update * self.steps_per_update:,} environment steps; ask for at least as many",
-            )
         for record in self.records:
             record.begin()
         self.evaluation_owed = any(record.evaluation_owed for record in self.records)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from penstock._errors import PenstockError, Report
+from penstock._errors import PenstockError, Report, require
 from penstock.algorithms.learner import Learner
 from penstock.storage.loggers import Logger
 from penstock.storage.metrics_log import MetricsLog
@@ -73,6 +73,19 @@ class Record:
         self._found = self.checkpoints.newest()
         self._manifest: Manifest | None = None if self._found is None else read_manifest(self._found)
         self.newest_step = -1 if self._manifest is None else self._manifest.step
+
+    def refuse_fewer_steps(self) -> None:
+        """Refuses a plan that ends before the newest checkpoint.
+
+        Raises:
+            ConfigurationError: naming how far the run is.
+        """
+        require(
+            self.newest_step <= self.plan.updates * self.steps_per_update,
+            "steps",
+            self.plan.steps,
+            f"the run is already at {self.newest_step:,} environment steps; ask for at least as many",
+        )
 
     def begun_state(self, driver: Driver) -> RunState | None:
         """The state to go on from; None for a fresh start."""

@@ -37,6 +37,8 @@ def script(tmp_path_factory):
         ("train sac --no-learn", "--no-learn-temperature"),
         ("evaluate --checkpoint b", "best"),
         ("plot a b --x cpu", "cpu_seconds"),
+        ("sweep sapo --world classic/cart", "classic/cartpole-swingup"),
+        ("train --conf", "--config"),
     ],
 )
 def test_words_are_completed(script, words, expected):

@@ -1,5 +1,7 @@
 """Runs that differ in learning rates, trained as rows of one program, are the runs that they would be alone."""
 
+import dataclasses
+
 import pytest
 
 from penstock._errors import ConfigurationError
@@ -43,6 +45,9 @@ def test_a_stopped_sweep_goes_on_together_or_apart(alone, tmp_path):
     stopped = train_together(runs, on_metrics=lambda rows: rows[0]["update"] == UPDATES // 2)
     assert [result.exit_code for result in stopped] == [75, 75]
     assert train(*runs[0], on_metrics=lambda rows: rows[0]["update"] == UPDATES // 2 + 2).exit_code == 75
+    shorter = [(dataclasses.replace(plan, steps=plan.steps // 2), folder) for plan, folder in runs]
+    with pytest.raises(ConfigurationError, match=r"the run is already at \d+ environment steps"):
+        train_together(shorter)  # before either goes on
     # Now they stand at different steps: each goes on from its own.
     results = train_together(runs)
     assert all(result.finished and result.worked for result in results)

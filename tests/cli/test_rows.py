@@ -1,0 +1,45 @@
+"""``penstock train --sweep``: what cannot be rows of one program is refused, before anything is written."""
+
+import pytest
+
+from penstock._errors import ConfigurationError
+from penstock.cli import train
+from penstock.cli._arguments import gathered
+
+TINY = ("sac", "--world", "classic/double-integrator", "--warmup-steps", "300", "--steps", "600")
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--sweep", "world_options.force=1,4"), r"sweep: 'world_options\.force' is no learning rate"),
+        (("--sweep", "label=a,b"), r"sweep: 'label' is no learning rate.*penstock sweep sac --grid label"),
+        (("--sweep", "video=true,false"), r"sweep: 'video' is no learning rate"),
+        (
+            ("--sweep", "actor_learning_rate=1e-4,1e-3", "--actor-learning-rate", "1e-3"),
+            r"actor_learning_rate is swept, and given as an option, too",
+        ),
+        (
+            ("--no-learn-temperature", "--sweep", "temperature_learning_rate=1e-4,1e-3"),
+            r"temperature_learning_rate is None here",
+        ),
+        (("--sweep", "actor_learning_rate=1e-4,-1"), r"actor_learning_rate = -1"),
+        (("--sweep", "learning_rate=1e-4,1e-3"), r"unknown|no setting"),
+    ],
+)
+def test_what_is_no_row_is_refused(options, sentence, tmp_path):
+    with pytest.raises(ConfigurationError, match=sentence):
+        train.run([*TINY, *options, "--run-dir", str(tmp_path / "sweep")])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_folder_of_a_run_is_no_folder_of_a_sweep(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ConfigurationError, match="is the folder of a run"):
+        train.run([*TINY, "--sweep", "actor_learning_rate=1e-4,1e-3", "--run-dir", str(tmp_path)])
+
+
+def test_an_option_that_is_given_twice_counts_twice():
+    words = ["--sweep", "actor_learning_rate=1e-3", "--seeds", "2", "--sweep", "critic_learning_rate=1e-3,1e-2"]
+    together = ["--sweep", "actor_learning_rate=1e-3", "critic_learning_rate=1e-3,1e-2", "--seeds", "2"]
+    assert gathered(words, "sweep") == together
