@@ -27,7 +27,7 @@ napoleon_use_rtype = False
 
 nitpick_ignore_regex = [
     ("py:.*", r"(abc|collections|dataclasses|enum|equinox|jax|jaxlib|jaxtyping|numpy|optax|pathlib|typing)\..*"),
-    ("py:class", "ndarray"),
+    ("py:class", "Array|ndarray"),
     ("py:.*", r"penstock\.training\..*"),  # an inner room
     ("py:.*", r".*\.(ConfigT|Parameters|S|T)"),  # type variables
 ]

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent / "faults"))
 from tiny_runs import SharedProgram
 
 import penstock
-from penstock._errors import ConfigurationError, PenstockError
+from penstock import ConfigurationError, PenstockError
 from penstock.observation import Observation
 
 SMALL = {"window": 4, "actor_hidden": (8,), "critic_hidden": (8,), "critic_passes": 1, "critic_minibatches": 1}
