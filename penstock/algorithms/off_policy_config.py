@@ -122,7 +122,8 @@ class OffPolicyConfig(AlgorithmSettings):
     batch_size: int = 256
     """Samples per gradient step."""
     replay_capacity: int = 1_000_000
-    """Transitions that the replay memory holds, all environments together; no more than ``steps`` are allocated."""
+    """Transitions that the replay memory holds, all environments together. No more are allocated than ``steps`` will
+    fill, on functional worlds rounded up."""
     n_step: int = 1
     """Longest span of a sample in control steps; the value is bootstrapped behind it."""
     warmup_steps: int = 5_000

@@ -27,6 +27,10 @@ def train_rows(plan: RunPlan, options: Any, typed: Collection[str]) -> int:
     Raises:
         ConfigurationError: what is varied is no learning rate, or is an option too; the folder is that of a run.
     """
+    if "film_seconds" in typed or ("video" in typed and options.video):
+        raise ConfigurationError(
+            "--video and --film-seconds: no run of --sweep is filmed. Leave them out; `penstock video RUN` films one."
+        )
     grid = parse_grid(options.sweep)
     present = plan.settings.flat()
     for name in grid:

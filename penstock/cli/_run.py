@@ -74,7 +74,9 @@ def report(result: Result, video: bool, film_seconds: float | None = None) -> No
     if video:
         path = folder / "videos" / "final.mp4"
         try:
-            if result.worked or not path.is_file():
+            if not result.worked and path.is_file():
+                print("the film is that of the run's end; `penstock video` makes others", file=sys.stderr)
+            else:
                 learner = result.driver.learner
                 agent = learner.evaluated(result.state.seed(0).learned)
                 with Filming() as progress:

@@ -270,6 +270,8 @@ def train_and_report(options: TrainOptions, typed: Collection[str]) -> int:
     from penstock.training.plan import default_run_dir
 
     require_film_seconds(options.film_seconds)
+    if "film_seconds" in typed and not options.video:
+        raise ConfigurationError("film_seconds: does nothing with --no-video. Leave one of the two out.")
     plan = plan_from_options(options)
     if options.sweep:
         from penstock.cli._rows import train_rows

@@ -166,9 +166,10 @@ def train_together(
             keep_copies(each, folder.path)
             record = Record(each, folder, learner, config, observer.message, receivers, share=1 / len(plans))
             record.refuse_fewer_steps()
-            stack.callback(record.log.close)  # a service may have things to say when it ends
-            record.log.begin(config)
             records.append(record)
+        for record in records:
+            stack.callback(record.log.close)  # a service may have things to say when it ends
+            record.log.begin(record.config)
         stack.callback(observer.close)
         results: dict[int, Result] = {}
         for step in sorted({record.newest_step for record in records}):
@@ -204,10 +205,10 @@ class _Training:
         """Trains until the budget is used or somebody asks to stop."""
         plan = self.plan
         self.driver.supervision = Supervision(lambda: stop.requested, self.observer.evaluating, self.observer.message)
-        state, update = self._begin()
+        state, update = self._begin(stop)
         begun = update
-        saved_at, saved_update = time.monotonic(), update
-        if self.evaluation_owed or (update == 0 and not self.records[0].last_rows):
+        saved_at, saved_update = time.monotonic(), update if self.records[0].newest_step >= 0 else -1
+        if not stop.requested and (self.evaluation_owed or (update == 0 and not self.records[0].last_rows)):
             evaluation = self._evaluate(state, update) if plan.evaluate_every else {}
             if evaluation:
                 self._write_rows(update, {}, evaluation)
@@ -258,8 +259,11 @@ class _Training:
 
     # ------------------------------------------------------------------ begin
 
-    def _begin(self) -> tuple[RunState, int]:
-        """The state to continue from and its update: the newest sound checkpoint, or a fresh start. Compiles."""
+    def _begin(self, stop: GracefulStop) -> tuple[RunState, int]:
+        """The state to continue from and its update: the newest sound checkpoint, or a fresh start.
+
+        Compiles, unless the runs are complete, or somebody asked to stop while others had their turn.
+        """
         plan = self.plan
         evaluation_keys = self._evaluation_keys(0) if plan.evaluate_every else None
         state, update = self._joined([record.begun_state(self.driver) for record in self.records]), 0
@@ -272,7 +276,7 @@ class _Training:
         title = f"{plan.title.upper()} · {plan.world} · {seeds}"
         title += f" · {len(self.records)} runs" if len(self.records) > 1 else ""
         self.observer.start(plan.updates * self.steps_per_update, title, update * self.steps_per_update)
-        if update >= plan.updates and state is not None:
+        if state is not None and (update >= plan.updates or stop.requested):
             return state, update
         for notice in self.driver.notices():
             self.observer.message(notice)

@@ -25,6 +25,9 @@ TINY = ("sac", "--world", "classic/double-integrator", "--warmup-steps", "300", 
         ),
         (("--sweep", "actor_learning_rate=1e-4,-1"), r"actor_learning_rate = -1"),
         (("--sweep", "learning_rate=1e-4,1e-3"), r"unknown|no setting"),
+        (("--sweep", "actor_learning_rate=1e-4,1e-3", "--film-seconds", "3"), r"no run of --sweep is filmed"),
+        (("--sweep", "actor_learning_rate=1e-4,1e-3", "--video"), r"no run of --sweep is filmed"),
+        (("--film-seconds", "3", "--no-video"), r"film_seconds: does nothing with --no-video"),
     ],
 )
 def test_what_is_no_row_is_refused(options, sentence, tmp_path):

@@ -64,26 +64,28 @@ def test_a_job_trains_and_tells_its_exit_code(tmp_path, trains):
         assert (tmp_path / f"ends-with-{code}" / "output.txt").read_text() == "trains apg\n"
 
 
-def test_a_job_whose_time_is_over_saves_and_is_queued_again(tmp_path, trains):
+@pytest.fixture
+def under_way(tmp_path, trains):
+    """A job that trains and saves when it is asked to stop, the process of its task, and what it says."""
     trains(SAVES.format(saved=str(tmp_path / "saved")))
     run = sweep_run(tmp_path, "run")
     job = SlurmJobs(tmp_path, cluster="local").start(run)
     output = run.folder / "output.txt"
     until(lambda: output.exists() and "trains" in output.read_text())
     (task,) = children(int(job.name))
+    return job, task, output
+
+
+def test_a_job_whose_time_is_over_saves_and_is_queued_again(under_way):
+    job, task, output = under_way
     for pid in (task, *children(task)):  # all processes, as SLURM does before the limit
         os.kill(pid, signal.SIGUSR2)
     until(lambda: job.exit_code() is not None)
     assert job.exit_code() == 0 and output.read_text() == "trains\nwent on\n"
 
 
-def test_a_job_that_is_cancelled_saves(tmp_path, trains):
-    trains(SAVES.format(saved=str(tmp_path / "saved")))
-    run = sweep_run(tmp_path, "run")
-    job = SlurmJobs(tmp_path, cluster="local").start(run)
-    output = run.folder / "output.txt"
-    until(lambda: output.exists() and "trains" in output.read_text())
-    (task,) = children(int(job.name))
+def test_a_job_that_is_cancelled_saves(under_way, tmp_path):
+    job, task, _ = under_way
     os.kill(task, signal.SIGTERM)
     until(lambda: job.exit_code() is not None)
     assert job.exit_code() == 75 and (tmp_path / "saved").exists()

@@ -39,7 +39,8 @@ def test_rows_are_the_runs_that_they_would_be_alone(alone, tmp_path):
         assert_same_run(folder, reference)
 
 
-def test_a_stopped_sweep_goes_on_together_or_apart(alone, tmp_path):
+def test_a_stopped_sweep_goes_on_together_or_apart(alone, tmp_path, monkeypatch):
+    compile_now = SharedProgram.compile
     folders = [tmp_path / "one", tmp_path / "other"]
     runs = list(zip(plans(), folders, strict=True))
     stopped = train_together(runs, on_metrics=lambda rows: rows[0]["update"] == UPDATES // 2)
@@ -48,7 +49,11 @@ def test_a_stopped_sweep_goes_on_together_or_apart(alone, tmp_path):
     shorter = [(dataclasses.replace(plan, steps=plan.steps // 2), folder) for plan, folder in runs]
     with pytest.raises(ConfigurationError, match=r"the run is already at \d+ environment steps"):
         train_together(shorter)  # before either goes on
-    # Now they stand at different steps: each goes on from its own.
+    # Now they stand at different steps: each goes on from its own. Who stops one of them stops the others, too.
+    compiled = []
+    monkeypatch.setattr(SharedProgram, "compile", lambda self, *given: compiled.append(1) or compile_now(self, *given))
+    stopped = train_together(runs, on_metrics=lambda rows: True)
+    assert [result.exit_code for result in stopped] == [75, 75] and len(compiled) == 1
     results = train_together(runs)
     assert all(result.finished and result.worked for result in results)
     for folder, reference in zip(folders, alone, strict=True):
