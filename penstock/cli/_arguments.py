@@ -8,6 +8,11 @@ import tyro
 
 from penstock._errors import ConfigurationError
 
+CONFIG = (tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff, tyro.conf.AvoidSubcommands)
+
+LISTS = ("world-option", "log-info", "grid", "sweep", "slurm-option")
+"""Options of several values, which count all where they are given several times."""
+
 
 def parse(options: Any, arguments: list[str], prog: str, default: Any = None) -> Any:
     """Reads ``arguments`` into a dataclass; unknown, misspelt and ill-typed options end with a sentence and code 2.
@@ -18,12 +23,10 @@ def parse(options: Any, arguments: list[str], prog: str, default: Any = None) ->
         prog: the command, for messages.
         default: values of options that are not given; the dataclass's own where None.
     """
-    for option in ("world-option", "log-info", "grid", "sweep", "slurm-option"):
-        arguments = gathered(arguments, option)
-    config = (tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff, tyro.conf.AvoidSubcommands)
+    arguments = _gathered_lists(arguments)
     if default is None:
-        return tyro.cli(options, args=arguments, prog=prog, config=config)
-    return tyro.cli(options, args=arguments, prog=prog, default=default, config=config)
+        return tyro.cli(options, args=arguments, prog=prog, config=CONFIG)
+    return tyro.cli(options, args=arguments, prog=prog, default=default, config=CONFIG)
 
 
 def parse_known(options: Any, arguments: list[str], prog: str) -> tuple[Any, list[str]]:
@@ -32,13 +35,19 @@ def parse_known(options: Any, arguments: list[str], prog: str) -> tuple[Any, lis
     Raises:
         ConfigurationError: one of the rest looks like a misspelt one of these options.
     """
-    config = (tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff, tyro.conf.AvoidSubcommands)
-    found, rest = tyro.cli(options, args=arguments, prog=prog, return_unknown_args=True, config=config)
+    arguments = _gathered_lists(arguments)
+    found, rest = tyro.cli(options, args=arguments, prog=prog, return_unknown_args=True, config=CONFIG)
     flags = [f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(options)]
     for text in rest:
         for flag in difflib.get_close_matches(text.partition("=")[0], flags, n=1, cutoff=0.85):
             raise ConfigurationError(f"{text}: unknown option. Did you mean '{flag}'?")
     return found, rest
+
+
+def _gathered_lists(arguments: list[str]) -> list[str]:
+    for option in LISTS:
+        arguments = gathered(arguments, option)
+    return arguments
 
 
 def gathered(arguments: list[str], option: str) -> list[str]:

@@ -86,7 +86,7 @@ def test_the_last_line_is_a_command_that_draws_an_arm_for_each_run(penstock, tmp
 
 def test_a_dry_run_lists_the_runs_and_writes_nothing(penstock, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    command = ("sweep", "apg", *WORLD, "--grid", "window=4,8", "seed=0,1", "--num-envs", "4", "--dry-run")
+    command = ("sweep", "apg", *WORLD, "--grid", "window=4,8", "--num-envs", "4", "--grid", "seed=0,1", "--dry-run")
     code, out, _ = penstock(*command)
     names = [f"window={window},seed={seed}" for window in (4, 8) for seed in (0, 1)]
     assert code == 0 and list(tmp_path.iterdir()) == []

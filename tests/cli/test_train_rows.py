@@ -4,7 +4,6 @@ import pytest
 
 from penstock._errors import ConfigurationError
 from penstock.cli import train
-from penstock.cli._arguments import gathered
 
 TINY = ("sac", "--world", "classic/double-integrator", "--warmup-steps", "300", "--steps", "600")
 
@@ -14,6 +13,7 @@ TINY = ("sac", "--world", "classic/double-integrator", "--warmup-steps", "300", 
     [
         (("--sweep", "world_options.force=1,4"), r"sweep: 'world_options\.force' is no learning rate"),
         (("--sweep", "label=a,b"), r"sweep: 'label' is no learning rate.*penstock sweep sac --grid label"),
+        (("--sweep", "label=a,b", "--seeds", "2", "--sweep", "actor_learning_rate=1e-4,-1"), r"sweep: 'label' is no"),
         (("--sweep", "video=true,false"), r"sweep: 'video' is no learning rate"),
         (
             ("--sweep", "actor_learning_rate=1e-4,1e-3", "--actor-learning-rate", "1e-3"),
@@ -40,9 +40,3 @@ def test_the_folder_of_a_run_is_no_folder_of_a_sweep(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ConfigurationError, match="is the folder of a run"):
         train.run([*TINY, "--sweep", "actor_learning_rate=1e-4,1e-3", "--run-dir", str(tmp_path)])
-
-
-def test_an_option_that_is_given_twice_counts_twice():
-    words = ["--sweep", "actor_learning_rate=1e-3", "--seeds", "2", "--sweep", "critic_learning_rate=1e-3,1e-2"]
-    together = ["--sweep", "actor_learning_rate=1e-3", "critic_learning_rate=1e-3,1e-2", "--seeds", "2"]
-    assert gathered(words, "sweep") == together
