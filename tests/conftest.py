@@ -15,11 +15,11 @@ if "PENSTOCK_CACHE" not in os.environ:  # the first process; the workers that it
     atexit.register(shutil.rmtree, os.environ["PENSTOCK_CACHE"], ignore_errors=True)
 
 from penstock._jax_setup import set_up_jax
+from tests.xla_flags import OLDER_EMITTER
 
-# XLA's older emitter of fused loops compiles the small programs of these tests in four fifths of the time. Other
-# processes that tests start compile as users' do.
+# Other processes that tests start compile as users' do.
 flags = os.environ.get("XLA_FLAGS")
-os.environ["XLA_FLAGS"] = f"{flags or ''} --xla_cpu_use_fusion_emitters=false".strip()
+os.environ["XLA_FLAGS"] = f"{flags or ''} {OLDER_EMITTER}".strip()
 set_up_jax()  # XLA reads its flags here, once
 if flags is None:
     del os.environ["XLA_FLAGS"]

@@ -104,7 +104,8 @@ def _cond(inputs, parameters):
 
 
 def _scan(inputs, parameters):
-    constants, carried = parameters["num_consts"], parameters["num_consts"] + parameters["num_carry"]
+    constants, carried = _counts_of_scan(parameters)
+    carried += constants
 
     def body(carry, x):
         outputs = _run(parameters["jaxpr"], [*inputs[:constants], *carry, *x])
@@ -113,6 +114,14 @@ def _scan(inputs, parameters):
     how = {name: parameters[name] for name in ("length", "reverse", "unroll")}
     carry, ys = jax.lax.scan(body, inputs[constants:carried], inputs[carried:], **how)
     return [*carry, *ys]
+
+
+def _counts_of_scan(parameters) -> tuple[int, int]:
+    """How many inputs of a scan are constant and how many carried."""
+    if "num_consts" in parameters:  # JAX before 0.11
+        return parameters["num_consts"], parameters["num_carry"]
+    constants, carried, _ = parameters["ft_in"].unpack()
+    return len(constants), len(carried)
 
 
 def _is_large(factors, parameters) -> bool:

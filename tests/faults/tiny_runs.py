@@ -16,6 +16,7 @@ from penstock.storage.store import load_checkpoint as load_checkpoint
 from penstock.training.drivers.functional import FunctionalDriver
 from penstock.training.drivers.rates import rates_of
 from penstock.training.plan import RunPlan, make_plan
+from tests.xla_flags import OLDER_EMITTER
 
 HERE = Path(__file__).parent
 STEPS_PER_UPDATE = 16
@@ -42,8 +43,8 @@ CRITIC_OPTIONS = ("--critic-hidden", "8", "--critic-passes", "1", "--critic-mini
 
 QUICK_COMPILATION = (
     "--xla_cpu_multi_thread_eigen=false --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    " --xla_cpu_use_fusion_emitters=false"
-)
+    f" {OLDER_EMITTER}"
+).strip()
 """Halves the time to compile; the programs are as deterministic as with optimisation."""
 
 
