@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -15,93 +14,32 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "worlds"))
 
-from penstock._errors import CapabilityError, ConfigurationError, PenstockError
-from penstock.cli._film import film
+from penstock._errors import CapabilityError, ConfigurationError
 from penstock.cli._run import closing_lines
 from penstock.data.replay import memory_bytes
 from penstock.policies import DeterministicAction
-from penstock.storage.metrics_log import read_metrics
 from penstock.storage.store import latest_checkpoint
 from penstock.training.drivers.functional import seed_keys
-from penstock.training.drivers.hosted import HostedDriver, _by_name
+from penstock.training.drivers.hosted import HostedDriver
 from penstock.training.drivers.memory import allocated, experience_shapes
 from penstock.training.drivers.seen import Seen
 from penstock.training.hosted_evaluation import HostedEvaluator
 from penstock.training.loop import Silent, train
 from penstock.training.plan import make_plan
 from penstock.training.record import TrainingFailedError
-from penstock.training.restore import load_state, restore_run
-from penstock.training.running import make_driver
+from penstock.training.restore import restore_run
 from penstock.worlds import Observation, Transition
 from penstock.worlds.hosted.hosted_world import HostedWorld
-
-ENVIRONMENTS = Path(__file__).parent.parent / "worlds" / "hosted_environments.py"
-TINY = {
-    "collect_steps": 5,
-    "warmup_steps": 20,
-    "batch_size": 8,
-    "actor_hidden": (8,),
-    "critic_hidden": (8,),
-    "updates_per_step": 2,
-}
-
-
-def tiny_plan(algorithm="sac", environment="Counting", settings=None, **fields):
-    fields = {"num_envs": 2, "steps": 100, "log_every": 2, "evaluate_every": 20, "evaluation_episodes": 2, **fields}
-    return make_plan(algorithm, f"{ENVIRONMENTS}:{environment}", settings={**TINY, **(settings or {})}, **fields)
-
-
-def program_of(plan):
-    world = plan.make_world()
-    return make_driver(plan.make_learner(world), world.with_num_envs(plan.evaluation_episodes))
-
-
-def newest_state(folder, driver):
-    return load_state(latest_checkpoint(folder / "checkpoints"), driver, seed_keys(0, 1))[0]
-
-
-def arrays(tree):
-    def plain(leaf):
-        return np.asarray(jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf)
-
-    return {jax.tree_util.keystr(path): plain(leaf) for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
-
-
-def assert_equal(one, other):
-    one, other = arrays(one), arrays(other)
-    assert one.keys() == other.keys()
-    for name in one:
-        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
-
-
-def rows(folder):
-    return [
-        {k: v for k, v in row.items() if k not in ("wall_seconds", "cpu_seconds")}
-        for row in read_metrics(Path(folder) / "metrics.jsonl")
-    ]
-
-
-class SharedFunctions(HostedDriver):
-    """A `HostedDriver` whose functions are compiled once for all runs of the same learner in this process.
-
-    They know nothing of the environments but the sizes of observations and actions.
-    """
-
-    compiled: ClassVar[dict] = {}
-
-    def __init__(self, learner, evaluation_world, rates=None):
-        super().__init__(learner, evaluation_world, rates=rates)
-        self.share(self)
-
-    @classmethod
-    def share(cls, driver):
-        """Gives the driver the functions of the first of its kind."""
-        learner = driver.learner
-        of = (learner.name, learner.config, learner.precision, learner.deterministic)
-        first = cls.compiled.setdefault((*of, learner.world.observation_spec, learner.world.action_size), driver)
-        for name in ("_learn_all", "_split", "_act", "_learn", "_metrics"):
-            setattr(driver, name, getattr(first, name))
-        driver.evaluator._act = first.evaluator._act
+from tests.training.hosted_runs import (
+    ENVIRONMENTS,
+    SharedFunctions,
+    arrays,
+    assert_equal,
+    newest_state,
+    program_of,
+    rows,
+    tiny_plan,
+)
 
 
 @pytest.fixture(scope="module")
@@ -364,26 +302,6 @@ def test_the_step_in_which_an_environment_resets_itself_is_no_part_of_an_episode
     assert metrics["train/episode_return"] == (10.0 + 30.0 + 30.0) / 3
 
 
-def test_the_success_of_an_episode_ends_with_it():
-    """One environment: an episode of two steps that succeeds at its first, one that never does, one under way."""
-    seen = Seen(1)
-    for success, over in ((1.0, False), (0.0, True), (0.0, False), (0.0, True), (1.0, False)):
-        seen.add(
-            Transition(
-                reward=np.zeros(1, np.float32),
-                terminated=np.zeros(1, bool),
-                truncated=np.asarray([over]),
-                diverged=np.zeros(1, bool),
-                observation=Observation(np.zeros((1, 1), np.float32)),
-                final_observation=Observation(np.zeros((1, 1), np.float32)),
-                diagnostics={"success": np.float32([success])},
-            )
-        )
-    metrics = seen.take()
-    assert metrics["train/success_rate"] == 0.5 and metrics["train/success_rate_at_end"] == 0.0
-    assert np.isnan(seen.take()["train/success_rate"]), "none ended since"
-
-
 # ------------------------------------------------------------------------------------------------- stops, one instance
 
 
@@ -462,78 +380,3 @@ def test_one_instance_suffices_for_training_and_evaluation(tmp_path):
 def test_a_run_in_which_every_step_diverges_stops(tmp_path):
     with pytest.raises(TrainingFailedError, match=r"Every one of the last 20 environment steps diverged.*reward is 3e"):
         train(tiny_plan(environment="Money"), tmp_path / "run")
-
-
-# ------------------------------------------------------------------------------------------------- info, films
-
-
-def kept_best(folder):
-    (best,) = (folder / "checkpoints" / "best").iterdir()
-    return int(best.name.removeprefix("step-"))
-
-
-def test_success_and_named_numbers_are_logged_and_choose_the_best(tmp_path):
-    """An episode of five steps succeeds at its second step alone; ages are 1 to 5. The action means nothing to them."""
-    said = []
-    plan = tiny_plan(environment="Tells", log_info=("age", "nothing"), best_by="eval/info/age", steps=60)
-    train(plan, tmp_path / "run", observer=Silent(said.append))
-    told = [text for text in said if text.startswith("log_info")]
-    assert len(told) == 1 and "'nothing' is no number in the info of any step" in told[0] and "age" in told[0]
-    whole = rows(tmp_path / "run")
-    first, last = whole[0], whole[-1]
-    for row in (first, last):
-        assert row["eval/success_rate"] == row["eval/stochastic/success_rate"] == 1.0
-        assert row["eval/success_rate_at_end"] == row["eval/stochastic/success_rate_at_end"] == 0.0
-        assert row["eval/info/age"] == row["eval/stochastic/info/age"] == 3.0
-    assert last["train/success_rate"] == 1.0 and last["train/success_rate_at_end"] == 0.0
-    assert last["train/info/age"] == 3.0, "ten steps of two episodes"
-    assert not any("nothing" in name or "is_success" in name for row in whole for name in row)
-    assert kept_best(tmp_path / "run") == 60, "of equal scores the later one"
-    assert closing_lines("run", train(plan, tmp_path / "run").last_rows)[-1].endswith(", success rate 1.00")
-
-
-def test_what_one_seed_was_told_and_another_not_yet_is_nan_there():
-    found = _by_name([{"a": 1.0}, {"a": 2.0, "b": 3.0}])
-    np.testing.assert_array_equal(found["a"], [1.0, 2.0])
-    np.testing.assert_array_equal(found["b"], [np.nan, 3.0])
-
-
-def test_another_metric_chooses_the_best_anew_when_a_run_goes_on(tmp_path):
-    plan = tiny_plan(steps=60)
-    train(plan, tmp_path / "run")
-    evaluations = [row for row in rows(tmp_path / "run") if "eval/return_deterministic" in row]
-    returns = {row["env_steps"]: row["eval/return_deterministic"] for row in evaluations}
-    best, worst = max(returns, key=returns.__getitem__), min(returns, key=returns.__getitem__)
-    assert len(set(returns.values())) > 1 and kept_best(tmp_path / "run") == best
-    said = []
-    turned = dataclasses.replace(plan, best_is="lowest")
-    train(turned, tmp_path / "run", observer=Silent(said.append))
-    assert kept_best(tmp_path / "run") == worst and "best_is: 'highest' -> 'lowest'" in " ".join(said)
-    assert restore_run(tmp_path / "run", "best").manifest.step == worst
-
-
-def test_a_metric_that_the_first_evaluation_does_not_bring_ends_the_run_and_a_later_one_is_told(tmp_path):
-    plan = tiny_plan(steps=40, best_by="eval/success_rate")
-    with pytest.raises(ConfigurationError, match=r"best_by = 'eval/success_rate': the evaluation did not bring it"):
-        train(plan, tmp_path / "run")
-    train(dataclasses.replace(plan, best_by="eval/return_mean"), tmp_path / "run")
-    said = []
-    train(dataclasses.replace(plan, steps=80), tmp_path / "run", observer=Silent(said.append))
-    assert [text.partition(":")[0] for text in said if text.startswith("best_by")] == ["best_by = 'eval/success_rate'"]
-
-
-@pytest.mark.parametrize("environment", ["Tells", "Counting"])
-def test_what_renders_is_filmed_at_its_own_rate_and_what_does_not_is_told(environment, tmp_path):
-    import imageio_ffmpeg
-
-    learner = program_of(tiny_plan(environment=environment)).learner
-    agent = learner.evaluated(learner.init(jax.random.key(0)))
-    if environment == "Counting":
-        with pytest.raises(PenstockError, match=r"has no pictures: .*metadata\['render_modes'\] lacks 'rgb_array'"):
-            film(learner, agent, tmp_path / "film.mp4")
-        return
-    frames = imageio_ffmpeg.read_frames(film(learner, agent, tmp_path / "film.mp4", size=(160, 90)))
-    about = next(frames)
-    assert about["size"] == (160, 80) and about["fps"] == 10.0, "in its own proportions, sides even"
-    means = [np.frombuffer(frame, np.uint8).mean() for frame in frames]
-    np.testing.assert_allclose(means, [0, 10, 20, 30, 40], atol=3, err_msg="before each of five steps")
