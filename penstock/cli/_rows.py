@@ -27,7 +27,7 @@ def train_rows(plan: RunPlan, options: Any, typed: Collection[str]) -> int:
     Raises:
         ConfigurationError: what is varied is no learning rate, or is an option too; the folder is that of a run.
     """
-    if "film_seconds" in typed or ("video" in typed and options.video):
+    if "film_seconds" in typed or ("video" in typed and options.film.video):
         raise ConfigurationError(
             "--video and --film-seconds: no run of --sweep is filmed. Leave them out; `penstock video RUN` films one."
         )
@@ -55,7 +55,7 @@ def train_rows(plan: RunPlan, options: Any, typed: Collection[str]) -> int:
     results = train_together(
         runs,
         observer=Progress(),
-        loggers=[loggers_from_options(options) for _ in runs],
+        loggers=[loggers_from_options(options.loggers) for _ in runs],
         allow_config_change=options.allow_config_change,
     )
     for result in results:

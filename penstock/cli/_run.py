@@ -11,6 +11,7 @@ from penstock._own_code import resolved_spec
 from penstock._own_sources import with_absolute_files
 from penstock.cli._film import film
 from penstock.cli._filming import Filming
+from penstock.cli._groups import FilmOptions, Grouped, LoggerOptions
 from penstock.reports.curves import plot_single
 from penstock.reports.live import Progress
 from penstock.storage.loggers import Logger, make_loggers
@@ -18,17 +19,18 @@ from penstock.training.loop import Result, train
 from penstock.training.plan import RunPlan, parse_world_options
 
 
-def plan_from_options(options: Any) -> RunPlan:
+def plan_from_options(options: Grouped) -> RunPlan:
     """The plan that a parsed command line describes."""
     shared = ("algorithm", "settings", "seed", "seeds", "steps", "num_envs", "log_every", "evaluate_every")
     more = ("evaluation_episodes", "deterministic_action", "deterministic_draws", "precision", "label")
     told = ("log_info", "best_by", "best_is")
-    fields = {name: getattr(options, name) for name in (*shared, *more, *told)}
-    world_options = with_absolute_files(parse_world_options(options.world_option))
-    return RunPlan(world=resolved_spec(options.world), world_options=world_options, **fields)
+    flat = options.flat()
+    fields = {name: flat[name] for name in (*shared, *more, *told)}
+    world_options = with_absolute_files(parse_world_options(flat["world_option"]))
+    return RunPlan(world=resolved_spec(flat["world"]), world_options=world_options, **fields)
 
 
-def loggers_from_options(options: Any) -> list[Logger]:
+def loggers_from_options(options: LoggerOptions) -> list[Logger]:
     """The loggers that a parsed command line names."""
     return make_loggers(options.tensorboard, options.wandb, options.logger)
 
@@ -37,8 +39,7 @@ def train_run(
     plan: RunPlan,
     run_dir: Path,
     *,
-    video: bool,
-    film_seconds: float,
+    film: FilmOptions,
     loggers: Sequence[Logger],
     allow_config_change: bool,
 ) -> int:
@@ -55,7 +56,7 @@ def train_run(
         allow_config_change=allow_config_change,
     )
     if result.finished:
-        report(result, video, film_seconds)
+        report(result, film.video, film.film_seconds)
     return result.exit_code
 
 

@@ -4,11 +4,12 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated
 
-from tyro.conf import Positional, UseAppendAction, arg
+from tyro.conf import Positional, arg
 
 from penstock._jax_setup import set_up_jax
 from penstock.cli._arguments import parse
 from penstock.cli._filming import require_film_seconds
+from penstock.cli._groups import FilmOptions, LoggerOptions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,22 +24,16 @@ class ResumeOptions:
     """Execute the copies that the run keeps of your own files, where the originals are gone or edited."""
     steps: int | None = None
     """New budget of environment steps per seed. Learning rates then decay over the new plan."""
-    video: bool = True
-    """Film the trained policy at the end."""
-    film_seconds: float = 10.0
-    """Length of that film at most, in seconds of the environment's time."""
-    tensorboard: bool = False
-    """Also write TensorBoard events."""
-    wandb: Annotated[str, arg(metavar="PROJECT")] = ""
-    """Also send metrics to this project of Weights & Biases."""
-    logger: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="FILE.PY:NAME")] = ()
-    """Also send metrics to a logger of your own (docs/logging.md)."""
+    film: FilmOptions = dataclasses.field(default_factory=FilmOptions)
+    """The film of the trained policy."""
+    loggers: Annotated[LoggerOptions, arg(name="logger")] = dataclasses.field(default_factory=LoggerOptions)
+    """Where metrics are sent beside the run folder."""
 
 
 def run(arguments: list[str]) -> int:
     """Runs the subcommand."""
     options = parse(ResumeOptions, arguments, "penstock resume")
-    require_film_seconds(options.film_seconds)
+    require_film_seconds(options.film.film_seconds)
     set_up_jax()
     from penstock.cli._run import loggers_from_options, train_run
     from penstock.training.restore import read_plan
@@ -49,8 +44,7 @@ def run(arguments: list[str]) -> int:
     return train_run(
         plan,
         options.run_dir,
-        video=options.video,
-        film_seconds=options.film_seconds,
-        loggers=loggers_from_options(options),
+        film=options.film,
+        loggers=loggers_from_options(options.loggers),
         allow_config_change=False,
     )

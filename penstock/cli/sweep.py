@@ -106,15 +106,15 @@ def planned(sweep: "Sweep", algorithm: str | None, arguments: list[str], options
             train_options = parse_train_options(algorithm_entry(fields["algorithm"]), arguments, given)
             if train_options.sweep:
                 raise ConfigurationError("--sweep is of `penstock train`. Write --grid in its place.")
-            made.append((point.name, train_options, plan_from_options(train_options)))
+            made.append((point.name, train_options.flat(), plan_from_options(train_options)))
     base = sweep.base.beside.run_dir
     stem = options.config.stem if options.config is not None else sweep_name([plan for _, _, plan in made])
     folder = options.run_dir or (Path("runs") / stem if base is None else Path(base))
     flags = ("--allow-config-change",) if "--allow-config-change" in arguments else ()
     beside = [name for name in BESIDE if name not in ("preset", "run_dir")]
     return [
-        SweepRun(name, folder / name, plan, {field: getattr(train_options, field) for field in beside}, flags)
-        for name, train_options, plan in made
+        SweepRun(name, folder / name, plan, {field: flat[field] for field in beside}, flags)
+        for name, flat, plan in made
     ]
 
 
@@ -225,7 +225,7 @@ def report(tracked: "list[Tracked]", farewell: str = "") -> None:
     for one in tracked:
         progress = one.run.progress()
         rows.append({"run": one.run.name, "state": one.status.value, "env steps": progress.steps})
-        rows[-1]["deterministic return"] = progress.score
+        rows[-1][_spoken(one.run.plan.best_by)] = progress.score
     print(text_table(rows, width=terminal_width()))
     folder = tracked[0].run.folder.parent
     for one in tracked:
@@ -245,6 +245,10 @@ def report(tracked: "list[Tracked]", farewell: str = "") -> None:
             f"next        penstock plot {folders_text(folder, drawn)} --output {shlex.quote(str(folder))}",
             file=sys.stderr,
         )
+
+
+def _spoken(metric: str) -> str:
+    return "deterministic return" if metric == "eval/return_deterministic" else metric
 
 
 def folders_text(folder: Path, drawn: list[Path]) -> str:

@@ -7,13 +7,14 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar
 
-from tyro.conf import Suppress, UseAppendAction, arg
+from tyro.conf import Suppress, arg
 
 from penstock._errors import ConfigurationError
 from penstock._jax_setup import set_up_jax
 from penstock._own_code import resolved_spec
 from penstock.cli._arguments import parse
 from penstock.cli._filming import require_film_seconds
+from penstock.cli._groups import EvaluationOptions, FilmOptions, Grouped, LoggerOptions, MetricOptions
 
 if TYPE_CHECKING:
     from penstock.training.config_files import Given
@@ -22,7 +23,7 @@ ConfigT = TypeVar("ConfigT")
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainOptions(Generic[ConfigT]):
+class TrainOptions(Grouped, Generic[ConfigT]):
     """Trains an algorithm on a world. If the run folder holds the same run already, continues it."""
 
     settings: Annotated[ConfigT, arg(name="algorithm")]
@@ -33,6 +34,10 @@ class TrainOptions(Generic[ConfigT]):
     """Options of the world, as name=value, for example observation=points."""
     preset: str = ""
     """Settings by name in place of the world's: light (small and fast, for a CPU)."""
+    steps: int = 200_000
+    """Environment steps per seed, all environments together."""
+    num_envs: int = 32
+    """N, environments that step together."""
     seed: int = 0
     """First seed."""
     seeds: int = 1
@@ -40,49 +45,24 @@ class TrainOptions(Generic[ConfigT]):
     sweep: Annotated[tuple[str, ...], arg(metavar="RATE=VALUE,VALUE ...")] = ()
     """Learning rates to train side by side with all seeds, as rows of one program: actor_learning_rate=1e-4,3e-4. Every
     combination has a folder of its own in the run folder, and no film. All else is varied by `penstock sweep`."""
-    steps: int = 200_000
-    """Environment steps per seed, all environments together."""
-    num_envs: int = 32
-    """N, environments that step together."""
     run_dir: Path | None = None
     """Run folder; by default runs/ALGORITHM-WORLD-SEED."""
-    log_every: int = 10
-    """Iterations per line of metrics.jsonl."""
-    evaluate_every: int = 20_000
-    """Environment steps between evaluations; 0 for none."""
-    evaluation_episodes: int = 16
-    """Episodes per evaluation, for the stochastic and for the deterministic policy."""
-    log_info: tuple[str, ...] = ()
-    """Entries of a hosted environment's info that are logged beside success, by name: numbers, or flags."""
-    best_by: str = "eval/return_deterministic"
-    """Metric of evaluations by which the best checkpoint is kept, for example eval/success_rate."""
-    best_is: Literal["highest", "lowest"] = "highest"
-    """Whether its highest or its lowest value is the best."""
-    deterministic_action: Literal["zero", "typical", "mean", "modal"] | None = None
-    """Of a flow, the action without noise, for evaluation and films: that of zero noise, of one fixed typical noise,
-    the mean over a few fixed noises, or modal: the middle of one mode of those. None: zero with FlowRL, else modal."""
-    deterministic_draws: int = 8
-    """Fixed noises of mean and modal. An even number."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Off-policy: factors of the large matrix products of gradient steps: float32, or bfloat16, quicker on accelerators
-    and CPUs that multiply bfloat16 matrices in hardware. All else is float32: convolutions, acting, evaluation."""
-    label: str = ""
-    """Name of the arm in comparisons; by default the algorithm."""
-    video: bool = True
-    """Film the trained policy at the end."""
-    film_seconds: float = 10.0
-    """Length of that film at most, in seconds of the environment's time. `penstock video RUN` films whole episodes."""
-    tensorboard: bool = False
-    """Also write TensorBoard events into the run folder (pip install 'penstock[tensorboard]')."""
-    wandb: Annotated[str, arg(metavar="PROJECT")] = ""
-    """Also send metrics to this project of Weights & Biases (pip install 'penstock[wandb]')."""
-    logger: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="FILE.PY:NAME")] = ()
-    """Also send metrics to a logger of your own: path/to/file.py:Name (docs/logging.md)."""
-    allow_config_change: bool = False
-    """Continue a run although settings differ from those it was started with."""
     config: Annotated[Path | None, arg(metavar="FILE")] = None
     """File with any of these options, YAML or JSON, or the config.json of a run (docs/experiments.md). Options here win
     over it."""
+    allow_config_change: bool = False
+    """Continue a run although settings differ from those it was started with."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Off-policy: factors of the large matrix products of gradient steps: float32, or bfloat16, quicker on accelerators
+    and CPUs that multiply bfloat16 matrices in hardware. All else is float32: convolutions, acting, evaluation."""
+    evaluation: EvaluationOptions = dataclasses.field(default_factory=EvaluationOptions)
+    """When and how the policy is evaluated, and which checkpoint counts as the best."""
+    film: FilmOptions = dataclasses.field(default_factory=FilmOptions)
+    """The film of the trained policy."""
+    metrics: Annotated[MetricOptions, arg(name="metric")] = dataclasses.field(default_factory=MetricOptions)
+    """What is written into metrics.jsonl, and how figures call the run."""
+    loggers: Annotated[LoggerOptions, arg(name="logger")] = dataclasses.field(default_factory=LoggerOptions)
+    """Where metrics are sent beside the run folder."""
     algorithm: Suppress[str] = ""
     """Name of the algorithm."""
 
@@ -168,7 +148,7 @@ def parse_train_options(entry: Any, arguments: list[str], given: "Given | None" 
     if not {"-h", "--help"} & set(arguments):
         refuse_options_of_others(entry, arguments, configured)
     named = {"settings": configured, "world": world, "preset": name, "algorithm": entry.name}
-    default = TrainOptions(**{**run_fields, **_defaults(given), **named})
+    default = TrainOptions.of(**{**run_fields, **_defaults(given), **named})
     for option, value in given.fields.get("world_options", {}).items():  # each counts that is not typed, too
         arguments = ["--world-option", f"{option}={json.dumps(value)}", *arguments]
     if "policy" in chosen:
@@ -224,7 +204,7 @@ def refuse_options_of_others(entry: Any, arguments: list[str], settings: Any) ->
     from penstock.algorithms.registry import owners_of
 
     chosen = {part: settings.flat()[part] for part in entry.config.choices()}
-    here = {field.name for field in dataclasses.fields(TrainOptions)} | set(settings.flat())
+    here = TrainOptions.names() | set(settings.flat())
     for argument in arguments:
         flag = argument.partition("=")[0]
         name = flag.removeprefix("--").replace("-", "_").removeprefix("no_")
@@ -269,8 +249,8 @@ def train_and_report(options: TrainOptions, typed: Collection[str]) -> int:
     from penstock.cli._run import loggers_from_options, plan_from_options, train_run
     from penstock.training.plan import default_run_dir
 
-    require_film_seconds(options.film_seconds)
-    if "film_seconds" in typed and not options.video:
+    require_film_seconds(options.film.film_seconds)
+    if "film_seconds" in typed and not options.film.video:
         raise ConfigurationError("film_seconds: does nothing with --no-video. Leave one of the two out.")
     plan = plan_from_options(options)
     if options.sweep:
@@ -280,8 +260,7 @@ def train_and_report(options: TrainOptions, typed: Collection[str]) -> int:
     return train_run(
         plan,
         options.run_dir or default_run_dir(plan),
-        video=options.video,
-        film_seconds=options.film_seconds,
-        loggers=loggers_from_options(options),
+        film=options.film,
+        loggers=loggers_from_options(options.loggers),
         allow_config_change=options.allow_config_change,
     )

@@ -16,9 +16,6 @@ from penstock.training.continuation import accepted_changes, recorded_config
 from penstock.training.plan import RunPlan
 from penstock.worlds import World
 
-SCORE = "eval/return_deterministic"
-"""What is shown of a run."""
-
 
 @dataclasses.dataclass(frozen=True)
 class SweepRun:
@@ -57,8 +54,8 @@ class SweepRun:
             steps = max(steps, at)
             if scored_at is not None and at != scored_at:
                 break
-            if row.get(SCORE) is not None:
-                scored_at, scores = at, [*scores, float(row[SCORE])]
+            if row.get(self.plan.best_by) is not None:
+                scored_at, scores = at, [*scores, float(row[self.plan.best_by])]
         return RunProgress(steps, sum(scores) / len(scores) if scores else None)
 
     def content(self) -> dict[str, Any]:
@@ -68,7 +65,7 @@ class SweepRun:
 
 @dataclasses.dataclass(frozen=True)
 class RunProgress:
-    """How far a run is: environment steps per seed; and its last evaluation, in the mean over seeds."""
+    """How far a run is: environment steps per seed; and its last evaluation by ``best_by``, in the mean over seeds."""
 
     steps: int
     score: float | None

@@ -191,8 +191,9 @@ def test_options_come_from_the_command_then_from_the_file_then_from_the_preset(t
         "run_dir: runs/mine\nbatch_size: 16\npolicy: noisy-flow\nflow_steps: 3\nlogger: [a.py:A]\n"
     )
     options = parsed("--config", str(file))
-    assert (options.algorithm, options.world, options.steps, options.video) == ("sac", "classic/pendulum", 500, False)
-    assert (str(options.run_dir), options.logger, options.num_envs) == ("runs/mine", ("a.py:A",), 64)
+    assert (options.algorithm, options.world, options.steps) == ("sac", "classic/pendulum", 500)
+    assert not options.film.video
+    assert (str(options.run_dir), options.loggers.logger, options.num_envs) == ("runs/mine", ("a.py:A",), 64)
     assert options.settings.flat()["flow_steps"] == 3 and options.settings.batch_size == 16
     assert plan_from_options(options).world_options == {"mass": 2.0, "length": 1.5}
     flags = (
@@ -207,7 +208,7 @@ def test_options_come_from_the_command_then_from_the_file_then_from_the_preset(t
         "--flow-steps=2",
     )
     options = parsed("--config", str(file), *flags)
-    assert (options.steps, options.video, options.settings.batch_size, str(options.run_dir)) == (7, True, 8, "x")
+    assert (options.steps, options.film.video, options.settings.batch_size, str(options.run_dir)) == (7, True, 8, "x")
     assert options.settings.flat()["flow_steps"] == 2
     assert plan_from_options(options).world_options == {"mass": 3, "length": 1.5}
     options = parsed("sac", "--config", str(file), "--policy", "gaussian")

@@ -1,5 +1,6 @@
 """Which runs are started when, what a failure or a request to stop does, and what the person who watches is told."""
 
+import dataclasses
 import io
 
 import pytest
@@ -135,6 +136,8 @@ def test_progress_is_read_from_what_a_run_has_written(runs):
         file.write('{"env_steps": 32, "seed": 0}\n{"env_steps": 48, "se')
     progress = runs[0].progress()
     assert (progress.steps, progress.score) == (32, 1.5)
+    by_success = dataclasses.replace(runs[0], plan=dataclasses.replace(runs[0].plan, best_by="eval/success_rate"))
+    assert by_success.progress().score is None, "a run is shown by what it is judged by"
     assert last_words(Tracked(runs[0], Status.FAILED, code=2)) == "penstock train: no room."
     assert last_words(Tracked(runs[0], Status.FAILED, code=-9)) == "ended by SIGKILL, as happens where memory runs out"
     assert not runs[0].ended

@@ -17,6 +17,7 @@ from penstock._errors import ConfigurationError
 from penstock._field_types import convert
 from penstock.algorithms.former_settings import FORMER_SETTINGS
 from penstock.algorithms.registry import ALGORITHMS, family
+from penstock.cli._groups import EvaluationOptions, FilmOptions, LoggerOptions, MetricOptions
 from penstock.cli.train import TrainOptions
 from penstock.policies import DeterministicAction
 from penstock.storage.run_folder import RunFolder, compare_configs
@@ -225,10 +226,11 @@ def field_docs(owner):
     return documented
 
 
+GROUPS = (EvaluationOptions, FilmOptions, MetricOptions, LoggerOptions)
 PARTS = dict.fromkeys(type(part) for entry in ALGORITHMS.values() for part in entry.config.all_parts())
 
 
-@pytest.mark.parametrize("owner", [*(entry.config for entry in ALGORITHMS.values()), *PARTS, TrainOptions])
+@pytest.mark.parametrize("owner", [*(entry.config for entry in ALGORITHMS.values()), *PARTS, TrainOptions, *GROUPS])
 def test_every_field_is_documented(owner):
     missing = {field.name for field in dataclasses.fields(owner)} - field_docs(owner)
     assert not missing, f"{owner.__module__}: no text below {sorted(missing)}"
@@ -236,7 +238,7 @@ def test_every_field_is_documented(owner):
 
 def test_every_plan_field_is_documented_and_an_option():
     attributes = inspect.getdoc(RunPlan).split("Attributes:")[1]
-    options = {field.name for field in dataclasses.fields(TrainOptions)} | {"world_options"}
+    options = TrainOptions.names() | {"world_options"}
     for field in dataclasses.fields(RunPlan):
         assert f"{field.name}: " in attributes, field.name
         assert field.name in options, f"{field.name} cannot be chosen on the command line"

@@ -1,0 +1,382 @@
+r"""Which environments of which packages work: checked, trained in by SAC and Flow-G, filmed, and asked for success.
+
+    pip install 'gymnasium[box2d,classic-control,mujoco,toy-text]' gymnasium-robotics panda-gym highway-env gym-pusht \
+        metaworld ogbench robosuite PyFlyt gymnax six h5py
+    pip install gymnasium-robotics 'mujoco<3.7'                # in an environment of its own: it fails on 3.17
+    python benchmarks/compatibility.py list                    # the worlds, by package
+    python benchmarks/compatibility.py run [PACKAGE ...]       # tries them, adds to results/compatibility.json
+    python benchmarks/compatibility.py report                  # writes docs/compatibility.md from that
+
+Every world is tried in a process of its own, by the commands that a user types: `check-world`, 300 steps of `train sac`
+and of `train sac-flow` with the gated velocity, `video`. A command works, or refuses in a sentence; anything else (a
+traceback, a crash, no end) is a fault. A film counts if its frames can be read back and show more than one colour.
+Success must stand in the metrics of the evaluation where the environment's own ``info`` has it, which is asked for
+apart from Penstock's code. What is there already is not tried again; `--again WORLD ...` tries it.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+OUTPUT = HERE / "results" / "compatibility.json"
+PAGE = HERE.parent / "docs" / "compatibility.md"
+OWN = "benchmarks/compatibility_worlds.py"
+
+LONGEST = 300.0
+"""Seconds for one world, all stages together."""
+
+STAGES = ("check", "sac", "sac-flow", "film")
+
+SUCCESS_NAMES = ("is_success", "success")
+
+SETTINGS = {
+    "steps": 300,
+    "num-envs": 2,
+    "warmup-steps": 128,
+    "collect-steps": 16,
+    "batch-size": 32,
+    "evaluate-every": 300,
+    "evaluation-episodes": 1,
+}
+HIDDEN = ("--actor-hidden", "32", "32", "--critic-hidden", "32", "32")
+TRAIN = [*(f"--{name}={value}" for name, value in SETTINGS.items()), *HIDDEN, "--no-video"]
+
+ALGORITHMS = {"sac": (), "sac-flow": ("--velocity", "gated")}
+
+_ROBOTICS = (
+    "Fetch{Reach,Push,Slide,PickAndPlace} Fetch{Reach,Push,Slide,PickAndPlace}Dense HandReach "
+    "HandManipulate{Block,Egg,Pen} HandManipulateBlock_ContinuousTouchSensors AntMaze_{UMaze,Open,Medium,Large} "
+    "PointMaze_{UMaze,Open,Medium,Large} AdroitHand{Door,Hammer,Pen,Relocate} FrankaKitchen"
+)
+"""The families of gymnasium-robotics, a few of each family's many variants."""
+
+_OGBENCH = (
+    "pointmaze-medium pointmaze-teleport antmaze-medium antmaze-giant humanoidmaze-medium antsoccer-arena "
+    "cube-{single,double,quadruple} scene puzzle-{3x3,4x6} powderworld-easy visual-antmaze-medium visual-cube-single "
+    "visual-scene pointmaze-large-singletask antmaze-large-singletask humanoidmaze-large-singletask "
+    "antsoccer-arena-singletask cube-double-singletask scene-singletask puzzle-4x4-singletask"
+)
+
+
+def worlds_of(package: str) -> list[tuple[str, tuple[str, ...]]]:
+    """Names and options of the worlds that are tried of a package."""
+    if package == "dm_control":
+        from dm_control import suite
+
+        return [(f"dmc/{domain}-{task}", ()) for domain, task in suite.ALL_TASKS]
+    if package == "robosuite":
+        import robosuite
+
+        return [(f"{OWN}:make_robosuite", (f"task={task}",)) for task in robosuite.ALL_ENVIRONMENTS]
+    if package == "gymnax":
+        import gymnax
+
+        return [(f"{OWN}:make_gymnax", (f"name={name}",)) for name in gymnax.registered_envs]
+    if package == "metaworld":
+        import metaworld
+
+        return [("gym/metaworld:Meta-World/MT1", (f"env_name={task}",)) for task in metaworld.ALL_V3_ENVIRONMENTS]
+    if package == "gym_pusht":
+        kinds = ("state", "environment_state_agent_pos", "pixels", "pixels_agent_pos")
+        return [
+            ("gym/gym_pusht:gym_pusht/PushT-v0", (f"obs_type={kind}", *_of_pictures(kind.removesuffix("_agent_pos"))))
+            for kind in kinds
+        ]
+    module = {"PyFlyt": "PyFlyt.gym_envs"}.get(package, package)
+    names = _newest(module)
+    if package == "gymnasium":
+        return [(f"gym/{name}", _of_pictures(name)) for name in names if "GymV2" not in name]
+    if package == "panda_gym":
+        names = [name for name in names if "Joints" not in name]
+    if package in ("gymnasium_robotics", "ogbench"):
+        stems = _expanded(_ROBOTICS if package == "gymnasium_robotics" else _OGBENCH)
+        names = [name for name in names if re.sub(r"-v\d+$", "", name) in stems]
+    return [(f"gym/{module}:{name}", _of_pictures(name)) for name in names]
+
+
+def _of_pictures(name: str) -> tuple[str, ...]:
+    """Small ones and short episodes, so that they take no minutes."""
+    return ("image_size=32", "max_episode_steps=50") if re.match("visual-|powderworld|CarRacing|pixels", name) else ()
+
+
+def _newest(module: str) -> list[str]:
+    """Ids that a module registers with Gymnasium, of each the newest version."""
+    import importlib
+
+    import gymnasium
+
+    imported = importlib.import_module(module)
+    if module == "gymnasium_robotics":
+        gymnasium.register_envs(imported)
+    newest: dict[str, str] = {}
+    for name, spec in gymnasium.registry.items():
+        entry = spec.entry_point
+        home = entry.partition(":")[0] if isinstance(entry, str) else getattr(entry, "__module__", None) or ""
+        if home.partition(".")[0] == module.partition(".")[0]:
+            stem, _, number = name.rpartition("-v")
+            if stem not in newest or int(number) > int(newest[stem].rpartition("-v")[2]):
+                newest[stem] = name
+    return list(newest.values())
+
+
+def _expanded(text: str) -> set[str]:
+    """Words of a text, with ``a{b,c}`` written out as ``ab`` and ``ac``."""
+    words: set[str] = set()
+    for word in text.split():
+        before, brace, rest = word.partition("{")
+        inside, _, after = rest.partition("}")
+        words |= {before + middle + after for middle in inside.split(",")} if brace else {word}
+    return words
+
+
+PACKAGES = {
+    "gymnasium": "gymnasium",
+    "dm_control": "dm_control",
+    "gymnasium_robotics": "gymnasium-robotics",
+    "panda_gym": "panda-gym",
+    "highway_env": "highway-env",
+    "gym_pusht": "gym-pusht",
+    "metaworld": "metaworld",
+    "ogbench": "ogbench",
+    "robosuite": "robosuite",
+    "PyFlyt": "PyFlyt",
+    "gymnax": "gymnax",
+}
+"""Modules, and the distributions that hold them."""
+
+
+# ------------------------------------------------------------------------------------------------- one world
+
+
+def try_world(name: str, options: list[str], output: Path) -> None:
+    """Tries all stages in this process; writes what was found after each, so that a crash loses one only."""
+    found: dict = {"stages": {}, "tells_success": False}
+
+    def note(stage: str, outcome: dict) -> None:
+        found["stages"][stage] = outcome
+        output.write_text(json.dumps(found))
+
+    world = ["--world-option", *options] if options else []
+    with tempfile.TemporaryDirectory() as folder:
+        note("check", command(["check-world", name, *world, "--num-envs", "2", "--max-seconds", "10"]))
+        for algorithm, settings in ALGORITHMS.items():
+            run_dir = Path(folder) / algorithm
+            outcome = command(
+                ["train", algorithm, "--world", name, *world, "--run-dir", str(run_dir), *TRAIN, *settings]
+            )
+            if outcome["code"] == 0:
+                rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+                last = [row for row in rows if "eval/return_deterministic" in row][-1]
+                outcome["return"] = last["eval/return_deterministic"]
+                outcome["success"] = last.get("eval/success_rate")
+            note(algorithm, outcome)
+        run_dir = Path(folder) / "sac"
+        if found["stages"]["sac"]["code"] == 0:
+            film = Path(folder) / "film.mp4"
+            size = ["--width", "320", "--height", "240", "--film-seconds", "2"]
+            outcome = command(["video", str(run_dir), "--output", str(film), *size])
+            if outcome["code"] == 0:
+                outcome |= look_at(film)
+            note("film", outcome)
+    found["tells_success"] = tells_success(name, options)  # last: what it imports must not choose for Penstock
+    output.write_text(json.dumps(found))
+
+
+def command(arguments: list[str]) -> dict:
+    """Runs a command of Penstock in this process; its exit code, CPU seconds, and the end of what it printed."""
+    from penstock.cli.main import dispatch
+
+    begin = time.process_time()
+    with tempfile.TemporaryFile("w+") as printed, _printing_to(printed.fileno()):
+        try:
+            code = dispatch(arguments)
+        except SystemExit as error:
+            code = error.code if isinstance(error.code, int) else 2
+        except BaseException:  # a traceback is what is looked for here
+            import traceback
+
+            traceback.print_exc()
+            code = -1
+        sys.stdout.flush()
+        sys.stderr.flush()
+        printed.seek(0)
+        text = printed.read()
+    outcome = {"code": code, "cpu_seconds": round(time.process_time() - begin, 1)}
+    if code != 0:
+        said = re.search(r"^(ERROR  |penstock \S+: ).*", text, re.MULTILINE | re.DOTALL)
+        outcome["sentence"] = said is not None  # what an environment raised may stand below it
+        outcome["said"] = said[0][:1_000] if said else text[-1_000:]
+    elif arguments[0] == "check-world":
+        outcome["warnings"] = [line[9:] for line in text.splitlines() if line.startswith("warning")]
+    return outcome
+
+
+@contextlib.contextmanager
+def _printing_to(descriptor: int) -> Iterator[None]:
+    """Sends what is printed to another file, also what libraries print below Python."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = os.dup(1), os.dup(2)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for number, copy in zip((1, 2), kept, strict=True):
+            os.dup2(copy, number)
+            os.close(copy)
+
+
+def look_at(film: Path) -> dict:
+    """Number of frames, and of colours in the last one."""
+    import imageio_ffmpeg
+
+    frames = imageio_ffmpeg.read_frames(str(film))
+    width, height = next(frames)["size"]
+    pictures = [np.frombuffer(frame, np.uint8).reshape(height * width, 3) for frame in frames]
+    return {"frames": len(pictures), "colours": len(np.unique(pictures[-1] // 16, axis=0))}
+
+
+def tells_success(name: str, options: list[str]) -> bool:
+    """Whether an environment's info says success, asked without Penstock in a few random steps."""
+    import ast
+    import importlib
+    import runpy
+
+    import gymnasium
+
+    keywords = {}
+    for option in options:
+        key, _, value = option.partition("=")
+        if key == "image_size":  # ours
+            continue
+        try:
+            keywords[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            keywords[key] = value
+    if name.startswith("dmc/"):
+        return False
+    try:
+        if name.startswith("gym/"):
+            module, colon, ident = name.removeprefix("gym/").partition(":")
+            if colon:
+                imported = importlib.import_module(module)
+                if module == "gymnasium_robotics":
+                    gymnasium.register_envs(imported)
+            environment = gymnasium.make(ident if colon else module, **keywords)
+        else:
+            path, _, factory = name.partition(":")
+            environment = runpy.run_path(path)[factory](**keywords)
+        _, info = environment.reset(seed=0)
+        told = set(info)
+        for _ in range(3):
+            *_, terminated, truncated, info = environment.step(environment.action_space.sample())
+            told |= set(info)
+            if terminated or truncated:
+                break
+        environment.close()
+    except Exception:  # what it cannot do itself, it does not tell
+        return False
+    return any(name in told for name in SUCCESS_NAMES)
+
+
+# ------------------------------------------------------------------------------------------------- all worlds
+
+
+def key_of(name: str, options: tuple[str, ...]) -> str:
+    return " ".join([name, *options])
+
+
+def run(packages: list[str], again: list[str]) -> None:
+    record = json.loads(OUTPUT.read_text()) if OUTPUT.exists() else {"versions": {}, "worlds": {}}
+    for package in packages:
+        for name, options in worlds_of(package):
+            key = key_of(name, options)
+            if key in record["worlds"] and key not in again:
+                continue
+            outcome = in_process(name, options)
+            record["worlds"][key] = {"package": package, **outcome}
+            held = dict.fromkeys([PACKAGES[package], "gymnasium", "mujoco"])
+            record["versions"][package] = {distribution: version(distribution) for distribution in held}
+            OUTPUT.write_text(json.dumps(record, indent=1) + "\n")
+            print(key, {stage: verdict(outcome, stage) for stage in (*STAGES, "success")}, flush=True)
+
+
+def in_process(name: str, options: tuple[str, ...]) -> dict:
+    """Tries one world in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "outcome.json"
+        arguments = [sys.executable, __file__, "one", name, *options, "--output", str(output)]
+        pictures = any(option.startswith("image_size") for option in options)
+        quickly = {} if pictures else {"XLA_FLAGS": "--xla_backend_optimization_level=0"}  # compile quickly
+        try:
+            finished = subprocess.run(
+                arguments,
+                cwd=HERE.parent,
+                env={**os.environ, **quickly},
+                capture_output=True,
+                text=True,
+                timeout=LONGEST,
+                check=False,
+            )
+            ended = "" if finished.returncode == 0 else f"exit {finished.returncode}: {finished.stderr[-600:]}"
+        except subprocess.TimeoutExpired:
+            ended = f"no end within {LONGEST:.0f} s"
+        outcome = json.loads(output.read_text()) if output.exists() else {"stages": {}, "tells_success": False}
+    return {**outcome, "ended": ended} if ended else outcome
+
+
+def verdict(outcome: dict, stage: str) -> str:
+    """What a stage came to: works, refused, FAULT, or - where it does not apply."""
+    stages = outcome["stages"]
+    if stage == "success":
+        if not outcome["tells_success"] or stages.get("sac", {}).get("code") != 0:
+            return "-"
+        return "works" if stages["sac"].get("success") is not None else "FAULT"
+    if stage not in stages:
+        return "FAULT" if outcome.get("ended") else "-"
+    found = stages[stage]
+    if found["code"] == 0:
+        blank = stage == "film" and (found["frames"] < 2 or found["colours"] < 2)
+        return "FAULT" if blank else "works"
+    return "FAULT" if not found["sentence"] or found["code"] not in (1, 2) else "refused"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("list", "run"):
+        commands.add_parser(name).add_argument("packages", nargs="*", default=list(PACKAGES), metavar="PACKAGE")
+    commands.choices["run"].add_argument("--again", nargs="*", default=[], metavar="WORLD")
+    commands.add_parser("report")
+    one = commands.add_parser("one")
+    one.add_argument("name")
+    one.add_argument("options", nargs="*")
+    one.add_argument("--output", type=Path, required=True)
+    arguments = parser.parse_args()
+    if arguments.command == "one":
+        try_world(arguments.name, arguments.options, arguments.output)
+    elif arguments.command == "list":
+        for package in arguments.packages:
+            for name, options in worlds_of(package):
+                print(f"{package:<20} {key_of(name, options)}")
+    elif arguments.command == "run":
+        run(arguments.packages, arguments.again)
+
+
+if __name__ == "__main__":
+    main()
