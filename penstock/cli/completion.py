@@ -14,6 +14,7 @@ from tyro.conf import Positional, arg
 
 from penstock._jax_setup import set_up_jax
 from penstock.cli._arguments import parse
+from penstock.cli._groups import Group
 from penstock.cli.main import COMMANDS
 
 
@@ -55,7 +56,7 @@ def command_parser() -> argparse.ArgumentParser:
             for value in vars(module).values()
             if dataclasses.is_dataclass(value) and getattr(value, "__module__", "") == module.__name__
         )
-        hints = typing.get_type_hints(options, include_extras=True)
+        hints = _hints(options)
         if name in ("train", "sweep"):
             command.add_argument("--config").complete = shtab.FILE  # pyright: ignore[reportAttributeAccessIssue]
         if "settings" not in hints:
@@ -72,6 +73,15 @@ def command_parser() -> argparse.ArgumentParser:
             defaults |= dict.fromkeys(entry.config.switches, True)
             _add(one, {name: type(defaults[name]) for name in sorted(defaults)}, worlds)
     return root
+
+
+def _hints(options: Any) -> dict[str, Any]:
+    """Annotations of all options, those of groups in the place of the group."""
+    found: dict[str, Any] = {}
+    for field, hint in typing.get_type_hints(options, include_extras=True).items():
+        groups = [part for part in _parts(hint) if isinstance(part, type) and issubclass(part, Group)]
+        found |= _hints(groups[0]) if groups else {field: hint}
+    return found
 
 
 def _add(parser: argparse.ArgumentParser, hints: Mapping[str, Any], worlds: tuple[str, ...]) -> None:

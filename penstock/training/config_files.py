@@ -133,6 +133,11 @@ class Given:
                 continue
             if name in ("base", "grid", "runs"):
                 raise ConfigurationError(f"'{name}' makes it a sweep. Use `penstock sweep --config`.")
+            if name == "sweep":
+                raise ConfigurationError(
+                    "'sweep' is no option of a file. Write --sweep behind `penstock train`, or `grid:` in the file and "
+                    "`penstock sweep --config`."
+                )
             if owners := owners_of(name):
                 raise ConfigurationError(
                     f"{name}: {entry.name} has no such setting; it belongs to {', '.join(owners)}. Leave it out."

@@ -20,7 +20,7 @@ from penstock._errors import ConfigurationError
 from penstock.algorithms.learner import Batches
 from penstock.storage.lock import RunLock
 from penstock.storage.loggers import Logger
-from penstock.storage.run_folder import RunFolder
+from penstock.storage.run_folder import CONFIG_NAME, RunFolder
 from penstock.training.continuation import accepted_changes, recorded_config
 from penstock.training.drivers.functional import seed_keys
 from penstock.training.drivers.state import RunState
@@ -145,17 +145,20 @@ def train_together(
     evaluation_world = world.with_num_envs(plan.evaluation_episodes)
     first = make_driver(learners[0], evaluation_world)
     first.require_memory(plan.seeds * len(plans))
-    folders = [RunFolder(Path(run_dir)) for _, run_dir in runs]
+    paths = [Path(run_dir) for _, run_dir in runs]
     configs = [recorded_config(each, world) for each in plans]
     with contextlib.ExitStack() as stack:
-        for folder in folders:
+        opened: dict[int, RunFolder] = {}
+        # Those that are there first: if one is refused, no folder of another was made.
+        for index in sorted(range(len(paths)), key=lambda index: not (paths[index] / CONFIG_NAME).exists()):
+            opened[index] = folder = RunFolder(paths[index])
             stack.enter_context(RunLock(folder.lock_path))
-        stop = stack.enter_context(GracefulStop(observer.message))
-        for folder, config in zip(folders, configs, strict=True):
             if folder.has_config:
-                for change in accepted_changes(folder.path, config, allow_config_change):
+                for change in accepted_changes(folder.path, configs[index], allow_config_change):
                     if change.field not in ("penstock", "label"):
                         observer.message(f"continuing with another setting: {change.sentence()}")
+        folders = [folder for _, folder in sorted(opened.items())]
+        stop = stack.enter_context(GracefulStop(observer.message))
         records: list[Record] = []
         for each, folder, learner, config, receivers in zip(
             plans, folders, learners, configs, loggers or [()] * len(plans), strict=True

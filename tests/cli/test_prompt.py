@@ -39,6 +39,9 @@ def script(tmp_path_factory):
         ("plot a b --x cpu", "cpu_seconds"),
         ("sweep sapo --world classic/cart", "classic/cartpole-swingup"),
         ("train --conf", "--config"),
+        ("train sac --film", "--film-seconds"),
+        ("resume --evaluation", ""),
+        ("sweep --film", ""),
     ],
 )
 def test_words_are_completed(script, words, expected):

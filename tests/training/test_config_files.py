@@ -118,6 +118,7 @@ def test_a_moved_run_s_own_files_are_looked_for_beside_it_unless_another_world_i
         ("flow_steps: 3", "flow_steps: does nothing with policy = 'gaussian'"),
         ("drift: true", "drift: is no setting any more"),
         ("grid: {batch_size: [1]}", "'grid' makes it a sweep. Use `penstock sweep --config`"),
+        ("sweep: [actor_learning_rate=1e-3]", "'sweep' is no option of a file. Write --sweep behind"),
         ("settings: 3", "settings = 3: must map names to values"),
         ("settings: {steps: 3}", "'steps' is no setting of the algorithm. Write it beside `settings`"),
         ("batch_size: 1\nsettings: {batch-size: 2}", "'batch_size' is there twice, alone and below settings"),

@@ -77,6 +77,14 @@ def test_what_is_another_program_is_refused_before_anything_is_written(tmp_path,
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_that_holds_another_run_is_refused_before_others_are_made(alone, tmp_path):
+    other = dataclasses.replace(plans()[1], seed=7)
+    runs = [(dataclasses.replace(plans()[0], seed=7), tmp_path / "new"), (other, alone[1])]
+    with pytest.raises(ConfigurationError, match="seed: 0 -> 7"):
+        train_together(runs)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_rate_that_is_a_constant_of_its_program_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("penstock.algorithms.learner.Learner.rates", {})
     with pytest.raises(ConfigurationError, match=r"actor_learning_rate: apg holds it as a constant.*penstock sweep"):
