@@ -2,7 +2,7 @@ r"""Which environments of which packages work: checked, trained in by SAC and Fl
 
     pip install 'gymnasium[box2d,classic-control,mujoco,toy-text]' gymnasium-robotics panda-gym highway-env gym-pusht \
         metaworld ogbench robosuite PyFlyt gymnax six h5py
-    pip install gymnasium-robotics 'mujoco<3.7'                # in an environment of its own: it fails on 3.17
+    pip install gymnasium-robotics robosuite h5py 'mujoco<3.7'   # in an environment of its own: they fail on 3.17
     python benchmarks/compatibility.py list                    # the worlds, by package
     python benchmarks/compatibility.py run [PACKAGE ...]       # tries them, adds to results/compatibility.json
     python benchmarks/compatibility.py report                  # writes docs/compatibility.md from that
@@ -38,6 +38,9 @@ LONGEST = 300.0
 """Seconds for one world, all stages together."""
 
 STAGES = ("check", "sac", "sac-flow", "film")
+
+ADVICE = "max_episode_steps=1000"
+"""What an environment without a time limit is refused for; it is tried again as the sentence says."""
 
 SUCCESS_NAMES = ("is_success", "success")
 
@@ -215,9 +218,9 @@ def command(arguments: list[str]) -> dict:
         text = printed.read()
     outcome = {"code": code, "cpu_seconds": round(time.process_time() - begin, 1)}
     if code != 0:
-        said = re.search(r"^(ERROR  |penstock \S+: ).*", text, re.MULTILINE | re.DOTALL)
+        said = re.search(r"^(ERROR  .*\n.*|penstock \S+: (.*\n?)*)", text, re.MULTILINE)
         outcome["sentence"] = said is not None  # what an environment raised may stand below it
-        outcome["said"] = said[0][:1_000] if said else text[-1_000:]
+        outcome["said"] = said[0].strip()[:1_000] if said else text[-1_000:]
     elif arguments[0] == "check-world":
         outcome["warnings"] = [line[9:] for line in text.splitlines() if line.startswith("warning")]
     return outcome
@@ -309,6 +312,8 @@ def run(packages: list[str], again: list[str]) -> None:
             if key in record["worlds"] and key not in again:
                 continue
             outcome = in_process(name, options)
+            if ADVICE in outcome["stages"].get("sac", {}).get("said", ""):
+                outcome = {**in_process(name, (*options, ADVICE)), "advised": ADVICE}
             record["worlds"][key] = {"package": package, **outcome}
             held = dict.fromkeys([PACKAGES[package], "gymnasium", "mujoco"])
             record["versions"][package] = {distribution: version(distribution) for distribution in held}
