@@ -23,6 +23,7 @@ POLICIES: dict[str, dict[str, object]] = {
     "flow": {},
     "noisy-flow": {},
     "marginal-flow": {"other_paths": 2},
+    "coupling": {"coupling_layers": 2},
     "deterministic": {},
 }
 """Policies, and how their columns are set."""

@@ -81,7 +81,7 @@ class Learner(PathwiseLearner[Config]):
     name: ClassVar[str] = "rfo"
     needs: ClassVar[tuple[Need, ...]] = (Need.VELOCITY,)
     num_critics: ClassVar[int] = 2
-    policy_hint: ClassVar[str] = "Use --policy flow, or shac2, the same algorithm for a Gaussian."
+    policy_hint: ClassVar[str] = "Use --policy flow, or shac2, the same algorithm for any policy."
 
     def initial_memory(self) -> PlayedWindow:
         """See `PathwiseLearner.initial_memory`."""

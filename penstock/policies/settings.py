@@ -17,6 +17,7 @@ from penstock._types import Key
 from penstock.networks import Trunk, make_encoder
 from penstock.observation import ObservationSpec
 from penstock.policies.agent import Actor
+from penstock.policies.coupling_flow import CouplingFlow, MaskScheme, ScaleBound
 from penstock.policies.deterministic import Deterministic
 from penstock.policies.deterministic_action import ZERO_NOISE, DeterministicAction
 from penstock.policies.gaussian import LOG_STD_BOUNDS, SquashedGaussian
@@ -86,7 +87,7 @@ class GaussianSettings(PolicySettings):
 
     policy: str = "gaussian"
     """Policy class: gaussian (tanh-squashed), flow (velocity flow), noisy-flow (with the density of its path),
-    marginal-flow (with that of its action) or deterministic."""
+    marginal-flow (with that of its action), coupling (normalizing flow, NFPO's) or deterministic."""
     state_dependent_std: bool = True
     """Gaussian: standard deviation as a function of the state (SAPO) or one global vector (SHAC)."""
     initial_log_std: float = -1.0
@@ -118,7 +119,7 @@ class FlowSettings(PolicySettings):
     """See `PolicySettings`: zero noise is none of the noises on which a flow is trained."""
     policy: str = "flow"
     """Policy class: gaussian (tanh-squashed), flow (velocity flow), noisy-flow (with the density of its path),
-    marginal-flow (with that of its action) or deterministic."""
+    marginal-flow (with that of its action), coupling (normalizing flow, NFPO's) or deterministic."""
     flow_steps: int = 4
     """Flow: K, integration steps from noise to action. RFO: 4."""
     stepper: StepperName = "euler"
@@ -151,7 +152,7 @@ class NoisyFlowSettings(PolicySettings):
 
     policy: str = "noisy-flow"
     """Policy class: gaussian (tanh-squashed), flow (velocity flow), noisy-flow (with the density of its path),
-    marginal-flow (with that of its action) or deterministic."""
+    marginal-flow (with that of its action), coupling (normalizing flow, NFPO's) or deterministic."""
     drift: ClassVar[bool] = True
     """Drift correction that keeps the marginals of an ideal flow under the added noise; a subclass may do without."""
     learn_noise: ClassVar[bool] = True
@@ -210,7 +211,7 @@ class MarginalFlowSettings(PolicySettings):
 
     policy: str = "marginal-flow"
     """Policy class: gaussian (tanh-squashed), flow (velocity flow), noisy-flow (with the density of its path),
-    marginal-flow (with that of its action) or deterministic."""
+    marginal-flow (with that of its action), coupling (normalizing flow, NFPO's) or deterministic."""
     velocity: VelocityName = "gated"
     """Flow: velocity field: affine, mlp, gated (Flow-G) or decoded (Flow-T, whose width is the first of
     ``actor_hidden``)."""
@@ -233,12 +234,61 @@ class MarginalFlowSettings(PolicySettings):
 
 
 @dataclasses.dataclass(frozen=True)
+class CouplingSettings(PolicySettings):
+    """A normalizing flow with a bounded scale, NFPO's."""
+
+    has_rules: ClassVar[bool] = True
+    """See `PolicySettings`: zero noise is neither mean nor mode in general."""
+    masks: ClassVar[MaskScheme] = "halves"
+    """Which entries a layer keeps: halves (first half, then the rest) or alternating (even, then odd); a subclass may
+    choose."""
+    coupling_hidden: ClassVar[tuple[int, ...]] = (64, 64)
+    """Widths of the hidden layers of each layer's network, which reads what ``actor_hidden`` made of the observation; a
+    subclass may choose."""
+    base_std: ClassVar[float | None] = 1.0
+    """Standard deviation of the base noise at the start, learned within [0.05, 2]; a subclass may start elsewhere, or
+    keep 1 by None."""
+    policy: str = "coupling"
+    """Policy class: gaussian (tanh-squashed), flow (velocity flow), noisy-flow (with the density of its path),
+    marginal-flow (with that of its action), coupling (normalizing flow, NFPO's) or deterministic."""
+    coupling_layers: int = 4
+    """Coupling: K, layers of the flow; in turns they change one half of the action by the other."""
+    bound: float = 1.0
+    """Coupling: l, the largest log-scale of a layer. The paper does not tell its value; this one is ours."""
+    scale_bound: ScaleBound = "tanh"
+    """Coupling: how log-scales are bounded: tanh (l tanh(u), NFPO's), scaled-tanh (l tanh(u / l)), clip, or none, which
+    is known to explode."""
+
+    def __post_init__(self):
+        require(self.coupling_layers >= 1, "coupling_layers", self.coupling_layers, "must be at least 1")
+        require(0.0 < self.bound < math.inf, "bound", self.bound, "must be finite and greater than 0")
+        if self.scale_bound == "none" and self.bound != type(self).bound:
+            raise ConfigurationError(f"bound = {self.bound}: does nothing with scale_bound = none. Leave it out.")
+
+    def build(self, key: Key, feature_size: int, flat_size: int, trunk: Trunk) -> CouplingFlow:
+        """See `PolicySettings.build`."""
+        refuse_batch_renorm(self.policy, trunk)
+        return CouplingFlow(
+            key,
+            feature_size,
+            flat_size,
+            trunk,
+            layers=self.coupling_layers,
+            bound=self.bound,
+            scale_bound=self.scale_bound,
+            masks=self.masks,
+            hidden=self.coupling_hidden,
+            base_std=self.base_std,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
 class DeterministicSettings(PolicySettings):
     """One action per state, TD3's."""
 
     policy: str = "deterministic"
     """Policy class: gaussian (tanh-squashed), flow (velocity flow), noisy-flow (with the density of its path),
-    marginal-flow (with that of its action) or deterministic."""
+    marginal-flow (with that of its action), coupling (normalizing flow, NFPO's) or deterministic."""
 
     def build(self, key: Key, feature_size: int, flat_size: int, trunk: Trunk) -> Deterministic:
         """See `PolicySettings.build`."""
@@ -300,6 +350,7 @@ register_policy(GaussianSettings())
 register_policy(FlowSettings())
 register_policy(NoisyFlowSettings())
 register_policy(MarginalFlowSettings())
+register_policy(CouplingSettings())
 register_policy(DeterministicSettings())
 
 

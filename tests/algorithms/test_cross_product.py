@@ -20,11 +20,12 @@ def test_the_page_shows_what_is_built(found):
 
 def test_a_refusal_names_algorithm_policy_and_reason(found):
     refused = {pair: outcome for pair, outcome in found.items() if isinstance(outcome, str)}
-    classes = {"gaussian": "SquashedGaussian", "flow": "VelocityFlow", "noisy-flow": "NoisyFlow"}
+    flows = {"flow": "VelocityFlow", "noisy-flow": "NoisyFlow", "coupling": "CouplingFlow"}
+    classes = {"gaussian": "SquashedGaussian", "deterministic": "Deterministic", **flows}
     assert refused
     for (algorithm, policy), sentence in refused.items():
         assert sentence.startswith(f"{algorithm} needs ")
-        assert f"which {classes.get(policy, 'Deterministic')} does not offer" in sentence
+        assert f"which {classes[policy]} does not offer" in sentence
 
 
 @pytest.mark.slow

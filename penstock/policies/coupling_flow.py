@@ -1,0 +1,214 @@
+"""Coupling flow: an invertible network carries noise to the action, so that the action's density is exact (NFPO).
+
+RealNVP (Dinh et al. 2017, arXiv 1605.08803), conditioned on the state. The factor ``exp(s)`` of a coupling makes its
+density explode where nothing limits s: a sample with a positive advantage is made ever more likely by shrinking the
+volume around it. NFPO (arXiv 2603.11470) bounds s, and with it the log-determinant.
+"""
+
+from typing import Literal, get_args
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from penstock._errors import require
+from penstock._types import Key, Scalar
+from penstock.networks import MLP, Trunk
+from penstock.networks.mlp import HiddenLayer, Linear
+from penstock.policies.policy import Draw, Policy
+from penstock.policies.squash import squashed_log_prob
+
+ScaleBound = Literal["tanh", "scaled-tanh", "clip", "none"]
+MaskScheme = Literal["halves", "alternating"]
+
+BASE_STD_BOUNDS = (0.05, 2.0)
+"""A learned standard deviation of the base noise is clamped to this range: it would be a way round the bound of s."""
+
+
+def bounded_scale(u: Float[Array, "flat"], scale_bound: str, bound: float) -> Float[Array, "flat"]:
+    """The log-scale s of a coupling from what its network says.
+
+    Args:
+        u: output of the network.
+        scale_bound: ``tanh``: ``l tanh(u)`` (NFPO, read literally). ``scaled-tanh``: ``l tanh(u / l)``, of slope 1 at
+            0. ``clip``: u, clipped to [-l, l], without a gradient outside. ``none``: u.
+        bound: l.
+    """
+    match scale_bound:
+        case "tanh":
+            return bound * jnp.tanh(u)
+        case "scaled-tanh":
+            return bound * jnp.tanh(u / bound)
+        case "clip":
+            return jnp.clip(u, -bound, bound)
+        case _:
+            return u
+
+
+def kept_entries(layer: int, flat_size: int, masks: str) -> Bool[np.ndarray, "flat"]:
+    """Which entries a layer leaves as they are, and reads: complementary halves in turns.
+
+    A single entry has no other to be read beside it: every layer then changes it, by the state alone.
+
+    Args:
+        layer: number of the layer, from 0.
+        flat_size: entries of the latent.
+        masks: ``halves``: the first half and the rest; ``alternating``: even and odd entries.
+    """
+    if flat_size == 1:
+        return np.zeros(1, bool)
+    entries = np.arange(flat_size)
+    first = entries < (flat_size + 1) // 2 if masks == "halves" else entries % 2 == 0
+    return first if layer % 2 == 0 else ~first
+
+
+class CouplingFlow(Policy):
+    """``x_0 = sigma eps``, ``eps ~ N(0, I)``, then K couplings, ``a = tanh(x_K)``.
+
+    With ``b_k`` the entries that layer k keeps, and ``c(s)`` the context that is computed once for a state:
+
+        s_k, m_k = network_k(b_k x_{k-1}, c(s)),   s_k bounded by l
+        x_k      = b_k x_{k-1} + (1 - b_k) (x_{k-1} exp(s_k) + m_k)
+        log pi(a | s) = log N(eps; 0, I) - sum log sigma - sum_k sum_i (1 - b_k)_i s_{k,i} - log det(da / dx_K)
+
+    Each layer scales an entry by a factor in ``[exp(-l), exp(l)]``, so ``|sum s| <= l K ceil(d / 2)``. What the bound
+    does not limit: shifts may still squeeze one direction while they stretch another. The networks' last layers start
+    at zero, so the policy starts as the Gaussian ``N(0, sigma^2)`` in every state. In one dimension there is nothing to
+    couple: x is affine in the noise, with a scale and a shift that depend on the state, a Gaussian.
+
+    Attributes:
+        context: hidden layers on the features.
+        couplings: the networks of the K layers.
+        log_std: log sigma, one per entry, learned; None for sigma = 1.
+        flat_size: entries of the latent.
+        bound: l.
+        scale_bound: how s is bounded, see `bounded_scale`.
+        masks: which entries are kept, see `kept_entries`.
+    """
+
+    context: tuple[HiddenLayer, ...]
+    couplings: tuple[MLP, ...]
+    log_std: Float[Array, "flat"] | None
+    flat_size: int = eqx.field(static=True)
+    bound: float = eqx.field(static=True)
+    scale_bound: str = eqx.field(static=True)
+    masks: str = eqx.field(static=True)
+
+    def __init__(
+        self,
+        key: Key,
+        feature_size: int,
+        flat_size: int,
+        trunk: Trunk,
+        *,
+        layers: int = 4,
+        bound: float = 1.0,
+        scale_bound: str = "tanh",
+        masks: str = "halves",
+        hidden: tuple[int, ...] = (64, 64),
+        base_std: float | None = 1.0,
+    ):
+        """Draws the weights.
+
+        Args:
+            key: random key.
+            feature_size: number of features.
+            flat_size: entries of the latent.
+            trunk: hidden layers of the context; the couplings' are of the same kind.
+            layers: K.
+            bound: l.
+            scale_bound: see `bounded_scale`.
+            masks: see `kept_entries`.
+            hidden: widths of the couplings' hidden layers.
+            base_std: sigma at the start; None for sigma = 1, not learned.
+        """
+        require(layers >= 1, "coupling_layers", layers, "must be at least 1")
+        for field, value, kinds in (("scale_bound", scale_bound, ScaleBound), ("masks", masks, MaskScheme)):
+            require(value in get_args(kinds), field, value, f"must be one of {', '.join(get_args(kinds))}")
+        low, high = BASE_STD_BOUNDS
+        fits = base_std is None or low <= base_std <= high
+        require(fits, "base_std", base_std, f"must lie in [{low:g}, {high:g}], or be None")
+        keys = jax.random.split(key, len(trunk.hidden) + layers)
+        widths = (feature_size, *trunk.hidden)
+        self.context = tuple(HiddenLayer(keys[i], widths[i], widths[i + 1], trunk) for i in range(len(trunk.hidden)))
+        inside = Trunk(hidden, trunk.activation, trunk.layer_norm, trunk.gain, trunk.initializer)
+        inputs = flat_size + widths[-1]
+        networks = [MLP(key, inputs, 2 * flat_size, inside) for key in keys[len(trunk.hidden) :]]
+        zeros = Linear(jnp.zeros((2 * flat_size, (inputs, *hidden)[-1])))
+        self.couplings = tuple(eqx.tree_at(lambda network: network.output, network, zeros) for network in networks)
+        self.log_std = None if base_std is None else jnp.full((flat_size,), np.log(base_std), jnp.float32)
+        self.flat_size, self.bound, self.scale_bound, self.masks = flat_size, float(bound), scale_bound, masks
+
+    # ------------------------------------------------------------------ the flow and its inverse
+
+    def condition(self, features: Float[Array, "features"]) -> Float[Array, "context"]:
+        """c(s), the same for all layers."""
+        for layer in self.context:
+            features = layer(features)
+        return features
+
+    def push(
+        self, condition: Float[Array, "context"], noise: Float[Array, "flat"]
+    ) -> tuple[Float[Array, "flat"], Scalar]:
+        """From standard normal noise to the latent: x_K, and ``log det(dx_K / d noise)``."""
+        log_std = self._base_log_std()
+        x, log_det = noise * jnp.exp(log_std), log_std.sum()
+        for layer in range(len(self.couplings)):
+            kept, scale, shift = self._layer(layer, condition, x)
+            x = jnp.where(kept, x, x * jnp.exp(scale) + shift)
+            log_det += scale.sum()
+        return x, log_det
+
+    def pull(
+        self, condition: Float[Array, "context"], latent: Float[Array, "flat"]
+    ) -> tuple[Float[Array, "flat"], Scalar]:
+        """The inverse of `push`: the noise that leads to a latent, and the same log-determinant."""
+        log_std = self._base_log_std()
+        x, log_det = latent, log_std.sum()
+        for layer in reversed(range(len(self.couplings))):
+            kept, scale, shift = self._layer(layer, condition, x)  # reads only what the layer kept
+            x = jnp.where(kept, x, (x - shift) * jnp.exp(-scale))
+            log_det += scale.sum()
+        return x * jnp.exp(-log_std), log_det
+
+    def _layer(self, layer, condition, x):
+        """What a layer keeps, and s and m; both 0 where it keeps."""
+        kept = kept_entries(layer, self.flat_size, self.masks)
+        output = self.couplings[layer](jnp.concatenate([jnp.where(kept, x, 0.0), condition]))
+        u, shift = jnp.split(output, 2)
+        return kept, jnp.where(kept, 0.0, bounded_scale(u, self.scale_bound, self.bound)), shift
+
+    def _base_log_std(self):
+        if self.log_std is None:
+            return jnp.zeros((self.flat_size,))
+        return jnp.clip(self.log_std, *(float(np.log(bound)) for bound in BASE_STD_BOUNDS))
+
+    # ------------------------------------------------------------------ the contract
+
+    @property
+    def network_evaluations(self) -> int:
+        """One per coupling."""
+        return len(self.couplings)
+
+    def draw(self, features: Float[Array, "features"], noise: Float[Array, "flat"]) -> Draw:
+        """See `Policy.draw`. The record is the latent."""
+        latent, _ = self.push(self.condition(features), noise)
+        return Draw(jnp.tanh(latent), latent, latent)
+
+    def log_prob(self, features: Float[Array, "features"], record: Float[Array, "flat"]) -> Scalar:
+        """Exact log-density of the action ``tanh(record)``."""
+        noise, log_det = self.pull(self.condition(features), record)
+        return squashed_log_prob(_standard_normal(noise) - log_det, record)
+
+    def draw_with_log_prob(
+        self, features: Float[Array, "features"], noise: Float[Array, "flat"]
+    ) -> tuple[Draw, Scalar]:
+        """See `Policy.draw_with_log_prob`; from the noise itself, without the inverse."""
+        latent, log_det = self.push(self.condition(features), noise)
+        return Draw(jnp.tanh(latent), latent, latent), squashed_log_prob(_standard_normal(noise) - log_det, latent)
+
+
+def _standard_normal(noise: Float[Array, "flat"]) -> Scalar:
+    return jnp.sum(-0.5 * jnp.square(noise) - 0.5 * jnp.log(2.0 * jnp.pi))
