@@ -10,7 +10,7 @@ from penstock._errors import ConfigurationError, PenstockError
 from penstock.cli._run import closing_lines, loggers_from_options
 from penstock.reports.curves import plot_single
 from penstock.reports.live import Progress
-from penstock.storage.run_folder import CONFIG_NAME
+from penstock.storage.run_folder import holds_a_run
 from penstock.sweeps.points import Sweep, parse_grid
 from penstock.training.loop import train_together
 from penstock.training.plan import RunPlan, default_run_dir
@@ -44,7 +44,7 @@ def train_rows(plan: RunPlan, options: Any, typed: Collection[str]) -> int:
         if name in present and present[name] is None:
             raise ConfigurationError(f"sweep: {name} is None here, so that nothing is learned by it. Leave one out.")
     base = options.run_dir or Path(f"{default_run_dir(plan)}-sweep")
-    if (base / CONFIG_NAME).exists():
+    if holds_a_run(base):
         raise ConfigurationError(
             f"{base} is the folder of a run. Name another --run-dir: every rate gets a folder in it."
         )

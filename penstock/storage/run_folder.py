@@ -74,7 +74,7 @@ class RunFolder:
     @property
     def has_config(self) -> bool:
         """Whether a run was started here."""
-        return self.config_path.is_file()
+        return holds_a_run(self.path)
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Writes ``config.json`` in one step: a kill leaves the old file or the new one.
@@ -91,6 +91,14 @@ class RunFolder:
     def read_config(self) -> dict[str, Any]:
         """Reads ``config.json``. See `read_config`."""
         return read_config(self.path)
+
+
+def holds_a_run(path: Path) -> bool:
+    """Whether a run was started in a folder; False also where the path can be none, as one that is too long."""
+    try:
+        return (path / CONFIG_NAME).is_file()
+    except OSError:
+        return False
 
 
 def read_config(run_dir: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from penstock._errors import ConfigurationError
 from penstock.reports.arms import settings_that_count
-from penstock.storage.run_folder import CONFIG_NAME, METRICS_NAME, compare_configs
+from penstock.storage.run_folder import CONFIG_NAME, METRICS_NAME, compare_configs, holds_a_run
 from penstock.storage.store import list_checkpoints
 from penstock.training.config_files import told_of
 from penstock.training.continuation import accepted_changes, recorded_config
@@ -99,7 +99,7 @@ def checked(runs: Sequence[SweepRun], allow_config_change: bool = False) -> list
                 worlds[key] = run.plan.make_world()
             run.plan.make_learner(worlds[key])
             config = recorded_config(run.plan, worlds[key])
-            if (run.folder / CONFIG_NAME).is_file():
+            if holds_a_run(run.folder):
                 accepted_changes(run.folder, config, allow_config_change)
             else:
                 begun = next((folder for folder in others if _holds(folder, config)), None)

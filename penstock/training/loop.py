@@ -20,7 +20,7 @@ from penstock._errors import ConfigurationError
 from penstock.algorithms.learner import Batches
 from penstock.storage.lock import RunLock
 from penstock.storage.loggers import Logger
-from penstock.storage.run_folder import CONFIG_NAME, RunFolder
+from penstock.storage.run_folder import RunFolder, holds_a_run
 from penstock.training.continuation import accepted_changes, recorded_config
 from penstock.training.drivers.functional import seed_keys
 from penstock.training.drivers.state import RunState
@@ -150,7 +150,7 @@ def train_together(
     with contextlib.ExitStack() as stack:
         opened: dict[int, RunFolder] = {}
         # Those that are there first: if one is refused, no folder of another was made.
-        for index in sorted(range(len(paths)), key=lambda index: not (paths[index] / CONFIG_NAME).exists()):
+        for index in sorted(range(len(paths)), key=lambda index: not holds_a_run(paths[index])):
             opened[index] = folder = RunFolder(paths[index])
             stack.enter_context(RunLock(folder.lock_path))
             if folder.has_config:

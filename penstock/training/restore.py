@@ -15,7 +15,7 @@ from penstock._own_code import resolved_spec
 from penstock.algorithms.learner import Learner
 from penstock.data import Replay
 from penstock.policies import Agent
-from penstock.storage.run_folder import CONFIG_NAME, read_config
+from penstock.storage.run_folder import CONFIG_NAME, holds_a_run, read_config
 from penstock.storage.store import (
     Manifest,
     best_checkpoint,
@@ -60,7 +60,7 @@ def read_plan(run_dir: Path | str, world: str = "", use_copies: bool = False) ->
         PenstockError: the folder holds no run, or a file of it is gone.
     """
     run_dir = Path(run_dir)
-    if not (run_dir / CONFIG_NAME).is_file():
+    if not holds_a_run(run_dir):
         raise PenstockError(f"{run_dir} holds no run: it has no {CONFIG_NAME}. Name the folder that a run wrote.")
     config = completed(read_config(run_dir))
     if world:
