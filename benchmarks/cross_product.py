@@ -30,6 +30,7 @@ POLICIES: dict[str, dict[str, object]] = {
 
 SMALL = {
     "pathwise": {"window": 4, "actor_hidden": (8,), "critic_hidden": (8,), "critic_passes": 1, "critic_minibatches": 1},
+    "on-policy": {"window": 4, "epochs": 2, "minibatches": 2, "actor_hidden": (8,), "critic_hidden": (8,)},
     "off-policy": {
         "batch_size": 8,
         "warmup_steps": 8,

@@ -6,7 +6,7 @@ import inspect
 
 from penstock._errors import ConfigurationError, suggest
 from penstock._own_code import load_own, resolved_spec
-from penstock.algorithms import apg, crossq, flowrl, rfo, sac, sac_flow, sapo, shac, shac2, td3
+from penstock.algorithms import apg, crossq, flowrl, nfpo, ppo, rfo, sac, sac_flow, sapo, shac, shac2, td3
 from penstock.algorithms.learner import AlgorithmSettings, Learner
 
 
@@ -19,8 +19,8 @@ class AlgorithmEntry:
         summary: one line for ``penstock algorithms``.
         config: its configuration class.
         learner: its learner class.
-        family: pathwise (differentiates through the world) or off-policy (learns from a replay memory); others may
-            come.
+        family: pathwise (differentiates through the world), off-policy (learns from a replay memory) or on-policy (from
+            what the present policy did); others may come.
     """
 
     name: str
@@ -58,6 +58,8 @@ ALGORITHMS = {
         AlgorithmEntry("crossq", "SAC with BatchRenorm, no targets", crossq.Config, crossq.Learner, "off-policy"),
         AlgorithmEntry("flowrl", "flow near the best stored behaviour", flowrl.Config, flowrl.Learner, "off-policy"),
         AlgorithmEntry("sac-flow", "SAC with a noisy flow", sac_flow.Config, sac_flow.Learner, "off-policy"),
+        AlgorithmEntry("ppo", "clipped ratios, any policy with a density", ppo.Config, ppo.Learner, "on-policy"),
+        AlgorithmEntry("nfpo", "PPO with a bounded normalizing flow", nfpo.Config, nfpo.Learner, "on-policy"),
     )
 }
 

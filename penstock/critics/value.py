@@ -48,7 +48,11 @@ class Critic(eqx.Module):
             normalizer: frozen observation statistics.
             phase: steps since the current stretch of C began, in [0, C); one for all or ``(N,)``.
         """
-        features = jax.vmap(self.encoder)(normalizer(observation).for_critics())
+        return self.normalized_values(normalizer(observation), phase)
+
+    def normalized_values(self, observation: Observation, phase: Int[Array, "*N"] | int = 0) -> Float[Array, "E N"]:
+        """The same for observations that are normalised already."""
+        features = jax.vmap(self.encoder)(observation.for_critics())
         if self.phases > 1:
             one_hot = jax.nn.one_hot(phase, self.phases, dtype=features.dtype)
             one_hot = jnp.broadcast_to(one_hot, (features.shape[0], self.phases))

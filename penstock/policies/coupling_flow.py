@@ -209,6 +209,22 @@ class CouplingFlow(Policy):
         latent, log_det = self.push(self.condition(features), noise)
         return Draw(jnp.tanh(latent), latent, latent), squashed_log_prob(_standard_normal(noise) - log_det, latent)
 
+    def diagnose(self, features: Float[Array, "features"], noise: Float[Array, "flat"]) -> dict[str, Scalar]:
+        """Absolute log-determinant, largest log-scale of a layer, and how far the inverse leads from the noise."""
+        condition = self.condition(features)
+        latent, log_det = self.push(condition, noise)
+        back, _ = self.pull(condition, latent)
+        x, scales = noise * jnp.exp(self._base_log_std()), []
+        for layer in range(len(self.couplings)):
+            kept, scale, shift = self._layer(layer, condition, x)
+            x = jnp.where(kept, x, x * jnp.exp(scale) + shift)
+            scales.append(jnp.abs(scale).max())
+        return {
+            "log_det": jnp.abs(log_det),
+            "scale": jnp.stack(scales).max(),
+            "round_trip": jnp.abs(back - noise).max(),
+        }
+
 
 def _standard_normal(noise: Float[Array, "flat"]) -> Scalar:
     return jnp.sum(-0.5 * jnp.square(noise) - 0.5 * jnp.log(2.0 * jnp.pi))

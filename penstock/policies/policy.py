@@ -123,6 +123,11 @@ class Policy(eqx.Module):
         """Shape of the noise of one draw."""
         return (self.flat_size,)
 
+    def diagnose(self, features: Float[Array, "features"], noise: Float[Array, "*noise"]) -> dict[str, Scalar]:
+        """Numbers that tell early whether the policy is about to break, at one state; logged with their largest."""
+        del features, noise
+        return {}
+
     @property
     def network_evaluations(self) -> int:
         """Calls of the network per draw: 1 for a Gaussian, K for a K-step Euler flow."""

@@ -156,7 +156,7 @@ def _schedule_depends_on_steps(config: Mapping[str, Any]) -> bool:
     """Whether two plans of different length would learn differently from the first step on.
 
     Learning rates of the pathwise algorithms decay over the planned steps, unless the final rate is the initial one.
-    The off-policy ones have no schedule. What somebody's own algorithm does is not known, so that its steps count.
+    The others have no schedule. What somebody's own algorithm does is not known, so that its steps count.
     """
     entry = ALGORITHMS.get(config["algorithm"]) if isinstance(config.get("algorithm"), str) else None
     if entry is None:
@@ -165,7 +165,7 @@ def _schedule_depends_on_steps(config: Mapping[str, Any]) -> bool:
     settings = settings if isinstance(settings, Mapping) else {}
     final = settings.get("final_learning_rate")
     rates = [settings.get("actor_learning_rate"), settings.get("critic_learning_rate")]
-    if entry.family == "off-policy":
+    if entry.family != "pathwise":
         return False
     return final is None or any(rate is not None and rate != final for rate in rates)
 

@@ -29,6 +29,14 @@ _CLASSIC_OFF_POLICY = {
     "critic_hidden": (64, 64),
     "batch_size": 128,
 }
+# Our own: 2,048 steps per iteration, as Stable-Baselines3 has them of one environment.
+_CLASSIC_ON_POLICY = {
+    "window": 32,
+    "epochs": 8,
+    "minibatches": 8,
+    "actor_learning_rate": 1e-3,
+    "critic_learning_rate": 1e-3,
+}
 _CLASSIC_FLOWRL = {"critic_hidden": (64, 64, 64, 64)}  # two of its layers have no activation
 
 # What users of these suites do: one environment, a gradient step per control step, 1M steps, evaluation every 10,000.
@@ -37,6 +45,7 @@ _CLASSIC_FLOWRL = {"critic_hidden": (64, 64, 64, 64)}  # two of its layers have 
 #   td3       Fujimoto et al. 2018 (arXiv 1802.09477)
 #   crossq    Bhatt et al., ICLR 2024, critics 1024 wide as in SBX; Adam's first decay 0.5, actor every third step
 #   flowrl    arXiv 2506.12811 and, where it is silent, bytedance/FlowRL at e26279b (docs/flowrl.md)
+#   ppo       Stable-Baselines3's PPO, with observations normalised as its zoo does for MuJoCo; nfpo: the same
 #   sac-flow  arXiv 2509.25756 and, for its CrossQ base, Elessar123/SAC-FLOW at 3df8b9d (docs/sac_flow.md)
 # The last three were published with wide critics, which cost hours on a CPU: see "light".
 _HOSTED_RUN = {"num_envs": 1, "steps": 1_000_000, "evaluate_every": 10_000, "evaluation_episodes": 10, "log_every": 10}
@@ -72,6 +81,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "flow_steps": 2,
         },
         "off-policy": {"replay_capacity": 50_000},  # 180 MB
+        "on-policy": {"window": 128, "minibatches": 8},
     },
     # Source: SAPO's published settings for SoftJumper (arXiv 2412.12089).
     "soft/jumper": {
@@ -80,10 +90,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         "shac": {"target_mixing": 0.995},
         "rfo": _RFO_MANY_ACTIONS,
         "off-policy": {"replay_capacity": 20_000},  # 280 MB
+        "on-policy": {"window": 64, "minibatches": 8},
     },
     "classic/": {
         "run": _CLASSIC_RUN,
         "pathwise": _CLASSIC,
+        "on-policy": _CLASSIC_ON_POLICY,
         "off-policy": _CLASSIC_OFF_POLICY,
         "flowrl": _CLASSIC_FLOWRL,
     },
@@ -91,6 +103,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "classic/deceptive-basins": {
         "run": _CLASSIC_RUN,
         "pathwise": {**_CLASSIC, "window": 8},
+        "on-policy": _CLASSIC_ON_POLICY,
         "off-policy": _CLASSIC_OFF_POLICY,
         "flowrl": _CLASSIC_FLOWRL,
     },

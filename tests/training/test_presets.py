@@ -28,7 +28,7 @@ def test_presets_name_real_fields_and_worlds():
     for world, entry in PRESETS.items():
         known = world in worlds or world in families
         assert known or (world.endswith("/") and any(name.startswith(world) for name in worlds)), world
-        assert set(entry) <= {"run", "pathwise", "off-policy", *ALGORITHMS}, world
+        assert set(entry) <= {"run", "pathwise", "off-policy", "on-policy", *ALGORITHMS}, world
         for algorithm in ALGORITHMS:
             make_plan(algorithm, world if world in worlds else f"{world}pendulum")
 

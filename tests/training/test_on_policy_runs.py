@@ -1,0 +1,44 @@
+"""Runs of PPO and NFPO: continued bit for bit on functional worlds, and as promised on hosted ones."""
+
+import json
+import math
+
+import pytest
+
+from penstock.training.loop import train
+from penstock.training.plan import make_plan
+from tests.faults.tiny_runs import SharedProgram, assert_same_run
+from tests.training.hosted_runs import ENVIRONMENTS
+
+TINY = {"window": 4, "epochs": 2, "minibatches": 2, "actor_hidden": (8,), "critic_hidden": (8,), "kl_target": 0.01}
+
+
+@pytest.fixture(autouse=True)
+def shared_programs(monkeypatch):
+    monkeypatch.setattr("penstock.training.running.FunctionalDriver", SharedProgram)
+
+
+def plan_of(algorithm, world, **fields):
+    fields = {"num_envs": 4, "steps": 192, "log_every": 1, "evaluate_every": 32, "evaluation_episodes": 2, **fields}
+    return make_plan(algorithm, world, **{"settings": TINY, **fields})
+
+
+def test_a_stopped_run_goes_on_bit_for_bit(tmp_path):
+    """Also what the adapted learning rate has come to, and the statistics of observations."""
+    plan = plan_of("nfpo", "classic/multi-goal", settings={**TINY, "coupling_layers": 2})
+    train(plan, tmp_path / "whole")
+    assert train(plan, tmp_path / "stopped", on_metrics=lambda rows: rows[0]["update"] == 5).exit_code == 75
+    assert train(plan, tmp_path / "stopped").finished
+    assert_same_run(tmp_path / "whole", tmp_path / "stopped")
+    last = json.loads((tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["actor/learning_rate"] != pytest.approx(3e-4), "the rate was adapted"
+
+
+def test_a_run_on_a_hosted_world_goes_on(tmp_path):
+    plan = plan_of("ppo", f"{ENVIRONMENTS}:Counting", num_envs=2, steps=64, evaluate_every=16)
+    stopped = train(plan, tmp_path, on_metrics=lambda rows: rows[0]["env_steps"] >= 32)
+    assert stopped.exit_code == 75
+    result = train(plan, tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert result.finished and [row["env_steps"] for row in rows if row["env_steps"]] == list(range(8, 72, 8))
+    assert all(math.isfinite(row["critic/loss"]) for row in rows if row["env_steps"])
