@@ -99,8 +99,8 @@ def _film_hosted(
     """Films one episode of a hosted world: drawn by our renderer, or as the environment renders itself."""
     if world.declared.pictures == "none":
         raise PenstockError(
-            f"'{world.name}' has no pictures: it is no environment of MuJoCo, and its metadata['render_modes'] lacks "
-            "'rgb_array'. Give it a render() that returns arrays of (height, width, 3) bytes, and say so there."
+            f"'{world.name}' has no pictures: it has no MuJoCo model where Gymnasium's environments have it, and its "
+            "metadata['render_modes'] lacks 'rgb_array'. Give it a render() that returns arrays of (height, width, 3) bytes, and say so there."
         )
     world = world.filmed()
     evaluator = HostedEvaluator(learner, world)
