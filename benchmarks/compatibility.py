@@ -29,6 +29,8 @@ from pathlib import Path
 
 import numpy as np
 
+from penstock.reports.tables import markdown_table
+
 HERE = Path(__file__).resolve().parent
 OUTPUT = HERE / "results" / "compatibility.json"
 PAGE = HERE.parent / "docs" / "compatibility.md"
@@ -80,15 +82,15 @@ def worlds_of(package: str) -> list[tuple[str, tuple[str, ...]]]:
 
         return [(f"dmc/{domain}-{task}", ()) for domain, task in suite.ALL_TASKS]
     if package == "robosuite":
-        import robosuite
+        import robosuite  # pyright: ignore[reportMissingImports]
 
         return [(f"{OWN}:make_robosuite", (f"task={task}",)) for task in robosuite.ALL_ENVIRONMENTS]
     if package == "gymnax":
-        import gymnax
+        import gymnax  # pyright: ignore[reportMissingImports]
 
         return [(f"{OWN}:make_gymnax", (f"name={name}",)) for name in gymnax.registered_envs]
     if package == "metaworld":
-        import metaworld
+        import metaworld  # pyright: ignore[reportMissingImports]
 
         return [("gym/metaworld:Meta-World/MT1", (f"env_name={task}",)) for task in metaworld.ALL_V3_ENVIRONMENTS]
     if package == "gym_pusht":
@@ -356,9 +358,99 @@ def verdict(outcome: dict, stage: str) -> str:
         return "FAULT" if outcome.get("ended") else "-"
     found = stages[stage]
     if found["code"] == 0:
-        blank = stage == "film" and (found["frames"] < 2 or found["colours"] < 2)
+        blank = stage == "film" and (found["frames"] < 1 or found["colours"] < 2)
         return "FAULT" if blank else "works"
     return "FAULT" if not found["sentence"] or found["code"] not in (1, 2) else "refused"
+
+
+# ------------------------------------------------------------------------------------------------- the page
+
+
+def refusals(outcome: dict) -> dict[str, str]:
+    """Sentences with which stages were refused, without the world's name and what the environment raised."""
+    found = {}
+    for stage in STAGES:
+        if stage in outcome["stages"] and verdict(outcome, stage) == "refused":
+            sentence = outcome["stages"][stage]["said"].partition("\nTraceback")[0].strip()
+            sentence = re.sub(r"^(penstock \S+: |ERROR +)", "", " ".join(sentence.split()))
+            found[stage] = re.sub(r"'[^']*(gym/|dmc/|compatibility_worlds)[^']*'", "the world", sentence)
+    return found
+
+
+def page(record: dict) -> str:
+    """The page: a table of packages, then every refusal with its reason."""
+    worlds, rows, reasons = record["worlds"], [], {}
+    for package, distribution in PACKAGES.items():
+        mine = {key: outcome for key, outcome in worlds.items() if outcome["package"] == package}
+        if not mine:
+            continue
+        row = {"package": f"{distribution} {record['versions'][package][distribution]}", "worlds": len(mine)}
+        for stage in (*STAGES, "success"):
+            verdicts = [verdict(outcome, stage) for outcome in mine.values()]
+            asked = [each for each in verdicts if each != "-"]
+            row[stage] = f"{asked.count('works')} of {len(asked)}" if asked else "-"
+        row["refused"] = sum("refused" in map_verdicts(outcome) for outcome in mine.values())
+        row["faults"] = sum("FAULT" in map_verdicts(outcome) for outcome in mine.values())
+        rows.append(row)
+        for key, outcome in mine.items():
+            for stage, sentence in refusals(outcome).items():
+                reasons.setdefault((distribution, sentence), {}).setdefault(key, []).append(stage)
+    faults = [key for key, outcome in worlds.items() if "FAULT" in map_verdicts(outcome)]
+    good = f"{len(worlds) - len(faults)} of {len(worlds)} worlds work, or are refused in a sentence"
+    told = [
+        {
+            "package": package,
+            "worlds": len(keys),
+            "stages": ", ".join(sorted({stage for stages in keys.values() for stage in stages})),
+            "told": text,
+        }
+        for (package, text), keys in reasons.items()
+    ]
+    versions = sorted({record["versions"][package]["mujoco"] for package in record["versions"]})
+    return TEXT.format(
+        good=good,
+        percent=f"{100.0 * (len(worlds) - len(faults)) / len(worlds):.1f}",
+        table=markdown_table(rows),
+        reasons=markdown_table(told),
+        faults="".join(f"* `{key}`: {describe(worlds[key])}\n" for key in faults) or "None.\n",
+        mujoco=" and ".join(versions),
+    )
+
+
+def map_verdicts(outcome: dict) -> list[str]:
+    return [verdict(outcome, stage) for stage in (*STAGES, "success")]
+
+
+def describe(outcome: dict) -> str:
+    """What went wrong, in short."""
+    if outcome.get("ended"):
+        return " ".join(outcome["ended"].split())[:200]
+    stage = next(stage for stage in (*STAGES, "success") if verdict(outcome, stage) == "FAULT")
+    said = outcome["stages"].get(stage, {}).get("said", "no success rate, or an empty film")
+    return f"{stage}: {' '.join(said.split())[-200:]}"
+
+
+TEXT = """# Environments of other packages
+
+Made by `python benchmarks/compatibility.py`, whose first lines say how. Each world was tried in a process of its own by
+the commands that a user types: `check-world`, 300 steps of SAC and of SAC Flow with the gated velocity, and a film of
+what SAC learned. A command works, or refuses in a sentence; a traceback of Penstock's, a crash, no end within five
+minutes, an empty film, or a success rate that is missing although the environment tells it, is a fault. **{good}:
+{percent} %.**
+
+The numbers are: worked, of those that were tried. Later stages are tried where the earlier ones allow it. Success is
+asked for only where `info` holds it in the first steps. MuJoCo {mujoco}; gymnasium-robotics and robosuite ran with the
+older one, as they fail on the newer. A world without a time limit was refused, and tried again as the sentence says.
+
+{table}
+
+## What is refused, and why
+
+{reasons}
+
+## Faults
+
+{faults}"""
 
 
 def main() -> None:
@@ -381,6 +473,8 @@ def main() -> None:
                 print(f"{package:<20} {key_of(name, options)}")
     elif arguments.command == "run":
         run(arguments.packages, arguments.again)
+    else:
+        PAGE.write_text(page(json.loads(OUTPUT.read_text())))
 
 
 if __name__ == "__main__":

@@ -85,6 +85,20 @@ def _scenes(world: World, agent: Agent, key: Key, deterministic: bool, most: int
     return scenes
 
 
+class Blank:
+    """Looks at pictures that pass: whether all of them together are one colour."""
+
+    def __init__(self):
+        self.blank = True
+        self._colour: np.ndarray | None = None
+
+    def passed(self, frame: np.ndarray) -> np.ndarray:
+        """The frame."""
+        self._colour = frame[0, 0] if self._colour is None else self._colour
+        self.blank = self.blank and bool((frame == self._colour).all())
+        return frame
+
+
 def _film_hosted(
     learner: Learner,
     world: HostedWorld,
@@ -100,7 +114,8 @@ def _film_hosted(
     if world.declared.pictures == "none":
         raise PenstockError(
             f"'{world.name}' has no pictures: it has no MuJoCo model where Gymnasium's environments have it, and its "
-            "metadata['render_modes'] lacks 'rgb_array'. Give it a render() that returns arrays of (height, width, 3) bytes, and say so there."
+            "metadata['render_modes'] lacks 'rgb_array'. Give it a render() that returns arrays of (height, width, 3) "
+            "bytes, and say so there."
         )
     world = world.filmed()
     evaluator = HostedEvaluator(learner, world)
@@ -112,8 +127,15 @@ def _film_hosted(
             drawn = [scene for caption in captions if (scene := evaluator.world.scene(caption)) is not None]
             return write_episode(drawn, path, world.control_timestep, size=size, progress=progress)
         stride, shown = thinned(1.0 / world.declared.picture_rate)
-        frames = (evaluator.world.frame() for t, _ in steps if t % stride == 0)
+        seen = Blank()
+        frames = (seen.passed(evaluator.world.frame()) for t, _ in steps if t % stride == 0)
         count = min(most, world.episode_length) // stride
-        return write_video(announced(fitted(frames, size), count, progress), path, 1.0 / shown)
+        written = write_video(announced(fitted(frames, size), count, progress), path, 1.0 / shown)
+        if seen.blank:
+            raise PenstockError(
+                f"'{world.name}' draws nothing: all pictures that its render() returned are one colour, as in "
+                f"{written}. Look at how it renders where there is no display."
+            )
+        return written
     finally:
         evaluator.world.close()

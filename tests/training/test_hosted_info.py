@@ -103,7 +103,7 @@ def test_a_metric_that_the_first_evaluation_does_not_bring_ends_the_run_and_a_la
     assert [text.partition(":")[0] for text in said if text.startswith("best_by")] == ["best_by = 'eval/success_rate'"]
 
 
-@pytest.mark.parametrize("environment", ["Tells", "Counting"])
+@pytest.mark.parametrize("environment", ["Tells", "Counting", "DrawsNothing"])
 def test_what_renders_is_filmed_at_its_own_rate_and_what_does_not_is_told(environment, tmp_path):
     import imageio_ffmpeg
 
@@ -111,6 +111,12 @@ def test_what_renders_is_filmed_at_its_own_rate_and_what_does_not_is_told(enviro
     agent = learner.evaluated(learner.init(jax.random.key(0)))
     if environment == "Counting":
         with pytest.raises(PenstockError, match=r"has no pictures: .*metadata\['render_modes'\] lacks 'rgb_array'"):
+            film(learner, agent, tmp_path / "film.mp4")
+        return
+    if environment == "DrawsNothing":
+        with pytest.raises(
+            PenstockError, match=r"draws nothing: all pictures that its render\(\) returned are one col"
+        ):
             film(learner, agent, tmp_path / "film.mp4")
         return
     frames = imageio_ffmpeg.read_frames(film(learner, agent, tmp_path / "film.mp4", size=(160, 90)))

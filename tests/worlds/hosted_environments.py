@@ -159,3 +159,10 @@ class Tells(Counting):
     def render(self):
         assert self.render_mode == "rgb_array"
         return np.full((41, 81, 3), 10 * self.age, np.uint8)
+
+
+class DrawsNothing(Tells):
+    """Renders the background alone."""
+
+    def render(self):
+        return np.full((40, 80, 3), 7, np.uint8)

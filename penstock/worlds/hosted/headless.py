@@ -28,7 +28,8 @@ def draw_without_display() -> None:
     environment = os.environ
     if sys.platform != "linux" or environment.get("DISPLAY") or environment.get("WAYLAND_DISPLAY"):
         return
-    environment.setdefault("SDL_VIDEODRIVER", "dummy")  # of pygame, which would complain of the missing display
+    # Of pygame, which would complain of the missing display. With "dummy" alone highway-env draws nothing.
+    environment.setdefault("SDL_VIDEODRIVER", "offscreen,dummy")
     if environment.get("MUJOCO_GL") is not None:
         return
     asked = environment.get("PYOPENGL_PLATFORM", "")
