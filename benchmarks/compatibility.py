@@ -36,7 +36,7 @@ OUTPUT = HERE / "results" / "compatibility.json"
 PAGE = HERE.parent / "docs" / "compatibility.md"
 OWN = "benchmarks/compatibility_worlds.py"
 
-LONGEST = 300.0
+LONGEST = 900.0
 """Seconds for one world, all stages together."""
 
 STAGES = ("check", "sac", "sac-flow", "film")
@@ -92,7 +92,8 @@ def worlds_of(package: str) -> list[tuple[str, tuple[str, ...]]]:
     if package == "metaworld":
         import metaworld  # pyright: ignore[reportMissingImports]
 
-        return [("gym/metaworld:Meta-World/MT1", (f"env_name={task}",)) for task in metaworld.ALL_V3_ENVIRONMENTS]
+        tasks = list(metaworld.ALL_V3_ENVIRONMENTS)[::5]  # they differ in what lies on the table alone
+        return [("gym/metaworld:Meta-World/MT1", (f"env_name={task}",)) for task in tasks]
     if package == "gym_pusht":
         kinds = ("state", "environment_state_agent_pos", "pixels", "pixels_agent_pos")
         return [
@@ -434,9 +435,9 @@ TEXT = """# Environments of other packages
 
 Made by `python benchmarks/compatibility.py`, whose first lines say how. Each world was tried in a process of its own by
 the commands that a user types: `check-world`, 300 steps of SAC and of SAC Flow with the gated velocity, and a film of
-what SAC learned. A command works, or refuses in a sentence; a traceback of Penstock's, a crash, no end within five
-minutes, an empty film, or a success rate that is missing although the environment tells it, is a fault. **{good}:
-{percent} %.**
+what SAC learned. A command works, or refuses in a sentence; a traceback of Penstock's, a crash, no end within a
+quarter of an hour, an empty film, or a success rate that is missing although the environment tells it, is a fault.
+**{good}: {percent} %.**
 
 The numbers are: worked, of those that were tried. Later stages are tried where the earlier ones allow it. Success is
 asked for only where `info` holds it in the first steps. MuJoCo {mujoco}; gymnasium-robotics and robosuite ran with the
