@@ -1,8 +1,8 @@
 r"""Which environments of which packages work: checked, trained in by SAC and Flow-G, filmed, and asked for success.
 
-    pip install 'gymnasium[box2d,classic-control,mujoco,toy-text]' gymnasium-robotics panda-gym highway-env gym-pusht \
-        metaworld ogbench robosuite PyFlyt gymnax six h5py
-    pip install gymnasium-robotics robosuite h5py 'mujoco<3.7'   # in an environment of its own: they fail on 3.17
+    pip install 'gymnasium[box2d,classic-control,mujoco,toy-text]' panda-gym highway-env gym-pusht ogbench PyFlyt \
+        gymnax six
+    pip install gymnasium-robotics robosuite h5py metaworld 'mujoco<3.7'  # apart: they fail on MuJoCo 3.17
     python benchmarks/compatibility.py list                    # the worlds, by package
     python benchmarks/compatibility.py run [PACKAGE ...]       # tries them, adds to results/compatibility.json
     python benchmarks/compatibility.py report                  # writes docs/compatibility.md from that
@@ -223,7 +223,8 @@ def command(arguments: list[str]) -> dict:
     if code != 0:
         said = re.search(r"^(ERROR  .*\n.*|penstock \S+: (.*\n?)*)", text, re.MULTILINE)
         outcome["sentence"] = said is not None  # what an environment raised may stand below it
-        outcome["said"] = said[0].strip()[:1_000] if said else text[-1_000:]
+        told = said[0].partition("\nTraceback")[0].strip()[:1_000] if said else text[-1_000:]
+        outcome["said"] = told.replace(f"{HERE.parent}/", "").replace(sys.prefix, "ENVIRONMENT")
     elif arguments[0] == "check-world":
         outcome["warnings"] = [line[9:] for line in text.splitlines() if line.startswith("warning")]
     return outcome
@@ -372,7 +373,7 @@ def refusals(outcome: dict) -> dict[str, str]:
     found = {}
     for stage in STAGES:
         if stage in outcome["stages"] and verdict(outcome, stage) == "refused":
-            sentence = outcome["stages"][stage]["said"].partition("\nTraceback")[0].strip()
+            sentence = outcome["stages"][stage]["said"]
             sentence = re.sub(r"^(penstock \S+: |ERROR +)", "", " ".join(sentence.split()))
             found[stage] = re.sub(r"'[^']*(gym/|dmc/|compatibility_worlds)[^']*'", "the world", sentence)
     return found
@@ -440,8 +441,9 @@ quarter of an hour, an empty film, or a success rate that is missing although th
 **{good}: {percent} %.**
 
 The numbers are: worked, of those that were tried. Later stages are tried where the earlier ones allow it. Success is
-asked for only where `info` holds it in the first steps. MuJoCo {mujoco}; gymnasium-robotics and robosuite ran with the
-older one, as they fail on the newer. A world without a time limit was refused, and tried again as the sentence says.
+asked for only where `info` holds it in the first steps. MuJoCo {mujoco}; gymnasium-robotics, robosuite and Meta-World
+ran with the older one, as they fail by themselves on the newer. A world without a time limit was refused, and tried
+again as the sentence says.
 
 {table}
 
