@@ -10,6 +10,9 @@ from penstock.algorithms.rules import require_betas, require_rate, require_width
 from penstock.networks import Trunk
 from penstock.policies import GaussianSettings, PolicySettings
 
+RATE_BOUNDS = (1e-5, 1e-2)
+"""Within them an adapted learning rate stays (rsl_rl)."""
+
 
 @dataclasses.dataclass(frozen=True)
 class AdvantageSettings(Part):
@@ -40,8 +43,9 @@ class ClippedAdamSettings(Part):
     actor_learning_rate: float = 3e-4
     """Learning rate of the actor; of the first gradient step, where ``kl_target`` adapts it."""
     kl_target: float | None = None
-    """KL divergence per iteration at which the actor's learning rate is adapted: divided by 1.5 above twice of it,
-    multiplied by 1.5 below half of it, within [1e-5, 1e-2]. None keeps the rate. rsl_rl: 0.01."""
+    """KL divergence from the policy that acted, by which the actor's learning rate is adapted at every minibatch:
+    divided by 1.5 above twice of it, multiplied by 1.5 below half of it, within [1e-5, 1e-2]. None keeps the rate.
+    rsl_rl: 0.01."""
     adam_betas: tuple[float, float] = (0.9, 0.999)
     """Decay rates of Adam's two moments."""
     gradient_clip: float = 0.5
@@ -53,6 +57,10 @@ class ClippedAdamSettings(Part):
         require(self.gradient_clip > 0.0, "gradient_clip", self.gradient_clip, "must be greater than 0")
         above = self.kl_target is None or self.kl_target > 0.0
         require(above, "kl_target", self.kl_target, "must be greater than 0, or None")
+        low, high = RATE_BOUNDS
+        within = self.kl_target is None or low <= self.actor_learning_rate <= high
+        rule = f"must lie in [{low:g}, {high:g}] with kl_target = {self.kl_target}, which keeps the rate there"
+        require(within, "actor_learning_rate", self.actor_learning_rate, rule)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,7 +28,7 @@ from penstock._types import Key, Scalar
 from penstock.algorithms.keys import purpose_key
 from penstock.algorithms.learner import Clock, Updated, WindowOfRecords, counts, means
 from penstock.algorithms.learner import Learner as AnyLearner
-from penstock.algorithms.on_policy_config import OnPolicyConfig
+from penstock.algorithms.on_policy_config import RATE_BOUNDS, OnPolicyConfig
 from penstock.critics import Critic, td_lambda_targets
 from penstock.data import Records
 from penstock.networks import Normalizer
@@ -39,9 +39,6 @@ from penstock.worlds import World
 
 LARGEST_DELTA = 20.0
 """Log-ratios are cut there before they are exponentiated."""
-
-RATE_BOUNDS = (1e-5, 1e-2)
-"""Within them an adapted learning rate stays (rsl_rl)."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -91,6 +91,17 @@ def report(result: Result, video: bool, film_seconds: float | None = None) -> No
     print(f"next        penstock evaluate {folder}   penstock video {folder}   penstock plot {folder}", file=sys.stderr)
 
 
+SPOKEN = {
+    "eval/return_deterministic": "deterministic return",
+    "eval/forward_velocity": "deterministic forward speed",
+}
+
+
+def spoken(metric: str) -> str:
+    """How a metric is called where people read of it."""
+    return SPOKEN.get(metric, metric)
+
+
 def closing_lines(name: str, rows: list[dict[str, Any]]) -> list[str]:
     """What the last evaluation showed: one line per seed where there are several, then the mean over seeds.
 
@@ -98,14 +109,14 @@ def closing_lines(name: str, rows: list[dict[str, Any]]) -> list[str]:
         name: name of the run folder.
         rows: the last evaluation's metrics, one row per seed.
     """
-    metric, spoken, unit = "eval/return_deterministic", "deterministic return", ""
+    metric, unit = "eval/return_deterministic", ""
     if not all(metric in row for row in rows):
         return [f"{name}: trained without evaluation; `penstock evaluate` brings one"]
     if all("eval/forward_velocity" in row for row in rows):
-        metric, spoken, unit = "eval/forward_velocity", "deterministic forward speed", " m/s"
+        metric, unit = "eval/forward_velocity", " m/s"
     digits = 2 if unit else 1
     values = [math.nan if row[metric] is None else row[metric] for row in rows]
-    told = [f"{spoken} {value:.{digits}f}{unit}" for value in [*values, sum(values) / len(values)]]
+    told = [f"{spoken(metric)} {value:.{digits}f}{unit}" for value in [*values, sum(values) / len(values)]]
     if all(row.get("eval/success_rate") is not None for row in rows):
         rates = [row["eval/success_rate"] for row in rows]
         rates.append(sum(rates) / len(rates))

@@ -216,6 +216,7 @@ def report(tracked: "list[Tracked]", farewell: str = "") -> None:
         tracked: the runs.
         farewell: what to do with those that go on.
     """
+    from penstock.cli._run import spoken
     from penstock.reports.tables import terminal_width, text_table
     from penstock.storage.run_folder import OUTPUT_NAME
     from penstock.sweeps.conduct import Status, last_words
@@ -225,7 +226,7 @@ def report(tracked: "list[Tracked]", farewell: str = "") -> None:
     for one in tracked:
         progress = one.run.progress()
         rows.append({"run": one.run.name, "state": one.status.value, "env steps": progress.steps})
-        rows[-1][_spoken(one.run.plan.best_by)] = progress.score
+        rows[-1][spoken(one.run.plan.best_by)] = progress.score
     print(text_table(rows, width=terminal_width()))
     folder = tracked[0].run.folder.parent
     for one in tracked:
@@ -245,10 +246,6 @@ def report(tracked: "list[Tracked]", farewell: str = "") -> None:
             f"next        penstock plot {folders_text(folder, drawn)} --output {shlex.quote(str(folder))}",
             file=sys.stderr,
         )
-
-
-def _spoken(metric: str) -> str:
-    return "deterministic return" if metric == "eval/return_deterministic" else metric
 
 
 def folders_text(folder: Path, drawn: list[Path]) -> str:

@@ -153,13 +153,17 @@ class CouplingFlow(Policy):
         self, condition: Float[Array, "context"], noise: Float[Array, "flat"]
     ) -> tuple[Float[Array, "flat"], Scalar]:
         """From standard normal noise to the latent: x_K, and ``log det(dx_K / d noise)``."""
-        log_std = self._base_log_std()
-        x, log_det = noise * jnp.exp(log_std), log_std.sum()
+        latent, scales = self._push_with_scales(condition, noise)
+        return latent, self._base_log_std().sum() + scales.sum()
+
+    def _push_with_scales(self, condition, noise):
+        """x_K, and s of all layers."""
+        x, scales = noise * jnp.exp(self._base_log_std()), []
         for layer in range(len(self.couplings)):
             kept, scale, shift = self._layer(layer, condition, x)
             x = jnp.where(kept, x, x * jnp.exp(scale) + shift)
-            log_det += scale.sum()
-        return x, log_det
+            scales.append(scale)
+        return x, jnp.stack(scales) if scales else jnp.zeros((0, self.flat_size))
 
     def pull(
         self, condition: Float[Array, "context"], latent: Float[Array, "flat"]
@@ -212,16 +216,11 @@ class CouplingFlow(Policy):
     def diagnose(self, features: Float[Array, "features"], noise: Float[Array, "flat"]) -> dict[str, Scalar]:
         """Absolute log-determinant, largest log-scale of a layer, and how far the inverse leads from the noise."""
         condition = self.condition(features)
-        latent, log_det = self.push(condition, noise)
-        back, _ = self.pull(condition, latent)
-        x, scales = noise * jnp.exp(self._base_log_std()), []
-        for layer in range(len(self.couplings)):
-            kept, scale, shift = self._layer(layer, condition, x)
-            x = jnp.where(kept, x, x * jnp.exp(scale) + shift)
-            scales.append(jnp.abs(scale).max())
+        latent, scales = self._push_with_scales(condition, noise)
+        back, log_det = self.pull(condition, latent)
         return {
             "log_det": jnp.abs(log_det),
-            "scale": jnp.stack(scales).max(),
+            "scale": jnp.abs(scales).max(),
             "round_trip": jnp.abs(back - noise).max(),
         }
 

@@ -41,11 +41,11 @@ _CLASSIC_FLOWRL = {"critic_hidden": (64, 64, 64, 64)}  # two of its layers have 
 
 # What users of these suites do: one environment, a gradient step per control step, 1M steps, evaluation every 10,000.
 # The algorithms' own settings are the defaults of their configuration classes, from
+#   ppo       Stable-Baselines3's PPO, with observations normalised as its zoo does for MuJoCo; nfpo: the same
 #   sac       Haarnoja et al. 2018 (arXiv 1812.05905), learning rates of 3e-4 as there and in SB3's SAC
 #   td3       Fujimoto et al. 2018 (arXiv 1802.09477)
 #   crossq    Bhatt et al., ICLR 2024, critics 1024 wide as in SBX; Adam's first decay 0.5, actor every third step
 #   flowrl    arXiv 2506.12811 and, where it is silent, bytedance/FlowRL at e26279b (docs/flowrl.md)
-#   ppo       Stable-Baselines3's PPO, with observations normalised as its zoo does for MuJoCo; nfpo: the same
 #   sac-flow  arXiv 2509.25756 and, for its CrossQ base, Elessar123/SAC-FLOW at 3df8b9d (docs/sac_flow.md)
 # The last three were published with wide critics, which cost hours on a CPU: see "light".
 _HOSTED_RUN = {"num_envs": 1, "steps": 1_000_000, "evaluate_every": 10_000, "evaluation_episodes": 10, "log_every": 10}

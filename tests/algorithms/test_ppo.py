@@ -357,6 +357,17 @@ def test_every_sample_is_used_once_in_a_pass():
     assert not np.allclose(np.concatenate(seen), targets), "in another order"
 
 
+def test_statistics_of_observations_move_behind_the_update():
+    learner = learner_of()
+    learned, records = records_of(learner)
+    after, _ = updated(learner, learned, records)
+    seen = np.asarray(records.observation.vector).reshape(-1, 2)
+    np.testing.assert_allclose(after.normalizer.mean, seen.mean(axis=0), atol=1e-4)
+    np.testing.assert_allclose(after.normalizer.variance, seen.var(axis=0), rtol=1e-3)
+    samples = learner.samples(learned, records)
+    np.testing.assert_allclose(samples.observation.vector, seen / np.sqrt(1.0 + 1e-5), rtol=1e-5)  # as they were
+
+
 def test_nfpo_is_ppo_with_a_coupling_flow():
     learner = learner_of(nfpo.Config, nfpo.Learner, world="classic/multi-goal")
     state = begin(learner, jax.random.key(0))
@@ -378,6 +389,10 @@ def test_nfpo_is_ppo_with_a_coupling_flow():
         ({"gae_lambda": 1.5}, r"gae_lambda = 1.5: must lie in \[0, 1\]"),
         ({"clip_range": 0.0}, "clip_range = 0.0: must be greater than 0"),
         ({"kl_target": 0.0}, "kl_target = 0.0: must be greater than 0, or None"),
+        (
+            {"kl_target": 0.01, "actor_learning_rate": 0.05},
+            r"actor_learning_rate = 0.05: must lie in \[1e-05, 0.01\] with",
+        ),
         ({"value_clip": -1.0}, "value_clip = -1.0: must be greater than 0, or None"),
         ({"entropy_coefficient": -0.1}, "entropy_coefficient = -0.1: must be 0 or greater"),
     ],

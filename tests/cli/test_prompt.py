@@ -40,8 +40,8 @@ def script(tmp_path_factory):
         ("sweep sapo --world classic/cart", "classic/cartpole-swingup"),
         ("train --conf", "--config"),
         ("train sac --film", "--film-seconds"),
-        ("resume --evaluation", ""),
-        ("sweep --film", ""),
+        ("train sac --evaluation", "--evaluation-episodes"),
+        ("resume --film", "--film-seconds"),
     ],
 )
 def test_words_are_completed(script, words, expected):

@@ -14,10 +14,11 @@ from penstock.algorithms.registry import ALGORITHMS, family
 from penstock.worlds import make_world
 
 OTHER = {
-    "activation": "tanh",
+    "activation": ("tanh", "elu"),
     "policy": ("gaussian", "deterministic"),
     "stepper": "heun",
     "velocity": ("gated", "mlp"),
+    "scale_bound": "clip",
     "flow_matching_reduction": ("mean", "sum"),
     "critic": ("crossq", "target"),
 }
@@ -31,6 +32,10 @@ TINY_OFF_POLICY = {
     "actor_hidden": (8,),
     "critic_hidden": (8, 8, 8),
 }
+
+TINY_ON_POLICY = {"window": 4, "epochs": 2, "minibatches": 2, "actor_hidden": (8,), "critic_hidden": (8,)}
+
+SMALL = {"pathwise": TINY, "off-policy": TINY_OFF_POLICY, "on-policy": TINY_ON_POLICY}
 
 SHARED = set(ALGORITHMS["shac2"].config().flat())
 
@@ -60,7 +65,7 @@ def changed(name, value):
 def fingerprint(algorithm, name=None):
     """The program of an algorithm with one setting changed, as text; or the refusal."""
     entry = ALGORITHMS[algorithm]
-    config = entry.config.preset(TINY if entry.family == "pathwise" else TINY_OFF_POLICY)
+    config = entry.config.preset(SMALL[entry.family])
     if name is not None:
         value = changed(name, config.flat()[name])
         try:
@@ -107,7 +112,15 @@ def off_policy_cases():
         inherited |= set(names)
 
 
-@pytest.mark.parametrize(("algorithm", "name"), [*cases(), *off_policy_cases()])
+def on_policy_cases():
+    """All of PPO's, and of NFPO's what its policy has."""
+    for name in ALGORITHMS["ppo"].config().flat():
+        yield "ppo", name
+    for name in set(ALGORITHMS["nfpo"].config().flat()) - set(ALGORITHMS["ppo"].config().flat()):
+        yield "nfpo", name
+
+
+@pytest.mark.parametrize(("algorithm", "name"), [*cases(), *off_policy_cases(), *sorted(on_policy_cases())])
 def test_a_setting_changes_the_program_or_is_refused(algorithm, name):
     fresh, other = fingerprint(algorithm), fingerprint(algorithm, name)
     if isinstance(other, str):

@@ -7,6 +7,15 @@ import time
 import gymnasium
 import numpy as np
 
+from penstock.worlds.hosted.environments import Adjustments, EnvironmentSource
+from penstock.worlds.hosted.hosted_world import HostedWorld
+
+
+def hosted(make, num_envs=2, vectorization="serial", **adjustments):
+    """A world of environments that ``make`` makes."""
+    source = EnvironmentSource("mine", make, adjustments=Adjustments(**adjustments))
+    return HostedWorld(source, num_envs, vectorization)
+
 
 class Counting(gymnasium.Env):
     """Observes (episode's offset, age). The offset is drawn from the seed; the reward is age + first action.
