@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from penstock._coupling import kept_entries
 from penstock._errors import ConfigurationError
 from penstock.networks import Trunk
 from penstock.policies import CouplingFlow, CouplingSettings, Density, DeterministicAction, Need
-from penstock.policies.coupling_flow import bounded_scale, kept_entries
+from penstock.policies.coupling_flow import bounded_scale
 
 FEATURES = jnp.array([0.5, -1.0, 0.3])
 BOUNDS = ("tanh", "scaled-tanh", "clip", "none")
