@@ -7,7 +7,6 @@ runner = OnPolicyRunner(env, train_cfg)
 load_weights(runner.alg.actor, agent)
 """
 
-import itertools
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,6 @@ from penstock._errors import ConfigurationError
 from penstock.networks.encoders import VectorEncoder
 from penstock.networks.normalizer import EPSILON
 from penstock.policies import Agent, CouplingFlow
-from penstock.policies.coupling_flow import BASE_STD_BOUNDS
 from penstock.rsl_rl.distribution import CouplingFlowDistribution
 from penstock.rsl_rl.flow import ACTIVATIONS
 
@@ -78,14 +76,7 @@ def load_weights(model: MLPModel, source: Agent | CouplingFlow) -> None:
     """
     policy = _policy(source)
     _require_same_kind(model, source)
-    mlp = [module for module in model.mlp if isinstance(module, nn.Linear)]
-    pairs = [(ours, layer.linear) for ours, layer in zip(mlp, policy.context, strict=True)]
-    for ours, theirs in zip(model.distribution.flow.couplings, policy.couplings, strict=True):
-        linear = [module for module in ours.network if isinstance(module, nn.Linear)]
-        pairs += zip(linear, [*(layer.linear for layer in theirs.layers), theirs.output], strict=True)
-    values = list(itertools.chain.from_iterable(((a.weight, b.weight), (a.bias, b.bias)) for a, b in pairs))
-    if policy.log_std is not None:
-        values.append((model.distribution.flow.log_std, np.clip(policy.log_std, *np.log(BASE_STD_BOUNDS))))
+    values = _paired(model, policy)
     for ours, theirs in values:
         if tuple(ours.shape) != theirs.shape:
             raise ConfigurationError(
@@ -94,9 +85,24 @@ def load_weights(model: MLPModel, source: Agent | CouplingFlow) -> None:
             )
     with torch.no_grad():
         for ours, theirs in values:
-            ours.copy_(torch.from_numpy(np.array(theirs)))
+            ours.copy_(torch.from_numpy(theirs))
     if isinstance(source, Agent) and source.normalizer.enabled:
         _load_statistics(model.obs_normalizer, source.normalizer)
+
+
+def _paired(model, policy) -> list[tuple[Any, np.ndarray]]:
+    """Every weight of the model, and the policy's values for it."""
+    pairs = list(zip(_linear(model.mlp), [layer.linear for layer in policy.context], strict=True))
+    for ours, theirs in zip(model.distribution.flow.couplings, policy.couplings, strict=True):
+        pairs += zip(_linear(ours.network), [*(layer.linear for layer in theirs.layers), theirs.output], strict=True)
+    values = [(a.weight, np.array(b.weight)) for a, b in pairs] + [(a.bias, np.array(b.bias)) for a, b in pairs]
+    if policy.log_std is not None:
+        values.append((model.distribution.flow.log_std, np.array(policy.log_std)))
+    return values
+
+
+def _linear(modules):
+    return [module for module in modules if isinstance(module, nn.Linear)]
 
 
 def _load_statistics(ours, theirs):
@@ -111,10 +117,13 @@ def _load_statistics(ours, theirs):
 def _policy(source: Agent | CouplingFlow) -> CouplingFlow:
     """The policy, if some `MLPModel` computes it."""
     policy = source.actor.policy if isinstance(source, Agent) else source
-    wrong = ""
     if not isinstance(policy, CouplingFlow):
-        wrong = f"it is a {type(policy).__name__}, and CouplingFlowDistribution is a CouplingFlow (--policy coupling)"
-    elif isinstance(source, Agent) and not isinstance(source.actor.encoder, VectorEncoder):
+        raise ConfigurationError(
+            f"This policy cannot move to rsl_rl: it is a {type(policy).__name__}, and CouplingFlowDistribution is a "
+            "CouplingFlow. Train with --policy coupling, which nfpo has by itself."
+        )
+    wrong = ""
+    if isinstance(source, Agent) and not isinstance(source.actor.encoder, VectorEncoder):
         wrong = "it observes more than a vector, which an MLPModel does not"
     elif isinstance(source, Agent) and source.chunk_length != 1:
         wrong = f"it plans {source.chunk_length} actions at a time, and rsl_rl acts step by step"
@@ -139,8 +148,8 @@ def _require_same_kind(model, source):
     for settings in (ours, theirs):  # where it starts is of no interest
         settings["base_std"] = "fixed at 1" if settings["base_std"] is None else "learned"
     pairs = [(f"distribution_cfg.{name}", ours[name], value) for name, value in theirs.items()]
-    found = [module.out_features for module in model.mlp if isinstance(module, nn.Linear)]
-    pairs.append(("hidden_dims", found[:-1], wanted["hidden_dims"]))
+    widths = [module.out_features for module in _linear(model.mlp)]
+    pairs.append(("hidden_dims", widths[:-1], wanted["hidden_dims"]))
     kind = ACTIVATIONS[theirs["activation"]].__name__
     pairs.append(("activation", type(model.mlp[1]).__name__, kind))
     if isinstance(source, Agent):

@@ -16,7 +16,6 @@ import torch
 from rsl_rl.models import MLPModel
 from tensordict import TensorDict
 
-import penstock
 from penstock._errors import ConfigurationError, PenstockError
 from penstock.networks import ACTIVATIONS as JAX_ACTIVATIONS
 from penstock.networks import Normalizer, Trunk, VectorEncoder
@@ -129,23 +128,6 @@ def test_an_agent_brings_its_statistics():
     model.update_normalization(observed(vector))
     with torch.no_grad():
         assert not np.allclose(model(observed(vector)).numpy(), found, atol=1e-5), "and goes on from there"
-
-
-def test_a_run_acts_as_it_did(tmp_path):
-    settings = {"window": 16, "epochs": 2, "minibatches": 2, "critic_hidden": (8,)}
-    run = penstock.train(
-        "nfpo", "classic/multi-goal", run_dir=tmp_path / "run", steps=256, num_envs=8, progress=False, **settings
-    )
-    agent = penstock.load(run.path).agent().agent
-    size = agent.normalizer.mean.shape[0]
-    config = actor_config(agent)
-    obs = np.random.default_rng(0).normal(size=(STATES, size)).astype(np.float32)
-    del config["class_name"]
-    model = MLPModel(observed(obs), {"actor": ["policy"]}, "actor", agent.actor.policy.flat_size, **config)
-    load_weights(model, agent)
-    with torch.no_grad():
-        found = model(observed(obs)).numpy()
-    np.testing.assert_allclose(found, agent.mode(Observation(jnp.asarray(obs))).action, atol=1e-5)
 
 
 # ------------------------------------------------------------------ what cannot move

@@ -2,16 +2,24 @@
 
 import copy
 import math
+import re
+from pathlib import Path
 
 import pytest
 
 pytest.importorskip("rsl_rl.runners")
 
+import jax.numpy as jnp
 import numpy as np
 import torch
 from rsl_rl.runners import OnPolicyRunner
 
+import penstock
+from penstock.observation import Observation
+from penstock.rsl_rl.weights import load_weights
 from tests.vec_env import Points
+
+PAGE = Path(__file__).parents[2] / "docs/rsl_rl.md"
 
 FLOW = {
     "class_name": "penstock.rsl_rl:CouplingFlowDistribution",
@@ -175,3 +183,27 @@ def test_other_models_and_extensions_of_rsl_rl_take_it(actor, algorithm):
     assert all(torch.isfinite(weight).all() for weight in after)
     assert any(not torch.equal(one, other) for one, other in zip(before, after, strict=True))
     assert runner.alg.learning_rate != rate
+
+
+def test_the_page_s_configuration_trains(tmp_path, monkeypatch):
+    """docs/rsl_rl.md: its first block trains; its second brings the actor of a run, which trains on."""
+    configured, brought = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    names: dict = {}
+    exec(compile(configured, str(PAGE), "exec"), names)
+    runner = OnPolicyRunner(Points(), copy.deepcopy(names["train_cfg"]))
+    first = Points(8).get_observations()
+    assert (runner.alg.actor(first) == 0.0).all(), "it starts as one Gaussian"
+    runner.learn(1)
+    settings = {"window": 8, "epochs": 1, "minibatches": 1, "actor_hidden": (16, 8), "critic_hidden": (8,)}
+    small = {"steps": 32, "num_envs": 4, "progress": False, "evaluate_every": 0}
+    monkeypatch.chdir(tmp_path)
+    penstock.train(
+        "nfpo", "classic/double-integrator", world_options={"axes": 2}, run_dir="runs/nfpo", **small, **settings
+    )
+    exec(compile(brought, str(PAGE), "exec"), names)
+    runner = OnPolicyRunner(Points(), names["train_cfg"])
+    load_weights(runner.alg.actor, names["agent"])
+    acted = names["agent"].mode(Observation(jnp.asarray(first["policy"].numpy()))).action
+    np.testing.assert_allclose(runner.alg.actor(first).detach().numpy(), acted, atol=1e-5)
+    assert np.abs(acted).max() > 1e-4
+    runner.learn(1)
