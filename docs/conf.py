@@ -28,7 +28,8 @@ napoleon_use_rtype = False
 
 nitpick_ignore_regex = [
     ("py:.*", r"(abc|collections|dataclasses|enum|equinox|jax|jaxlib|jaxtyping|numpy|optax|pathlib|typing)\..*"),
-    ("py:class", "Array|ndarray"),
+    ("py:.*", r"(rsl_rl|torch)\..*"),  # of an extra, mocked
+    ("py:class", "Array|Float|Tensor|ndarray"),
     ("py:.*", r"penstock\.training\..*"),  # an inner room
     ("py:.*", r".*\.(ConfigT|Parameters|S|T)"),  # type variables
 ]

@@ -1,6 +1,8 @@
 # pyright: reportMissingImports=false
 """The bounded coupling flow as a distribution of rsl_rl 5, in the place of its Gaussian (NFPO, arXiv 2603.11470)."""
 
+from __future__ import annotations  # the site of the documentation reads them without torch
+
 import contextlib
 import copy
 import math

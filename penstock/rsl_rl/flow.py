@@ -90,8 +90,6 @@ class CouplingFlow(nn.Module):
         log_std: log of the base noise's standard deviation, ``(d,)``, learned; None for 1.
     """
 
-    log_std: torch.Tensor | None
-
     def __init__(
         self,
         size: int,
@@ -128,8 +126,7 @@ class CouplingFlow(nn.Module):
             Coupling(kept_entries(layer, size, masks), context_size, hidden, activation, bound, scale_bound)
             for layer in range(layers)
         )
-        start = None if base_std is None else nn.Parameter(torch.full((size,), math.log(base_std)))
-        self.register_parameter("log_std", start)
+        self.log_std = None if base_std is None else nn.Parameter(torch.full((size,), math.log(base_std)))
         self.lowest, self.highest = (math.log(bound) for bound in BASE_STD_BOUNDS)
 
     @no_type_check

@@ -34,7 +34,7 @@ def actor_config(source: Agent | CouplingFlow) -> dict[str, Any]:
         source: an agent, or its policy alone.
 
     Raises:
-        ConfigurationError: no `MLPModel` computes it.
+        ConfigurationError: no ``MLPModel`` computes it.
     """
     policy = _policy(source)
     widths = [layer.linear.out_features for layer in policy.context]
@@ -115,7 +115,7 @@ def _load_statistics(ours, theirs):
 
 
 def _policy(source: Agent | CouplingFlow) -> CouplingFlow:
-    """The policy, if some `MLPModel` computes it."""
+    """The policy, if some ``MLPModel`` computes it."""
     policy = source.actor.policy if isinstance(source, Agent) else source
     if not isinstance(policy, CouplingFlow):
         raise ConfigurationError(
