@@ -252,9 +252,9 @@ def test_squashing_is_a_change_of_variables():
     assert torch.isfinite(ends).all()
     with torch.no_grad():
         squashed.flow.log_std.fill_(9.0)
-        squashed.flow.couplings[-1].network[-1].bias[-1] = 50.0
+        squashed.flow.couplings[-1].network[-1].bias[-3:] = 50.0  # shifts
     drawn = squashed.sample()
-    assert drawn.abs().max() < 1.0 and torch.isfinite(squashed.log_prob(drawn)).all()
+    assert 0.999999 < drawn.abs().max() < 1.0 and torch.isfinite(squashed.log_prob(drawn)).all()
 
 
 def test_the_divergence_is_that_of_gaussians_where_it_is_known():
@@ -287,6 +287,9 @@ def test_what_stands_for_parameters_waits_for_a_log_density():
         _ = distribution.params
     distribution.log_prob(distribution.sample())
     assert distribution.params[0].shape == (STATES,) and not distribution.params[0].requires_grad
+    distribution.update(torch.randn(2, 6))
+    with pytest.raises(PenstockError, match="Call log_prob"):
+        _ = distribution.params
     with pytest.raises(PenstockError, match="not conditioned on any state"):
         CouplingFlowDistribution(2).sample()
 
