@@ -43,6 +43,8 @@ class CouplingFlowDistribution(Distribution):
         settings: the keyword arguments that made it.
     """
 
+    _noises_of_std: Tensor
+
     def __init__(
         self,
         output_dim: int,
@@ -135,7 +137,7 @@ class CouplingFlowDistribution(Distribution):
         noise = self._noise(condition)
         with torch.no_grad(), _full_precision(condition):
             latent, _ = self.flow.push(condition, noise)
-            self._require_finite(latent)
+            self._require_finite(latent)  # pyright: ignore  # torch says that what it disabled is a decorator
             return self._action(latent)
 
     def log_prob(self, outputs: Float[Tensor, "*batch {self.output_dim}"]) -> Float[Tensor, "*batch"]:

@@ -74,8 +74,8 @@ def trained(tmp_path_factory):
 
 def test_the_runner_trains_it(trained):
     runner, before, after, rates, _ = trained
-    assert before[0] < -14.0, "noise alone"
-    assert after[0] > before[0] / 2.0 and after[1] > before[1] / 2.0, (before, after)
+    assert before[0] < -40.0 and before[1] < -12.0, "noise alone, and rest"
+    assert min(after) > -4.0, after
     assert len({*rates}) > 5 and all(1e-5 <= rate <= 1e-2 for rate in rates)
     assert all(torch.isfinite(weight).all() for weight in runner.alg.actor.parameters())
     flow = runner.alg.actor.distribution.flow
@@ -86,10 +86,10 @@ def test_the_runner_trains_it(trained):
 def test_a_gaussian_in_its_place_learns_as_well(trained):
     """The harness is no harder and no easier for it."""
     runner = runner_of(GAUSSIAN)
-    before = returns(runner)
+    assert max(returns(runner)) < -12.0
     runner.learn(30)
     after = returns(runner)
-    assert after[0] > before[0] / 2.0 and abs(after[1] - trained[2][1]) < 4.0, (before, after, trained[2])
+    assert min(after) > -4.0 and abs(after[1] - trained[2][1]) < 1.0, (after, trained[2])
 
 
 def test_a_checkpoint_brings_it_back(trained):
