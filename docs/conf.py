@@ -20,6 +20,7 @@ nitpicky = True
 default_role = "py:obj"  # `Name` in a docstring is a link; ``code`` is not
 autodoc_default_options = {"members": True, "show-inheritance": True, "member-order": "bysource"}
 autodoc_preserve_defaults = True
+autodoc_mock_imports = ["rsl_rl", "tensordict", "torch"]  # an extra of its own, which the pages do not need
 napoleon_numpy_docstring = False
 napoleon_attr_annotations = False  # types stand in the signature
 napoleon_use_ivar = False
@@ -27,7 +28,8 @@ napoleon_use_rtype = False
 
 nitpick_ignore_regex = [
     ("py:.*", r"(abc|collections|dataclasses|enum|equinox|jax|jaxlib|jaxtyping|numpy|optax|pathlib|typing)\..*"),
-    ("py:class", "Array|ndarray"),
+    ("py:.*", r"(rsl_rl|torch)\..*"),  # of an extra, mocked
+    ("py:class", "Array|Float|Tensor|ndarray"),
     ("py:.*", r"penstock\.training\..*"),  # an inner room
     ("py:.*", r".*\.(ConfigT|Parameters|S|T)"),  # type variables
 ]

@@ -12,6 +12,7 @@ ROOT = Path(penstock.__file__).parent
 FLOORS = {
     **dict.fromkeys(("networks", "scene", "storage"), 1),
     **dict.fromkeys(("physics", "data", "policies", "critics", "render"), 2),
+    "rsl_rl": 3,
     "worlds": 3,
     "algorithms": 4,
     "training": 5,
@@ -71,6 +72,20 @@ def test_imports_go_downward_and_into_public_files(path):
         assert same or floor(there) == 0 or floor(there) < floor(here), f"imports upward, or from beside: {name}"
         private = any(part.startswith("_") for part in there) and floor(there) > 0
         assert not private or same, f"imports a private file of another room: {name}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=[str(path.relative_to(ROOT)) for path in FILES])
+def test_torch_stays_in_its_room(path):
+    roots = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            roots.add((node.module or "").split(".")[0])
+        elif isinstance(node, ast.Import):
+            roots |= {name.name.split(".")[0] for name in node.names}
+    if path.relative_to(ROOT).parts[0] != "rsl_rl":
+        assert not roots & {"torch", "tensordict", "rsl_rl"}
+    elif path.name != "weights.py":  # which needs both
+        assert not roots & {"jax", "equinox"}
 
 
 def test_no_file_imports_itself_through_others():

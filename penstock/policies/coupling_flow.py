@@ -5,26 +5,18 @@ density explode where nothing limits s: a sample with a positive advantage is ma
 volume around it. NFPO (arXiv 2603.11470) bounds s, and with it the log-determinant.
 """
 
-from typing import Literal, get_args
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
-from penstock._errors import require
+from penstock._coupling import BASE_STD_BOUNDS, kept_entries, require_flow
 from penstock._types import Key, Scalar
 from penstock.networks import MLP, Trunk
 from penstock.networks.mlp import HiddenLayer, Linear
 from penstock.policies.policy import Draw, Policy
 from penstock.policies.squash import squashed_log_prob
-
-ScaleBound = Literal["tanh", "scaled-tanh", "clip", "none"]
-MaskScheme = Literal["halves", "alternating"]
-
-BASE_STD_BOUNDS = (0.05, 2.0)
-"""A learned standard deviation of the base noise is clamped to this range: it would be a way round the bound of s."""
 
 
 def bounded_scale(u: Float[Array, "flat"], scale_bound: str, bound: float) -> Float[Array, "flat"]:
@@ -45,23 +37,6 @@ def bounded_scale(u: Float[Array, "flat"], scale_bound: str, bound: float) -> Fl
             return jnp.clip(u, -bound, bound)
         case _:
             return u
-
-
-def kept_entries(layer: int, flat_size: int, masks: str) -> Bool[np.ndarray, "flat"]:
-    """Which entries a layer leaves as they are, and reads: complementary halves in turns.
-
-    A single entry has no other to be read beside it: every layer then changes it, by the state alone.
-
-    Args:
-        layer: number of the layer, from 0.
-        flat_size: entries of the latent.
-        masks: ``halves``: the first half and the rest; ``alternating``: even and odd entries.
-    """
-    if flat_size == 1:
-        return np.zeros(1, bool)
-    entries = np.arange(flat_size)
-    first = entries < (flat_size + 1) // 2 if masks == "halves" else entries % 2 == 0
-    return first if layer % 2 == 0 else ~first
 
 
 class CouplingFlow(Policy):
@@ -85,7 +60,8 @@ class CouplingFlow(Policy):
         flat_size: entries of the latent.
         bound: l.
         scale_bound: how s is bounded, see `bounded_scale`.
-        masks: which entries are kept, see `kept_entries`.
+        masks: which entries are kept in turns: ``halves``, the first half and the rest, or ``alternating``, even and
+            odd ones.
     """
 
     context: tuple[HiddenLayer, ...]
@@ -120,16 +96,11 @@ class CouplingFlow(Policy):
             layers: K.
             bound: l.
             scale_bound: see `bounded_scale`.
-            masks: see `kept_entries`.
+            masks: ``halves`` or ``alternating``, see `CouplingFlow`.
             hidden: widths of the couplings' hidden layers.
             base_std: sigma at the start; None for sigma = 1, not learned.
         """
-        require(layers >= 1, "coupling_layers", layers, "must be at least 1")
-        for field, value, kinds in (("scale_bound", scale_bound, ScaleBound), ("masks", masks, MaskScheme)):
-            require(value in get_args(kinds), field, value, f"must be one of {', '.join(get_args(kinds))}")
-        low, high = BASE_STD_BOUNDS
-        fits = base_std is None or low <= base_std <= high
-        require(fits, "base_std", base_std, f"must lie in [{low:g}, {high:g}], or be None")
+        require_flow(layers, scale_bound, masks, base_std)
         keys = jax.random.split(key, len(trunk.hidden) + layers)
         widths = (feature_size, *trunk.hidden)
         self.context = tuple(HiddenLayer(keys[i], widths[i], widths[i + 1], trunk) for i in range(len(trunk.hidden)))

@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 
 import jax
 
+from penstock._coupling import MaskScheme, ScaleBound, require_bound
 from penstock._errors import ConfigurationError, require
 from penstock._own_code import load_own, resolved_spec
 from penstock._settings import Choice
@@ -17,7 +18,7 @@ from penstock._types import Key
 from penstock.networks import Trunk, make_encoder
 from penstock.observation import ObservationSpec
 from penstock.policies.agent import Actor
-from penstock.policies.coupling_flow import CouplingFlow, MaskScheme, ScaleBound
+from penstock.policies.coupling_flow import CouplingFlow
 from penstock.policies.deterministic import Deterministic
 from penstock.policies.deterministic_action import ZERO_NOISE, DeterministicAction
 from penstock.policies.gaussian import LOG_STD_BOUNDS, SquashedGaussian
@@ -261,9 +262,7 @@ class CouplingSettings(PolicySettings):
 
     def __post_init__(self):
         require(self.coupling_layers >= 1, "coupling_layers", self.coupling_layers, "must be at least 1")
-        require(0.0 < self.bound < math.inf, "bound", self.bound, "must be finite and greater than 0")
-        if self.scale_bound == "none" and self.bound != type(self).bound:
-            raise ConfigurationError(f"bound = {self.bound}: does nothing with scale_bound = none. Leave it out.")
+        require_bound(self.bound, self.scale_bound, type(self).bound)
 
     def build(self, key: Key, feature_size: int, flat_size: int, trunk: Trunk) -> CouplingFlow:
         """See `PolicySettings.build`."""

@@ -1,4 +1,4 @@
-"""Every Python block of these pages runs. (For add_a_world.md and run_folder.md see the tests of their rooms.)"""
+"""Every Python block of these pages runs. (add_a_world.md, run_folder.md, rsl_rl.md: see the tests of their rooms.)"""
 
 import contextlib
 import re

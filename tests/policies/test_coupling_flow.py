@@ -9,10 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from penstock._coupling import kept_entries
 from penstock._errors import ConfigurationError
 from penstock.networks import Trunk
 from penstock.policies import CouplingFlow, CouplingSettings, Density, DeterministicAction, Need
-from penstock.policies.coupling_flow import bounded_scale, kept_entries
+from penstock.policies.coupling_flow import bounded_scale
+from tests.drawn_weights import drawn_anew
 
 FEATURES = jnp.array([0.5, -1.0, 0.3])
 BOUNDS = ("tanh", "scaled-tanh", "clip", "none")
@@ -21,13 +23,7 @@ BOUNDS = ("tanh", "scaled-tanh", "clip", "none")
 def policy_of(size, weights=1.0, seed=0, **settings):
     """A policy all of whose weights are drawn anew, so that nothing starts at zero."""
     policy = CouplingFlow(jax.random.key(seed), 3, size, Trunk(hidden=(8,), layer_norm=False), hidden=(8,), **settings)
-    leaves, tree = jax.tree.flatten(eqx.filter(policy, eqx.is_array))
-    keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
-    drawn = [
-        weights * jax.random.normal(key, leaf.shape) / math.sqrt(leaf.shape[-1])
-        for key, leaf in zip(keys, leaves, strict=True)
-    ]
-    return eqx.combine(jax.tree.unflatten(tree, drawn), policy)
+    return drawn_anew(policy, weights, seed + 1)
 
 
 @functools.partial(jax.jit, static_argnums=0)
