@@ -127,7 +127,7 @@ class BraxEnvironment(JaxEnvironment):
 def _unwrapped(env: Any, name: str) -> tuple[Any, int | None, int | None]:
     """What lies under the wrappers that are taken off; their time limit, and their action repeat."""
     limit, repeat = None, None
-    while _names(env) & TAKEN_OFF:
+    while _names(env) & TAKEN_OFF and not _names(env) & REFUSED:
         if EPISODE_WRAPPER in _names(env):
             limit, repeat = env.episode_length, env.action_repeat
         env = env.env
@@ -157,7 +157,7 @@ def _names(env: Any) -> set[str]:
     return {kind.__name__ for kind in type(env).__mro__}
 
 
-def _config(env: Any) -> Mapping[str, Any]:
+def _config(env: Any) -> Any:
     """The configuration of an environment of Playground; empty for others."""
     config: Any = getattr(env, "_config", None)
     return config if hasattr(config, "get") and hasattr(config, "keys") else {}

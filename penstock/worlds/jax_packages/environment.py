@@ -5,6 +5,7 @@ Playground) and `penstock.worlds.jax_packages.gymnax_convention`.
 """
 
 import abc
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -138,7 +139,7 @@ def _is_number(entry: Any) -> bool:
         return True
     dtype = getattr(entry, "dtype", None)
     plain = dtype is not None and (jnp.issubdtype(dtype, jnp.number) or dtype == jnp.bool_)
-    return bool(plain) and np.prod(np.shape(entry), dtype=int) == 1
+    return bool(plain) and math.prod(np.shape(entry)) == 1
 
 
 def one_number(value: Any, what: str, name: str) -> Float[Array, ""]:
