@@ -42,7 +42,7 @@ class Slider:
         x = jax.random.uniform(key_x, (), minval=-0.1, maxval=0.1)
         info = {"rng": key, "age": 0, "gain": jax.random.uniform(key_gain, (), minval=0.1, maxval=0.2)}
         info |= {name: jnp.zeros(()) for name in self.told}
-        return State(x, self.seen(x, info), 0.0, 0.0, {"place": x, "pair": jnp.zeros(2)}, info)
+        return State(x, self.seen(x, info), 0, False, {"place": x, "path": 0, "pair": jnp.zeros(2)}, info)
 
     def step(self, state, action):
         info = state.info
@@ -52,6 +52,7 @@ class Slider:
         for name in self.told:
             info[name] = (x > 0.5).astype(float)
         state.metrics["place"] = x
+        state.metrics["path"] += info["gain"] * jnp.abs(action[0])
         done = (jnp.abs(x) >= 1.0).astype(float)
         return state.replace(x=x, obs=self.seen(x, info), reward=1.0 + action[0], done=done)
 

@@ -57,13 +57,15 @@ def test_a_fall_is_a_termination_and_the_limit_a_truncation():
             np.testing.assert_array_equal(transition.terminated, np.abs(x) >= 1.0)
             np.testing.assert_array_equal(transition.truncated, ages == 8)
             np.testing.assert_allclose(transition.final_observation.vector[:, 0], x, rtol=1e-6)
+            path = np.asarray(before.body.info["gain"]) * abs(action) * ages  # begins as the whole number 0
+            np.testing.assert_allclose(transition.diagnostics["info/path"], path, rtol=1e-5)
             np.testing.assert_allclose(transition.final_observation.vector[:, 1], ages)  # entries in the order of names
             done = np.asarray(transition.done)
             np.testing.assert_array_equal(transition.observation.vector[:, 1], np.where(done, 0, ages))
             assert (np.abs(transition.observation.vector[done, 0]) <= 0.1).all()
             ages[done] = 0
             np.testing.assert_allclose(transition.reward, 1.0 + action)
-        assert transition.diagnostics.keys() == {"info/place", "success"}
+        assert transition.diagnostics.keys() == {"info/place", "info/path", "success"}
         np.testing.assert_allclose(transition.diagnostics["info/place"], x, rtol=1e-6)
         np.testing.assert_array_equal(transition.diagnostics["success"], x > 0.5)
         assert (np.abs(x) >= 1.0).any() <= falls
@@ -165,7 +167,7 @@ def test_a_limit_that_is_told_as_done_is_a_truncation(kind):
     """In both generations of the convention; actions are scaled from [-1, 1] to [0, 3] each."""
     world = world_of(GymnaxEnvironment("mine", kind()))
     assert (world.action_size, world.episode_length, world.control_timestep) == (2, 7, 0.2)
-    overflows = 0
+    overflows, noises = 0, set()
     for action in (-1.0, -0.8):
         age = 0
         for before, transition in played(world, [action] * 16):
@@ -178,9 +180,10 @@ def test_a_limit_that_is_told_as_done_is_a_truncation(kind):
             np.testing.assert_allclose(transition.final_observation.vector[:, 1], age / 7, rtol=1e-6)
             np.testing.assert_array_equal(transition.diagnostics["success"], level > 0.5)
             assert transition.diagnostics.keys() == {"success", "info/noise"}
-            assert len(set(np.asarray(transition.diagnostics["info/noise"]).tolist())) == 2
+            noises |= set(np.asarray(transition.diagnostics["info/noise"]).tolist())
             age = 0 if age == 7 else age
             assert not transition.done.any() or age == 0
+        assert len(noises) == 2 * 16, "fresh in every environment and step"
     assert overflows == 0
 
 

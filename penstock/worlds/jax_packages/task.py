@@ -38,6 +38,7 @@ class JaxTask(SingleTask):
     episode_length: int = eqx.field(static=True)
     control_timestep: float = eqx.field(static=True)
     action_repeat: int = eqx.field(static=True)
+    _types: tuple[Any, ...] = eqx.field(static=True)
 
     def __init__(
         self, environment: JaxEnvironment, max_episode_steps: int | None = None, action_repeat: int | None = None
@@ -57,6 +58,7 @@ class JaxTask(SingleTask):
         self.episode_length = max_episode_steps
         self.action_repeat = repeat
         self.control_timestep = environment.timestep * repeat
+        self._types = self._lasting_types()
         seen = jax.eval_shape(lambda key: self.observe(self.initial(key)), jax.random.key(0))
         privileged = 0 if seen.privileged is None else seen.privileged.shape[-1]
         self.observation_spec = ObservationSpec(seen.vector.shape[-1], privileged=privileged)
@@ -71,8 +73,9 @@ class JaxTask(SingleTask):
         return {**self.environment.constants, "action_repeat": self.action_repeat}
 
     def initial(self, key: Key) -> PyTree:
-        """The environment's own state."""
-        return _fixed(self.environment.reset(key))
+        """The environment's own state, in the types that it keeps."""
+        leaves, structure = jax.tree.flatten(_fixed(self.environment.reset(key)))
+        return jax.tree.unflatten(structure, map(_in_type, leaves, self._types))
 
     def advance(self, state: PyTree, action: Float[Array, "d"]) -> tuple[PyTree, Outcome]:
         """See `SingleTask.advance`. Noise of the environment comes from the key in its state."""
@@ -84,10 +87,10 @@ class JaxTask(SingleTask):
 
         def once(carry, _):
             before, total, over = carry
-            after = self._like(before, environment.step(before, scaled))
+            after = self._stepped(before, scaled)
             told = environment.told(after)
             total = total + jnp.where(over, 0.0, told.reward)
-            after = jax.tree.map(lambda old, new: jnp.where(over, old, new), before, after)
+            after = jax.tree.map(lambda old, new: jnp.where(over, old, _in_type(new, old.dtype)), before, after)
             return (after, total, over | told.terminated), None
 
         start = (state, jnp.zeros(()), jnp.zeros((), bool))
@@ -109,15 +112,28 @@ class JaxTask(SingleTask):
         """A picture of its MuJoCo model, where it has one."""
         return self.environment.scene(state)
 
-    def _like(self, before: PyTree, after: PyTree) -> PyTree:
-        """A state in the types of the one before it: some begin with whole numbers, or with numbers of Python."""
-        after = _fixed(after)
+    def _lasting_types(self) -> tuple[Any, ...]:
+        """The type of each leaf of a state: some begin with whole numbers, or flags, and go on with others."""
+
+        def begin(key):
+            before = _fixed(self.environment.reset(key))
+            return before, self._stepped(before, jnp.asarray(self.environment.action_low, float))
+
+        before, after = map(jax.tree.leaves, jax.eval_shape(begin, jax.random.key(0)))
+        return tuple(
+            new.dtype if old.dtype == new.dtype else jnp.promote_types(old.dtype, new.dtype)
+            for old, new in zip(before, after, strict=True)
+        )
+
+    def _stepped(self, before: PyTree, action: Float[Array, "d"]) -> PyTree:
+        """One of the environment's own steps."""
+        after = _fixed(self.environment.step(before, action))
         if jax.tree.structure(before) != jax.tree.structure(after):
             raise ConfigurationError(
                 f"'{self.environment.name}': step() returns a state of another structure than reset():"
                 f"{_difference(before, after)} Let both hold the same entries."
             )
-        return jax.tree.map(_in_type_of, before, after)
+        return after
 
 
 def _fixed(state: PyTree) -> PyTree:
@@ -125,8 +141,8 @@ def _fixed(state: PyTree) -> PyTree:
     return jax.tree.map(jnp.asarray, state)
 
 
-def _in_type_of(old: Array, new: Array) -> Array:
-    return new if old.dtype == new.dtype else new.astype(old.dtype)
+def _in_type(leaf: Array, dtype: Any) -> Array:
+    return leaf if leaf.dtype == dtype else leaf.astype(dtype)
 
 
 def _difference(before: PyTree, after: PyTree) -> str:
