@@ -3,6 +3,8 @@
 A script that does not choose gets the plain forms, so that one model traces to one program on every machine.
 """
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 _chosen = {"padded rows": False}
@@ -16,6 +18,17 @@ def padded_rows() -> bool:
 def suit(*, pad_rows: bool) -> None:
     """Chooses for this process. Programs that are compiled already stay as they are."""
     _chosen["padded rows"] = pad_rows
+
+
+@contextlib.contextmanager
+def plain_forms() -> Iterator[None]:
+    """Within it, whatever is traced has the forms that are the same on every machine."""
+    before = padded_rows()
+    suit(pad_rows=False)
+    try:
+        yield
+    finally:
+        suit(pad_rows=before)
 
 
 def rows_compete(processor: str, backend: str) -> bool:

@@ -11,6 +11,9 @@ import numpy as np
 from penstock._errors import ConfigurationError, require
 from penstock._jax_setup import set_up_jax
 from penstock._types import Actions
+from penstock.export.decision import Mode
+from penstock.export.exporting import export_run
+from penstock.export.files import Target
 from penstock.networks.precision import Precision
 from penstock.observation import Observation
 from penstock.policies import Agent
@@ -220,6 +223,40 @@ class Run:
         require(episodes >= 1, "episodes", episodes, "must be at least 1")
         restored = self._open(checkpoint)
         return evaluate_seeds(restored.learner, restored.agents, episodes, jax.random.key(seed))
+
+    def export(
+        self,
+        to: Target = "numpy",
+        output: str | Path | None = None,
+        *,
+        mode: Mode = "deterministic",
+        seed: int | None = None,
+        checkpoint: Literal["last", "best"] = "last",
+    ) -> Path:
+        """Writes a policy to a file that runs without Penstock: ``penstock export`` without its check.
+
+        Args:
+            to: numpy (an ``.npz``, and a module that reads it), onnx or stablehlo.
+            output: the file; by default ``exports/CHECKPOINT`` in the run folder.
+            mode: ``deterministic``: by the run's rule. ``noise-fed``: by noise, a further input.
+            seed: which one; the first by default.
+            checkpoint: see `agent`.
+
+        Returns:
+            The file.
+        """
+        world, use_copies = self._opened
+        exported = export_run(
+            self.path,
+            to,
+            output,
+            mode=mode,
+            checkpoint=checkpoint,
+            seed=seed,
+            world=world,
+            use_copies=use_copies,
+        )
+        return exported.paths[0]
 
     def _open(self, checkpoint) -> RestoredRun:
         if checkpoint not in self._restored:

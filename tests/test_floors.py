@@ -16,6 +16,7 @@ FLOORS = {
     "algorithms": 4,
     "training": 5,
     "reports": 6,
+    "export": 6,
     "sweeps": 7,
     "cli": 8,
     "api.py": 9,

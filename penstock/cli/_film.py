@@ -1,10 +1,12 @@
 """Films one deterministic episode."""
 
+import functools
 import itertools
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -52,16 +54,14 @@ def film(
     world = learner.world
     steps = world.episode_length if seconds is None else max(1, math.ceil(seconds / world.control_timestep))
     key = jax.random.fold_in(jax.random.key(seed), FILM_KEY)
-    with warnings.catch_warnings():
-        # ffmpeg is started by fork and exec at once, which JAX's threads do not mind.
-        warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called", category=RuntimeWarning)
-        if isinstance(world, HostedWorld):
-            return _film_hosted(learner, world, agent, path, key, deterministic, size, steps, progress)
-        scenes = _scenes(world, agent, key, deterministic, steps)
-        return write_episode(scenes, path, world.control_timestep, size=size, progress=progress)
+    if isinstance(world, HostedWorld):
+        return _film_hosted(learner, world, agent, path, key, deterministic, size, steps, progress)
+    scenes = _scenes(world, agent, key, deterministic, steps)
+    pictures = ((lambda scene=scene: scene) for scene in scenes)
+    return write_pictures(pictures, world, path, size=size, steps=len(scenes), progress=progress)
 
 
-def _scenes(world: World, agent: Agent, key: Key, deterministic: bool, most: int) -> list[Scene]:
+def _scenes(world: World, agent: Agent, key: Key, deterministic: bool, most: int) -> list[Scene | None]:
     """One scene for each of the first ``most`` control steps of an episode on a functional world.
 
     Raises:
@@ -78,11 +78,7 @@ def _scenes(world: World, agent: Agent, key: Key, deterministic: bool, most: int
 
     length, bodies = jax.device_get(episode(agent, key))
     steps = range(min(int(np.asarray(length)[0]), most))
-    drawn = [world.task.scene(jax.tree.map(lambda leaf, t=t: leaf[t], bodies), 0) for t in steps]
-    scenes = [scene for scene in drawn if scene is not None]
-    if not scenes or len(scenes) < len(drawn):
-        raise PenstockError(f"'{world.name}' has no pictures: its task does not implement `scene`.")
-    return scenes
+    return [world.task.scene(jax.tree.map(lambda leaf, t=t: leaf[t], bodies), 0) for t in steps]
 
 
 class Blank:
@@ -111,31 +107,86 @@ def _film_hosted(
     progress: Callable[[float], None],
 ) -> Path:
     """Films one episode of a hosted world: drawn by our renderer, or as the environment renders itself."""
-    if world.declared.pictures == "none":
-        raise PenstockError(
-            f"'{world.name}' has no pictures: it has no MuJoCo model where Gymnasium's environments have it, and its "
-            "metadata['render_modes'] lacks 'rgb_array'. Give it a render() that returns arrays of (height, width, 3) "
-            "bytes, and say so there."
-        )
+    refuse_pictureless(world)
     world = world.filmed()
     evaluator = HostedEvaluator(learner, world)
     played = evaluator.play(jax.tree.leaves(agent), key, [], deterministic=deterministic)
-    steps = itertools.islice(played, most)
+
+    def pictures():
+        for t, _ in itertools.islice(played, most):
+            caption = f"t = {t * world.control_timestep:.2f} s"
+            scenes = world.declared.pictures == "scene"
+            yield functools.partial(evaluator.world.scene, caption) if scenes else evaluator.world.frame
+
     try:
-        if world.declared.pictures == "scene":
-            captions = (f"t = {t * world.control_timestep:.2f} s" for t, _ in steps)
-            drawn = [scene for caption in captions if (scene := evaluator.world.scene(caption)) is not None]
-            return write_episode(drawn, path, world.control_timestep, size=size, progress=progress)
+        return write_pictures(
+            pictures(), world, path, size=size, steps=min(most, world.episode_length), progress=progress
+        )
+    finally:
+        evaluator.world.close()
+
+
+def write_pictures(
+    pictures: Iterable[Callable[[], Any]],
+    world: World,
+    path: Path,
+    *,
+    size: tuple[int, int] = (960, 540),
+    steps: int,
+    progress: Callable[[float], None] = lambda share: None,
+) -> Path:
+    """Writes an episode whose pictures are made while it is played, in real time or at the rate that a world states.
+
+    Args:
+        pictures: one per control step: draws what is there now, a scene for our renderer, or a frame. Those that the
+            film leaves out are not drawn.
+        world: whose they are.
+        path: the file.
+        size: width and height in pixels, at most.
+        steps: how many there are, at most.
+        progress: told the share that is drawn.
+
+    Raises:
+        NoPicturesError: the world cannot be drawn.
+    """
+    with warnings.catch_warnings():
+        # ffmpeg is started by fork and exec at once, which JAX's threads do not mind.
+        warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called", category=RuntimeWarning)
+        return _written(pictures, world, path, size, steps, progress)
+
+
+def _written(pictures, world, path, size, steps, progress):
+    if isinstance(world, HostedWorld) and world.declared.pictures == "rgb_array":
         stride, shown = thinned(1.0 / world.declared.picture_rate)
         seen = Blank()
-        frames = (seen.passed(evaluator.world.frame()) for t, _ in steps if t % stride == 0)
-        count = min(most, world.episode_length) // stride
-        written = write_video(announced(fitted(frames, size), count, progress), path, 1.0 / shown)
+        frames = (seen.passed(picture()) for t, picture in enumerate(pictures) if t % stride == 0)
+        written = write_video(announced(fitted(frames, size), steps // stride, progress), path, 1.0 / shown)
         if seen.blank:
-            raise PenstockError(
+            raise NoPicturesError(
                 f"'{world.name}' draws nothing: all pictures that its render() returned are one colour, as in "
                 f"{written}. Look at how it renders where there is no display."
             )
         return written
-    finally:
-        evaluator.world.close()
+    refuse_pictureless(world)
+    scenes = [scene for picture in pictures if (scene := picture()) is not None]
+    if not scenes:
+        raise NoPicturesError(f"'{world.name}' has no pictures: its task does not implement `scene`.")
+    return write_episode(scenes, path, world.control_timestep, size=size, progress=progress)
+
+
+class NoPicturesError(PenstockError):
+    """A world cannot be drawn."""
+
+
+def refuse_pictureless(world: World) -> None:
+    """Refuses a hosted world that cannot be drawn.
+
+    Raises:
+        NoPicturesError: says why.
+    """
+    if isinstance(world, HostedWorld) and world.declared.pictures == "none":
+        raise NoPicturesError(
+            f"'{world.name}' has no pictures: it has no MuJoCo model where Gymnasium's environments have it, and its "
+            "metadata['render_modes'] lacks 'rgb_array'. Give it a render() that returns arrays of (height, width, 3) "
+            "bytes, and say so there."
+        )

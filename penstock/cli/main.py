@@ -14,6 +14,8 @@ COMMANDS = {
     "evaluate": "run episodes with a trained policy",
     "plot": "draw learning curves of one or several runs",
     "video": "film a trained policy",
+    "export": "write a trained policy to a file that runs without Penstock",
+    "play": "play an exported policy",
     "worlds": "list the worlds",
     "algorithms": "list the algorithms",
     "check-world": "check a world, and explain what is wrong with it",

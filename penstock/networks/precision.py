@@ -15,6 +15,8 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, primitives
 from jax.extend.core import Literal as Constant
 
+from penstock._jaxprs import INNER_PROGRAM, counts_of_scan
+
 Precision = Literal["float32", "bfloat16"]
 """In which the factors of large matrix products are."""
 
@@ -44,10 +46,6 @@ def in_precision(precision: Precision, function: Callable[..., Any]) -> Callable
     return rounded
 
 
-_INNER = {"jit": "jaxpr", "pjit": "jaxpr", "custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr"}
-"""Operations that are one program, and the parameter that holds it. Derivatives are taken: their rules can go."""
-
-
 def _run(program: ClosedJaxpr, arguments: Sequence) -> list:
     """Runs a program with its large products rounded."""
     jaxpr = program.jaxpr
@@ -66,7 +64,7 @@ def _run(program: ClosedJaxpr, arguments: Sequence) -> list:
     for equation in jaxpr.eqns:
         inputs = [read(variable) for variable in equation.invars]
         primitive, parameters = equation.primitive, equation.params
-        inner = parameters.get(_INNER.get(primitive.name))
+        inner = parameters.get(INNER_PROGRAM.get(primitive.name))
         if primitive is primitives.dot_general_p and _is_large(inputs, parameters):
             x, y = (source(variable) for variable in equation.invars)
             outputs = [factors.product(x, y, parameters["dimension_numbers"])]
@@ -104,7 +102,7 @@ def _cond(inputs, parameters):
 
 
 def _scan(inputs, parameters):
-    constants, carried = _counts_of_scan(parameters)
+    constants, carried = counts_of_scan(parameters)
     carried += constants
 
     def body(carry, x):
@@ -114,14 +112,6 @@ def _scan(inputs, parameters):
     how = {name: parameters[name] for name in ("length", "reverse", "unroll")}
     carry, ys = jax.lax.scan(body, inputs[constants:carried], inputs[carried:], **how)
     return [*carry, *ys]
-
-
-def _counts_of_scan(parameters) -> tuple[int, int]:
-    """How many inputs of a scan are constant and how many carried."""
-    if "num_consts" in parameters:  # JAX before 0.11
-        return parameters["num_consts"], parameters["num_carry"]
-    constants, carried, _ = parameters["ft_in"].unpack()
-    return len(constants), len(carried)
 
 
 def _is_large(factors, parameters) -> bool:

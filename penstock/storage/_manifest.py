@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 import penstock
+from penstock._provenance import source_commit
 from penstock.storage._durable import strict_json
 from penstock.storage._state_tree import STATE, LeafRecord
 from penstock.storage._tensor_file import CheckpointDamagedError, CheckpointError, open_regular
@@ -87,7 +88,7 @@ class Manifest:
         step: position of the run; orders checkpoints.
         config_hash: hash of the configuration that the run had.
         score: how good the policy was, larger is better; None where nobody asked.
-        versions: of Penstock and JAX, when written.
+        versions: of Penstock and JAX, when written; and the commit of Penstock, where it ran from a checkout.
         x64: whether JAX had 64-bit numbers enabled.
         devices: platform, kind and numbers of devices and processes, when written.
         wall_time: seconds since 1970, for people. Nothing is ever ordered by it.
@@ -140,12 +141,13 @@ def new_manifest(
     extra: dict[str, Any],
 ) -> Manifest:
     """A manifest of this process, now, without files."""
+    commit = source_commit()
     return Manifest(
         format_version=FORMAT_VERSION,
         step=step,
         config_hash=config_hash,
         score=score,
-        versions={"penstock": penstock.__version__, "jax": jax.__version__},
+        versions={"penstock": penstock.__version__, "jax": jax.__version__} | ({"commit": commit} if commit else {}),
         x64=x64_enabled(),
         devices={
             "platform": jax.default_backend(),

@@ -26,7 +26,7 @@ def pictures_of(env: Any) -> Pictures:
     Args:
         env: a `gymnasium.Env`, or a vector of them.
     """
-    if _model_and_data(_first(env)) is not None:
+    if model_and_data(_first(env)) is not None:
         return "scene"
     modes = (getattr(env, "metadata", None) or {}).get("render_modes") or ()
     return "rgb_array" if "rgb_array" in modes or getattr(env, "render_mode", None) == "rgb_array" else "none"
@@ -34,7 +34,7 @@ def pictures_of(env: Any) -> Pictures:
 
 def scene_of(env: Any, caption: str = "") -> Scene | None:
     """One frame of an environment of MuJoCo's; None for others."""
-    found = _model_and_data(env)
+    found = model_and_data(env)
     if found is None:
         return None
     from penstock.scene.mujoco import MujocoScenes
@@ -112,7 +112,7 @@ def _first(env: Any) -> Any:
     return members[0] if isinstance(members, list | tuple) and members else env
 
 
-def _model_and_data(env: Any) -> tuple[Any, Any] | None:
+def model_and_data(env: Any) -> tuple[Any, Any] | None:
     """Model and data of an environment of MuJoCo's."""
     base = getattr(env, "unwrapped", env)
     physics = getattr(base, "physics", None)

@@ -1,0 +1,112 @@
+"""``penstock play FILE``: plays an exported policy."""
+
+import contextlib
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+from tyro.conf import Positional, arg
+
+from penstock._errors import require
+from penstock._jax_setup import set_up_jax
+from penstock.cli._arguments import parse
+from penstock.cli._filming import Filming
+
+if TYPE_CHECKING:
+    from penstock.export.playing import Step
+
+
+@dataclasses.dataclass(frozen=True)
+class PlayOptions:
+    """Plays an exported policy: the file acts, not the checkpoint. Prints returns, and films the first episode."""
+
+    file: Annotated[Positional[Path], arg(metavar="FILE")]
+    """What `penstock export` wrote: .npz, .onnx or .stablehlo."""
+    world: str = ""
+    """Where it plays; by default the world that it was trained in, with the same options."""
+    episodes: int = 1
+    """Episodes to play."""
+    seed: int = 0
+    """Seed of the first episode's reset, and of noise where the policy takes any; the next episode has the next."""
+    video: bool = True
+    """Film the first episode, where the world can be drawn."""
+    output: Path | None = None
+    """The film, .mp4 or .gif; by default beside the file."""
+    viewer: bool = False
+    """Show it in MuJoCo's viewer, in real time, in place of the film. Needs a display."""
+    json: bool = False
+    """Print one JSON object in place of lines."""
+
+
+def run(arguments: list[str]) -> int:
+    """Runs the subcommand."""
+    options = parse(PlayOptions, arguments, "penstock play")
+    require(options.episodes >= 1, "episodes", options.episodes, "must be at least 1")
+    set_up_jax()
+    from penstock.cli._film import NoPicturesError, write_pictures
+    from penstock.export.files import open_policy
+    from penstock.export.playing import play
+    from penstock.worlds.loading import load_world
+
+    file = open_policy(options.file)
+    trained = file.metadata["world"]
+    name = options.world or trained["name"]
+    world = load_world(name, 1, **(trained["options"] if name == trained["name"] else {}))
+    filmed = options.output or options.file.with_suffix(".mp4")
+    results, film = [], None
+    for episode in range(options.episodes):
+        draws = options.video and not options.viewer and episode == 0
+        steps = play(file, world, options.seed + episode, pictures=draws, viewer=options.viewer)
+        tally = Tally(options.seed + episode)
+        counted = tally.over(steps)
+        with contextlib.closing(steps):
+            if draws:
+                try:
+                    pictures = (step.picture for step in counted)
+                    with Filming(quiet=True) as progress:
+                        film = write_pictures(pictures, world, filmed, steps=world.episode_length, progress=progress)
+                except NoPicturesError as error:
+                    print(f"no film: {error}", file=sys.stderr)
+            for _ in counted:  # what the film left over
+                pass
+        results.append(tally)
+        if not options.json:
+            print(tally.line(), flush=True)
+    returns = np.array([tally.total for tally in results])
+    if options.json:
+        episodes = [{"seed": tally.seed, "return": tally.total, "steps": tally.steps} for tally in results]
+        print(json.dumps({"file": str(options.file), "world": name, "episodes": episodes}))
+        return 0
+    if len(results) > 1:
+        print(
+            f"mean return {returns.mean():.6g}, standard deviation {returns.std(ddof=1):.3g}, {len(results)} episodes"
+        )
+    if film is not None:
+        print(film)
+    return 0
+
+
+@dataclasses.dataclass
+class Tally:
+    """What an episode brought."""
+
+    seed: int
+    total: float = 0.0
+    steps: int = 0
+    ending: str = "stopped"
+
+    def over(self, steps: "Iterator[Step]") -> "Iterator[Step]":
+        """The same steps, counted as they pass."""
+        for step in steps:
+            self.total += step.reward
+            self.steps += 1
+            self.ending = "terminated" if step.terminated else "time limit" if step.truncated else self.ending
+            yield step
+
+    def line(self) -> str:
+        """For people."""
+        return f"seed {self.seed}: return {self.total:.6g}, {self.steps} steps, {self.ending}"

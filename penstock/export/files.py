@@ -1,0 +1,275 @@
+"""Exported policies as files: NumPy, ONNX and StableHLO. Writing them, and opening one to act by it.
+
+A file holds all that the policy needs at run time: normaliser, networks, the loop of the flow, and the scaling of
+actions; and what people need to know to use it (`penstock.export.metadata`). It needs none of Penstock to run.
+"""
+
+import abc
+import dataclasses
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+import penstock
+from penstock._errors import ConfigurationError, PenstockError, raised, suggest
+from penstock._files import replacing, write_text
+from penstock._processor import plain_forms
+from penstock.export import reader
+from penstock.export.decision import NOISE, Decision
+from penstock.export.program import Program, program_sha256
+
+FORMAT = "penstock-policy"
+FORMAT_VERSION = 1
+
+Target = Literal["numpy", "onnx", "stablehlo"]
+"""What a policy is exported to."""
+
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+"""Of a StableHLO file."""
+
+
+class PolicyFile(abc.ABC):
+    """An exported policy, opened: made with its path.
+
+    Attributes:
+        path: the file.
+        metadata: see `penstock.export.metadata.describe`.
+        inputs: shape and dtype of each input, by name.
+    """
+
+    suffix: ClassVar[str]
+    runtime: ClassVar[str]
+    """What runs it, for people."""
+
+    path: Path
+    metadata: dict[str, Any]
+    inputs: dict[str, tuple[tuple[int, ...], str]]
+
+    @abc.abstractmethod
+    def __init__(self, path: Path): ...
+
+    @abc.abstractmethod
+    def decide(self, inputs: Mapping[str, np.ndarray]) -> Float[np.ndarray, "..."]:
+        """The action ``(d,)``, or the plan ``(C, d)``, of one decision."""
+
+    @property
+    def takes_noise(self) -> bool:
+        """Whether noise is one of the inputs."""
+        return NOISE in self.inputs
+
+
+def write(decision: Decision, metadata: Mapping[str, Any], path: Path, target: Target) -> list[Path]:
+    """Writes a policy to a file, whole or not at all. The same policy gives the same bytes on every machine.
+
+    Args:
+        decision: what is exported.
+        metadata: what people need to know.
+        path: the file.
+        target: its kind.
+
+    Returns:
+        The files that were written: the policy, and for NumPy the module that reads it.
+
+    Raises:
+        CapabilityError: the policy uses an operation that cannot be exported so.
+        MissingExtraError: ONNX is not installed.
+        OutputError: the file cannot be written.
+    """
+    if path.suffix != FORMATS[target].suffix:
+        raise ConfigurationError(f"output = '{path}': a file for {target} ends in {FORMATS[target].suffix}. Rename it.")
+    metadata = {"format": FORMAT, "format_version": FORMAT_VERSION, **metadata}
+    match target:
+        case "numpy":
+            content = _numpy_bytes(decision.program(), metadata)
+        case "onnx":
+            from penstock.export.onnx import onnx_bytes
+
+            content = onnx_bytes(decision.program(), metadata)
+        case "stablehlo":
+            content = _stablehlo_bytes(decision, metadata)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+    if target != "numpy":
+        return [path]
+    return [path, write_text(path.with_name(READER_NAME), Path(reader.__file__).read_text(encoding="utf-8"))]
+
+
+READER_NAME = "penstock_policy.py"
+"""The module that reads NumPy files, beside them."""
+
+
+def open_policy(path: Path | str) -> PolicyFile:
+    """Opens an exported policy of any kind, and checks that it is whole.
+
+    Raises:
+        PenstockError: there is no such file, it is damaged, it is none of ours, or a package is missing.
+    """
+    path = Path(path)
+    kinds = {kind.suffix: kind for kind in FORMATS.values()}
+    if path.suffix not in kinds:
+        hint = suggest(path.suffix, kinds) or f" They end in {', '.join(kinds)}."
+        raise ConfigurationError(f"'{path}' is no file that `penstock export` writes.{hint}")
+    if not path.is_file():
+        raise PenstockError(f"'{path}': there is no such file. Write one with `penstock export RUN`.")
+    try:
+        opened = kinds[path.suffix](path)
+        if opened.metadata.get("format") != FORMAT:
+            raise ValueError("it is not one of Penstock's")
+        version = opened.metadata.get("format_version")
+    except PenstockError:
+        raise
+    except Exception as error:
+        raise PenstockError(
+            f"'{path}' cannot be read as an exported policy: {raised(error)}. Export the run again."
+        ) from error
+    if version != FORMAT_VERSION:
+        raise PenstockError(
+            f"'{path}' has format {version}; this Penstock {penstock.__version__} reads format {FORMAT_VERSION}. Use "
+            "the Penstock that wrote it, or export the run again."
+        )
+    return opened
+
+
+# ---------------------------------------------------------------------- NumPy
+
+
+def _numpy_bytes(program: Program, metadata: Mapping[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    told = {**metadata, "program_sha256": program.sha256()}
+    arrays: dict[str, Any] = {"metadata": np.array(json.dumps(told)), "program": np.array(program.listing())}
+    np.savez_compressed(buffer, allow_pickle=False, **arrays, **program.constants)
+    return buffer.getvalue()
+
+
+class NumpyFile(PolicyFile):
+    """A program and its constants in an ``.npz`` archive, read by the module `penstock.export.reader`."""
+
+    suffix = ".npz"
+    runtime = f"NumPy {np.__version__}"
+
+    def __init__(self, path: Path):
+        self.path = path
+        with np.load(path, allow_pickle=False) as file:
+            constants = {name: file[name] for name in file.files}
+        metadata, listing = (constants.pop(name).item() for name in ("metadata", "program"))
+        if program_sha256(listing, constants) != json.loads(metadata)["program_sha256"]:
+            raise ValueError("its program does not have the SHA-256 that its metadata states")
+        self._policy = reader.Policy(path)
+        self.metadata = self._policy.metadata
+        self.inputs = {name: (tuple(of["shape"]), of["dtype"]) for name, of in self._policy.inputs.items()}
+
+    def decide(self, inputs: Mapping[str, np.ndarray]) -> Float[np.ndarray, "..."]:
+        """See `PolicyFile.decide`."""
+        return self._policy.decide(**inputs)
+
+
+# ---------------------------------------------------------------------- ONNX
+
+
+class OnnxFile(PolicyFile):
+    """An ONNX graph, run by ONNX Runtime on one thread."""
+
+    suffix = ".onnx"
+    runtime = "ONNX Runtime"
+
+    def __init__(self, path: Path):
+        from penstock.export.onnx import session
+
+        self.path = path
+        self._session = session(path)
+        told = self._session.get_modelmeta().custom_metadata_map
+        self.metadata = {name: json.loads(value) for name, value in told.items()}
+        kinds = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}
+        self.inputs = {one.name: (tuple(one.shape[1:]), kinds[one.type]) for one in self._session.get_inputs()}
+
+    def decide(self, inputs: Mapping[str, np.ndarray]) -> Float[np.ndarray, "..."]:
+        """See `PolicyFile.decide`."""
+        return self._session.run(["action"], {name: inputs[name][None] for name in self.inputs})[0][0]
+
+
+# ---------------------------------------------------------------------- StableHLO
+
+_MODULE, _TEXT, _METADATA = "exported.bin", "module.mlir.bc", "metadata.json"
+
+
+def _stablehlo_bytes(decision: Decision, metadata: Mapping[str, Any]) -> bytes:
+    with plain_forms():
+        exported = jax.export.export(decision.jitted(), platforms=PLATFORMS)(*decision.inputs.values())
+    inputs = {name: {"shape": list(s.shape), "dtype": np.dtype(s.dtype).name} for name, s in decision.inputs.items()}
+    module = bytes(exported.serialize())
+    told = {**metadata, "inputs": inputs, "program_sha256": hashlib.sha256(module).hexdigest()}
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in (
+            (_METADATA, json.dumps(told)),
+            (_MODULE, module),
+            (_TEXT, exported.mlir_module_serialized),
+        ):
+            archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
+    return buffer.getvalue()
+
+
+class StableHloFile(PolicyFile):
+    """A zip archive: the module as ``jax.export`` reads it, the same as StableHLO bytecode, and the metadata."""
+
+    suffix = ".stablehlo"
+    runtime = f"XLA, JAX {jax.__version__}"
+
+    def __init__(self, path: Path):
+        self.path = path
+        with zipfile.ZipFile(path) as archive:
+            self.metadata = json.loads(archive.read(_METADATA))
+            module = archive.read(_MODULE)
+        if hashlib.sha256(module).hexdigest() != self.metadata["program_sha256"]:
+            raise ValueError("its module does not have the SHA-256 that its metadata states")
+        self._call = jax.jit(jax.export.deserialize(bytearray(module)).call)
+        self.inputs = {name: (tuple(of["shape"]), of["dtype"]) for name, of in self.metadata["inputs"].items()}
+
+    def decide(self, inputs: Mapping[str, np.ndarray]) -> Float[np.ndarray, "..."]:
+        """See `PolicyFile.decide`."""
+        return np.asarray(self._call(*(inputs[name] for name in self.inputs)))
+
+
+FORMATS: dict[Target, type[PolicyFile]] = {"numpy": NumpyFile, "onnx": OnnxFile, "stablehlo": StableHloFile}
+"""Kinds of files."""
+
+
+@dataclasses.dataclass
+class Player:
+    """Acts by an exported policy, step by step, for one environment.
+
+    Attributes:
+        file: the policy.
+        random: where the noise comes from, if the policy takes any.
+    """
+
+    file: PolicyFile
+    random: np.random.Generator
+
+    def __post_init__(self):
+        self.reset()
+
+    def reset(self) -> None:
+        """Begins an episode: forgets what is planned."""
+        self._plan: list[np.ndarray] = []
+
+    def act(self, observation: Mapping[str, np.ndarray]) -> Float[np.ndarray, "d"]:
+        """The action of this step, in the environment's units.
+
+        Args:
+            observation: its parts by name: observation, points, pixels.
+        """
+        if not self._plan:
+            inputs = dict(observation)
+            if self.file.takes_noise:
+                inputs[NOISE] = self.random.standard_normal(self.file.inputs[NOISE][0]).astype(np.float32)
+            self._plan = list(np.atleast_2d(self.file.decide(inputs)))
+        return self._plan.pop(0)

@@ -1,0 +1,81 @@
+"""What people need to know of an exported policy: names, orders, units, rates, and where it comes from."""
+
+import contextlib
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from penstock.export.decision import ActionRange, Decision
+from penstock.storage.store import Manifest
+from penstock.training.parts import AGENT
+from penstock.training.plan import RunPlan
+from penstock.worlds.hosted.hosted_world import HostedWorld
+from penstock.worlds.hosted.robot import actuators, observation_names, one_environment
+
+
+def describe(plan: RunPlan, decision: Decision, manifest: Manifest, seed: int) -> dict[str, Any]:
+    """The metadata of a policy, as JSON has it.
+
+    ``observation``: ``size``, ``names`` in order, and sizes of ``points`` and ``pixels`` where there are any.
+    ``action``: ``size``, ``names``, ``low`` and ``high`` in the environment's units, and ``chunk_length``: how many
+    actions one decision gives. ``actuators``: see `penstock.worlds.hosted.robot.actuators`. ``control``: time step in
+    seconds, and rate in Hz. ``world``, ``policy``, ``origin``: what it was trained in, what it is, where it comes
+    from.
+
+    Args:
+        plan: the run.
+        decision: what is exported.
+        manifest: of the checkpoint.
+        seed: which of the run's seeds.
+    """
+    world, spec = decision.world, decision.world.observation_spec
+    names, motors = [f"observation[{i}]" for i in range(spec.vector)], []
+    if isinstance(world, HostedWorld):
+        names = observation_names(world)
+        with contextlib.suppress(Exception), one_environment(world) as env:  # a name is worth no failure
+            names, motors = observation_names(world, env), actuators(env)
+    ends = ActionRange.of(world)
+    fits = len(motors) == world.action_size
+    observation: dict[str, Any] = {"size": spec.vector, "names": names}
+    if spec.points:
+        observation["points"] = [spec.points, 3]
+    if spec.pixels is not None:
+        observation["pixels"] = list(spec.pixels)
+    policy = plan.settings.policy
+    return {
+        "world": {"name": plan.world, "options": plan.world_options, "constants": world.describe()},
+        "observation": observation,
+        "action": {
+            "size": world.action_size,
+            "names": [motor["name"] for motor in motors]
+            if fits
+            else [f"action[{i}]" for i in range(world.action_size)],
+            "low": _numbers(ends.low),
+            "high": _numbers(ends.high),
+            "chunk_length": decision.agent.chunk_length,
+        },
+        "actuators": motors if fits else [],
+        "control": {"timestep": world.control_timestep, "rate": 1.0 / world.control_timestep},
+        "policy": {
+            "algorithm": plan.algorithm,
+            "class": policy.policy,
+            "settings": dataclasses.asdict(policy),
+            "mode": decision.mode,
+            "deterministic_action": decision.agent.deterministic.rule if decision.mode == "deterministic" else None,
+            "noise_shape": list(decision.agent.actor.policy.noise_shape) if decision.mode == "noise-fed" else None,
+            "observations_normalized": decision.agent.normalizer.enabled,
+        },
+        "origin": {
+            "label": plan.label or plan.title,
+            "seed": seed,
+            "environment_steps": manifest.step,
+            "config_hash": manifest.config_hash,
+            "versions": dict(manifest.versions),
+            "agent_sha256": sorted(file.sha256 for file in manifest.files.values() if file.part == AGENT),
+        },
+    }
+
+
+def _numbers(values: np.ndarray) -> list[float]:
+    return [float(value) for value in values]

@@ -1,0 +1,233 @@
+"""Every policy class as a file of every kind; and files that are not to be trusted."""
+
+import dataclasses
+import io
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import jax
+import numpy as np
+import onnx
+import pytest
+
+from penstock import _processor
+from penstock._errors import ConfigurationError, PenstockError
+from penstock.export.files import FORMATS, READER_NAME, Player, open_policy, write
+from penstock.export.parity import TOLERANCE
+from penstock.networks import mlp
+from penstock.observation import ObservationSpec
+from penstock.policies.settings import POLICIES
+from tests.export.exported_agents import ACTIONS, SIZE, decision, some_inputs
+
+METADATA = {"world": {"name": "mine"}, "action": {"size": ACTIONS}}
+FLOWS = [name for name, settings in POLICIES.items() if hasattr(settings, "velocity")]
+FIELDS = ("affine", "mlp", "gated", "decoded")
+CASES = {
+    **{name: {"settings": settings} for name, settings in POLICIES.items() if ":" not in name},
+    **{f"flow {field}": {"settings": dataclasses.replace(POLICIES["flow"], velocity=field)} for field in FIELDS},
+    **{
+        f"flow {stepper}": {"settings": dataclasses.replace(POLICIES["flow"], stepper=stepper)}
+        for stepper in ("midpoint", "heun", "rk4")
+    },
+    **{f"flow {rule}": {"settings": POLICIES["flow"], "rule": rule} for rule in ("typical", "mean", "modal")},
+    **{
+        f"{name} noise-fed": {"settings": POLICIES[name], "mode": "noise-fed"}
+        for name in ("gaussian", "coupling", "flow", "noisy-flow")
+    },
+    "chunks": {"settings": POLICIES["flow"], "chunk": 4, "rule": "modal"},
+    "chunks noise-fed": {"settings": POLICIES["coupling"], "chunk": 3, "mode": "noise-fed"},
+    "batch renormalisation": {"settings": POLICIES["gaussian"], "renorm_warmup": 10},
+    "points": {"settings": POLICIES["gaussian"], "spec": ObservationSpec(SIZE, points=7)},
+    "pixels": {"settings": POLICIES["gaussian"], "spec": ObservationSpec(0, pixels=(32, 33, 3))},
+    "pixels and numbers": {"settings": POLICIES["gaussian"], "spec": ObservationSpec(2, pixels=(33, 32, 1))},
+    **{
+        activation: {"settings": POLICIES["gaussian"], "activation": activation}
+        for activation in ("elu", "relu", "gelu", "mish", "tanh", "identity")
+    },
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_file_decides_as_the_agent_does(case, tmp_path):
+    made = decision(**CASES[case])
+    inputs = [some_inputs(made, seed) for seed in range(3)]
+    expected = [np.asarray(jax.jit(made)(**given)["action"]) for given in inputs]
+    assert np.ptp(expected, axis=0).max() > 1e-3  # the observation matters
+    for target, kind in FORMATS.items():
+        path = tmp_path / f"policy{kind.suffix}"
+        write(made, METADATA, path, target)
+        file = open_policy(path)
+        assert file.inputs == {name: (shape.shape, str(shape.dtype)) for name, shape in made.inputs.items()}
+        for given, wanted in zip(inputs, expected, strict=True):
+            found = file.decide(given)
+            assert found.shape == wanted.shape and found.dtype == np.float32
+            np.testing.assert_allclose(found, wanted, atol=TOLERANCE, rtol=0.0, err_msg=target)
+
+
+@pytest.mark.parametrize("target", FORMATS)
+def test_a_file_does_not_depend_on_the_machine_that_wrote_it(target, tmp_path, monkeypatch):
+    """Two kinds of processors, for which layers of whole pages have different forms."""
+    monkeypatch.setattr(mlp, "PAGE", 8)
+    content = []
+    for pad_rows in (True, False):
+        _processor.suit(pad_rows=pad_rows)
+        try:
+            path = tmp_path / f"{pad_rows}{FORMATS[target].suffix}"
+            made = decision(POLICIES["deterministic"])
+            write(made, METADATA, path, target)
+            jaxpr = jax.make_jaxpr(made)(observation=np.zeros(SIZE, np.float32))
+            assert (" pad[" in str(jaxpr)) == pad_rows  # the forms differ where nobody asks for the plain one
+            assert _processor.padded_rows() == pad_rows
+        finally:
+            _processor.suit(pad_rows=False)
+        content.append(path.read_bytes())
+    assert content[0] == content[1]
+
+
+def test_the_module_beside_a_file_reads_it_with_numpy_alone(tmp_path):
+    made = decision(POLICIES["flow"], chunk=2, rule="modal")
+    path, module = write(made, METADATA, tmp_path / "policy.npz", "numpy")
+    assert module.name == READER_NAME and len(module.read_text().splitlines()) <= 62
+    script = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import numpy as np; from penstock_policy import Policy\n"
+        f"policy = Policy({str(path)!r}); observation = np.arange({SIZE}.0)\n"
+        "print(np.stack([policy(observation + i) for i in range(5)]).tolist())\n"
+        "policy.reset(); print(policy(observation).tolist())\n"
+        "assert not {'jax', 'penstock'} & set(sys.modules), sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-I", "-c", script], capture_output=True, text=True, check=True)
+    actions, again = map(json.loads, done.stdout.splitlines())
+
+    def plan(start):
+        return np.asarray(made(observation=np.arange(SIZE, dtype=np.float32) + start)["action"])
+
+    expected = [*plan(0), *plan(2), plan(4)[0]]  # two actions per plan, made at steps 0, 2 and 4
+    np.testing.assert_allclose(actions, expected, atol=1e-5)
+    np.testing.assert_allclose(again, plan(0)[0], atol=1e-5)
+
+
+def test_the_reader_draws_the_noise_that_nobody_gives(tmp_path):
+    write(decision(POLICIES["gaussian"], mode="noise-fed"), METADATA, tmp_path / "policy.npz", "numpy")
+    from penstock.export.reader import Policy
+
+    first, same, other = (Policy(tmp_path / "policy.npz", seed=seed)(np.zeros(SIZE)) for seed in (0, 0, 1))
+    assert (first == same).all() and (first != other).all()
+
+
+def test_the_reader_refuses_what_is_no_number(tmp_path):
+    write(decision(POLICIES["gaussian"]), METADATA, tmp_path / "policy.npz", "numpy")
+    from penstock.export.reader import Policy
+
+    with pytest.raises(ValueError, match="observation: it holds NaN or infinity"):
+        Policy(tmp_path / "policy.npz")(np.array([np.nan, *np.zeros(SIZE - 1)]))
+
+
+def test_a_player_follows_plans_and_draws_noise(tmp_path):
+    write(decision(POLICIES["coupling"], chunk=3, mode="noise-fed"), METADATA, tmp_path / "policy.npz", "numpy")
+    file = open_policy(tmp_path / "policy.npz")
+    player = Player(file, np.random.default_rng(0))
+    observation = {"observation": np.zeros(SIZE, np.float32)}
+    actions = [player.act(observation) for _ in range(4)]
+    noises = np.random.default_rng(0).standard_normal((2, 9)).astype(np.float32)
+    plans = [file.decide({**observation, "noise": noise}) for noise in noises]
+    np.testing.assert_array_equal(actions, [*plans[0], plans[1][0]])
+
+
+def test_actions_stay_in_the_box_of_the_environment(tmp_path):
+    from penstock.export.decision import ActionRange
+
+    ends = ActionRange(np.array([-1.0, 0.1]), np.array([2.0, 0.3]))
+    assert np.asarray(ends.from_unit(np.array([[-1.0, 1.0], [1.0, 0.0], [0.0, -1.0]], np.float32))) == pytest.approx(
+        np.array([[-1.0, 0.3], [2.0, 0.2], [0.5, 0.1]])
+    )
+    assert np.asarray(ends.from_unit(np.float32([1.5, -1.5]))) == pytest.approx(np.array([2.0, 0.1]))
+
+
+def test_onnx_files_are_read_by_runtimes_of_robots(tmp_path):
+    write(decision(POLICIES["flow"], rule="modal"), METADATA, tmp_path / "policy.onnx", "onnx")
+    model = onnx.load(tmp_path / "policy.onnx")
+    assert [opset.version for opset in model.opset_import] == [17] and model.ir_version == 8
+    shapes = {
+        value.name: [size.dim_value for size in value.type.tensor_type.shape.dim]
+        for value in (*model.graph.input, *model.graph.output)
+    }
+    assert shapes == {"observation": [1, SIZE], "action": [1, ACTIONS]}
+    assert not {"Loop", "Scan", "If", "RandomNormal"} & {node.op_type for node in model.graph.node}
+    told = {prop.key: json.loads(prop.value) for prop in model.metadata_props}
+    assert told["action"] == {"size": ACTIONS} and told["format"] == "penstock-policy"
+
+
+# ---------------------------------------------------------------------- files that are not to be trusted
+
+
+@pytest.mark.parametrize("target", FORMATS)
+def test_damage_is_told(target, tmp_path):
+    path = tmp_path / f"policy{FORMATS[target].suffix}"
+    write(decision(POLICIES["gaussian"]), METADATA, path, target)
+    whole = path.read_bytes()
+    for damaged in (whole[: len(whole) // 2], b"", b"no policy at all"):
+        path.write_bytes(damaged)
+        with pytest.raises(PenstockError, match="cannot be read as an exported policy"):
+            open_policy(path)
+
+
+def test_a_weight_that_was_changed_is_told(tmp_path):
+    path = tmp_path / "policy.npz"
+    write(decision(POLICIES["gaussian"]), METADATA, path, "numpy")
+    arrays = dict(np.load(path))
+    arrays["c0"] = arrays["c0"] + 1.0
+    np.savez(path, **arrays)
+    with pytest.raises(PenstockError, match="does not have the SHA-256 that its metadata states"):
+        open_policy(path)
+
+
+def test_no_pickle_is_loaded(tmp_path):
+    path = tmp_path / "policy.npz"
+    np.savez(path, metadata=np.array([{"a": 1}], object), program=np.array("{}"), allow_pickle=True)
+    with pytest.raises(PenstockError, match="cannot be read as an exported policy"):
+        open_policy(path)
+
+
+def test_a_newer_format_and_files_of_others_are_told_apart(tmp_path):
+    path = tmp_path / "policy.stablehlo"
+    write(decision(POLICIES["gaussian"]), METADATA, path, "stablehlo")
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+
+    def rewritten(**changes):
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w") as archive:
+            for name, content in parts.items():
+                new = json.dumps({**json.loads(content), **changes}) if name == "metadata.json" else content
+                archive.writestr(name, new)
+        path.write_bytes(buffer.getvalue())
+
+    rewritten(format_version=2)
+    with pytest.raises(PenstockError, match="has format 2; this Penstock"):
+        open_policy(path)
+    rewritten(format="somebody's")
+    with pytest.raises(PenstockError, match="it is not one of Penstock's"):
+        open_policy(path)
+
+
+def test_names_that_cannot_be(tmp_path):
+    with pytest.raises(ConfigurationError, match=r"a file for onnx ends in \.onnx"):
+        write(decision(POLICIES["gaussian"]), METADATA, tmp_path / "policy.npz", "onnx")
+    with pytest.raises(ConfigurationError, match="is no file that `penstock export` writes"):
+        open_policy(tmp_path / "policy.pt")
+    with pytest.raises(PenstockError, match="there is no such file"):
+        open_policy(tmp_path / "policy.npz")
+
+
+def test_an_old_file_survives_a_disk_that_is_full(tmp_path, monkeypatch):
+    path = tmp_path / "policy.npz"
+    write(decision(POLICIES["gaussian"]), METADATA, path, "numpy")
+    before = path.read_bytes()
+    monkeypatch.setattr("pathlib.Path.write_bytes", lambda self, content: (_ for _ in ()).throw(OSError(28, "full")))
+    with pytest.raises(PenstockError, match="the disk is full"):
+        write(decision(POLICIES["flow"]), METADATA, path, "numpy")
+    assert path.read_bytes() == before
+    shutil.rmtree(tmp_path)
