@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from penstock._errors import ConfigurationError
+from penstock._files import replacing
 
 VARIABLE = "MENAGERIE_ROOT"
 """Environment variable that names the folder, as for the package ``mujoco-menagerie``."""
@@ -82,20 +83,15 @@ def stand_ins(playground: Any, cache: pathlib.Path) -> pathlib.Path:
         A folder that can take Menagerie's place.
 
     Raises:
-        ConfigurationError: the folder cannot be written.
+        PenstockError: the folder cannot be written.
     """
     models = pathlib.Path(playground.__file__).parent / "_src" / "locomotion"
-    try:
-        for folder, robot in ROBOTS.items():
-            (cache / robot / "assets").mkdir(parents=True, exist_ok=True)
-            for mesh in _meshes(models / folder / "xmls"):
-                path = cache / robot / "assets" / mesh
-                if not path.exists():
-                    path.write_bytes(WRITERS[path.suffix.lower()]())
-    except OSError as error:
-        raise ConfigurationError(
-            f"meshes = 'stand-in': {cache} cannot be written ({error}). Set PENSTOCK_CACHE to a folder that can."
-        ) from error
+    for folder, robot in ROBOTS.items():
+        for mesh in _meshes(models / folder / "xmls"):
+            path = cache / robot / "assets" / mesh
+            if not path.exists():
+                with replacing(path) as temporary:
+                    temporary.write_bytes(WRITERS[path.suffix.lower()]())
     return cache
 
 

@@ -59,8 +59,10 @@ def playground_environment(
     _refuse_unknown(name, overrides, config)
     if "impl" in config:
         overrides["impl"] = impl
+        engine = [f"impl {impl}"]
     else:
         require(impl == "jax", "impl", impl, f"'{name}' has no choice of engines; leave it out")
+        engine = []  # MJX chooses
     replaceable = ident in registry.locomotion.ALL_ENVS and ident not in NEEDS_REAL
     advice = STAND_IN_ADVICE if replaceable else ""
     if ident in registry.dm_control_suite.ALL_ENVS:
@@ -80,7 +82,7 @@ def playground_environment(
     env = _loaded(name, ident, registry, folder, overrides, "" if meshes == "stand-in" else advice)
     constants = {
         "package": version_of("playground"),
-        "engine": f"{version_of('mujoco-mjx')}, {version_of('mujoco')}, impl {impl}",
+        "engine": ", ".join([version_of("mujoco-mjx"), version_of("mujoco"), *engine]),
         **({"meshes": meshes} if folder is not None else {}),
     }
     return BraxEnvironment(name, env, constants=constants, caption=CAPTION if meshes == "stand-in" else "")
