@@ -65,10 +65,11 @@ def run(arguments: list[str]) -> int:
         print(f"{other}  reads it, with NumPy alone")
     if not options.check:
         return 0
-    from penstock.export.parity import TOLERANCE, compare, latency
+    from penstock.export.latency import latency
+    from penstock.export.parity import TOLERANCE, compare
 
     file = open_policy(path)
-    parity, time = compare(exported.decision, file), latency(exported.decision, file)
+    parity, time = compare(exported.decision, file), latency(path)
     print(
         f"largest difference {parity.largest:.1e}, of half the range of an action, over {parity.random:,} random and "
         f"{parity.edge:,} edge observations"

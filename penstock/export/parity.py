@@ -1,10 +1,7 @@
-"""Whether an exported file does what the trained agent does, and how long it takes."""
+"""Whether an exported file does what the trained agent does."""
 
-import contextlib
 import dataclasses
-import os
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +19,6 @@ TOLERANCE = 1e-5
 RANDOM_OBSERVATIONS = 1000
 FAR = (1e1, 1e3, 1e6)
 """Edge observations lie so many standard deviations away, or are these numbers."""
-
-WARM_UP = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,19 +41,6 @@ class Parity:
     def passed(self) -> bool:
         """Whether the difference is small enough. False for NaN."""
         return self.largest <= TOLERANCE
-
-
-@dataclasses.dataclass(frozen=True)
-class Latency:
-    """Time per decision on one core, in seconds.
-
-    Attributes:
-        median: half of the decisions took less.
-        percentile_99: 99 of 100 took less.
-    """
-
-    median: float
-    percentile_99: float
 
 
 def compare(decision: Decision, file: PolicyFile, seed: int = 0, count: int = RANDOM_OBSERVATIONS) -> Parity:
@@ -141,36 +123,3 @@ def _observations(decision: Decision, random: np.random.Generator, count: int) -
             values[count:] = edges
         made[name] = values.astype(np.float32)
     return made, number
-
-
-def latency(decision: Decision, file: PolicyFile, count: int = RANDOM_OBSERVATIONS) -> Latency:
-    """How long a decision takes on one core, from the arrays of the observation to the action.
-
-    Args:
-        decision: what was exported.
-        file: the file, opened.
-        count: decisions that are timed.
-    """
-    inputs, _ = _observations(decision, np.random.default_rng(0), count)
-    times = np.zeros(count)
-    with _one_core():
-        for index in range(-WARM_UP, count):
-            now = {name: values[index] for name, values in inputs.items()}
-            start = time.perf_counter()
-            file.decide(now)
-            times[max(index, 0)] = time.perf_counter() - start
-    return Latency(float(np.median(times)), float(np.percentile(times, 99)))
-
-
-@contextlib.contextmanager
-def _one_core() -> Iterator[None]:
-    """Within it, this process runs on one core, where the system can say so."""
-    if not hasattr(os, "sched_setaffinity"):
-        yield
-        return
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(before)})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)

@@ -170,8 +170,8 @@ def _window(env: Any, name: str) -> Iterator[Callable[[], None]]:
         opened = mujoco.viewer.launch_passive(*found)
     except Exception as error:
         raise PenstockError(
-            f"MuJoCo's viewer does not open here ({raised(error)}).{opengl_hint(error)} It needs a display; without "
-            "one, leave out --viewer and look at the film."
+            f"MuJoCo's viewer does not open here ({type(error).__name__}: {error}).{opengl_hint(error)} It "
+            "needs a display; without one, leave out --viewer and look at the film."
         ) from error
     with opened:
         yield opened.sync

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import jax
 import meshio
+import numpy as np
 import pytest
 
 from penstock._errors import ConfigurationError
 from penstock.algorithms import shac2
+from penstock.export.files import write
 from penstock.physics import voxel_mesh
 from penstock.policies import settings
 from penstock.storage.loggers import Logger
@@ -23,6 +25,7 @@ from penstock.training.plan import make_plan
 from penstock.worlds import make_world
 from penstock.worlds.check import check_world
 from penstock.worlds.loading import load_world
+from tests.export.exported_agents import ACTIONS, SIZE, decision
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -45,6 +48,25 @@ def test_policy_page(capsys, monkeypatch):
     assert shapes.learned.actor.policy.network.layers[0].linear.weight.shape == (4, 2)
     with pytest.raises(ConfigurationError, match=r"widths: does nothing with .* it belongs to uniform-noise"):
         shac2.Config.of(widths=(4,))
+
+
+def test_robot_page(capsys, tmp_path, monkeypatch):
+    """The loop runs beside an exported file, at the rate that the file tells."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    metadata = {
+        "control": {"timestep": 0.02},
+        "observation": {"names": [f"joint{i}" for i in range(SIZE)]},
+        "action": {"names": ["a", "b", "c"], "low": [-1.0] * ACTIONS, "high": [1.0] * ACTIONS},
+    }
+    made = decision(settings.POLICIES["flow"])
+    write(made, metadata, tmp_path / "policy.npz", "numpy")
+    names = {}
+    run_blocks("docs/robot.md", names)
+    assert re.fullmatch(r"\d+ of 100 steps were late\n", capsys.readouterr().out)
+    expected = made(observation=np.zeros(SIZE, np.float32))["action"]
+    assert list(names["robot"].targets.values()) == pytest.approx(np.asarray(expected).tolist(), abs=1e-5)
 
 
 def test_soft_worlds_page(capsys, tmp_path, monkeypatch):

@@ -107,11 +107,12 @@ def actuators(env: Any) -> list[dict[str, Any]]:
     for index in range(model.nu):
         actuator = model.actuator(index)
         on_joint = int(model.actuator_trntype[index]) in (0, 1)
+        joint = model.joint(int(model.actuator_trnid[index, 0])).name if on_joint else ""
         limited = bool(model.actuator_ctrllimited[index])
         rows.append(
             {
-                "name": actuator.name or f"actuator{index}",
-                "joint": model.joint(int(model.actuator_trnid[index, 0])).name if on_joint else None,
+                "name": actuator.name or joint or f"actuator{index}",
+                "joint": joint or None,
                 "gear": float(model.actuator_gear[index, 0]),
                 "control_range": model.actuator_ctrlrange[index].tolist() if limited else None,
                 "gain": float(model.actuator_gainprm[index, 0]),

@@ -1,0 +1,212 @@
+"""From a run to a file, and the file in a world: as a user does it."""
+
+import json
+import sys
+import types
+
+import imageio.v3
+import numpy as np
+import pytest
+
+import penstock as library
+from penstock.export import parity
+from penstock.export.files import open_policy
+from penstock.export.playing import play
+from penstock.worlds.hosted import robot
+from penstock.worlds.loading import load_world
+
+
+@pytest.fixture(scope="module")
+def reacher(tmp_path_factory):
+    """A run on an environment of MuJoCo's."""
+    folder = tmp_path_factory.mktemp("runs") / "reacher"
+    settings = {"window": 16, "minibatches": 2, "epochs": 1, "actor_hidden": (8,), "critic_hidden": (8,)}
+    library.train(
+        "nfpo", "gym/Reacher-v5", run_dir=folder, steps=32, num_envs=2, evaluate_every=0, progress=False, **settings
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def integrator(tmp_path_factory):
+    """A run of two seeds with chunks on a world that is a function."""
+    folder = tmp_path_factory.mktemp("runs") / "integrator"
+    options = {"episode_length": 10}
+    settings = {"window": 4, "chunk_length": 2, "actor_hidden": (8,)}
+    library.train(
+        "apg",
+        "classic/double-integrator",
+        run_dir=folder,
+        steps=32,
+        seeds=2,
+        num_envs=4,
+        evaluate_every=0,
+        progress=False,
+        world_options=options,
+        **settings,
+    )
+    return folder
+
+
+def test_export_checks_the_file_against_the_policy(penstock, reacher):
+    for target, suffix in (("numpy", "npz"), ("onnx", "onnx"), ("stablehlo", "stablehlo")):
+        code, out, err = penstock("export", reacher, "--to", target, "--check")
+        assert code == 0, err
+        lines = out.splitlines()
+        path = reacher / "exports" / f"last.{suffix}"
+        assert lines[0].startswith(f"{path}  coupling policy, deterministic: 10 numbers in, 2 actions out; ")
+        difference, *_, random, _, _, edge = lines[-2].replace("largest difference ", "").split()[:13]
+        assert float(difference.rstrip(",")) < parity.TOLERANCE and "1,000 random" in lines[-2], (random, edge)
+        assert "ms median" in lines[-1] and "per action on one core" in lines[-1]
+
+
+def test_a_file_says_what_a_robot_needs_to_know(penstock, reacher):
+    assert penstock("export", reacher)[0] == 0
+    metadata = open_policy(reacher / "exports" / "last.npz").metadata
+    assert metadata["observation"]["size"] == len(metadata["observation"]["names"]) == 10
+    assert metadata["action"]["names"] == ["joint0", "joint1"]
+    assert metadata["action"]["low"] == [-1.0, -1.0] and metadata["action"]["chunk_length"] == 1
+    assert metadata["actuators"][0] == {
+        "name": "joint0",
+        "joint": "joint0",
+        "gear": 200.0,
+        "control_range": [-1.0, 1.0],
+        "gain": 1.0,
+        "bias": [0.0, 0.0, 0.0],
+    }
+    assert metadata["control"] == {"timestep": pytest.approx(0.02), "rate": pytest.approx(50.0)}
+    origin = metadata["origin"]
+    assert origin["environment_steps"] == 32 and origin["seed"] == 0 and len(origin["agent_sha256"][0]) == 64
+    assert origin["versions"]["penstock"] == library.__version__
+
+
+def test_a_file_that_differs_is_told_and_the_command_fails(penstock, reacher, monkeypatch):
+    decide = parity._by_agent
+
+    def off_by_a_little(decision, inputs):
+        expected = decide(decision, inputs)
+        expected[7] += 1e-4
+        return expected
+
+    monkeypatch.setattr(parity, "_by_agent", off_by_a_little)
+    code, out, err = penstock("export", reacher, "--check")
+    assert code == 1 and "largest difference 1.0e-04" in out
+    assert "differs from the policy by more than 1e-05" in err and "Do not put it on a robot." in err
+
+
+def test_play_acts_by_the_file_alone_and_films(penstock, reacher, tmp_path):
+    assert penstock("export", reacher, "--output", tmp_path / "policy.npz")[0] == 0
+    code, out, err = penstock("play", tmp_path / "policy.npz", "--episodes", "2", "--seed", "3")
+    assert code == 0, err
+    first, second, mean, film = out.splitlines()
+    assert first.startswith("seed 3: return -") and first.endswith("50 steps, time limit")
+    assert second.startswith("seed 4: return -") and mean.startswith("mean return -")
+    assert film == str(tmp_path / "policy.mp4")
+    assert len(imageio.v3.imread(film)) == 25  # 50 steps at 50 Hz, every other one
+
+    world = load_world("gym/Reacher-v5", 1)
+    agent = library.load(reacher).agent()
+    with robot.one_environment(world) as env:
+        observation, _ = env.reset(seed=3)
+        total = 0.0
+        for _ in range(50):
+            observation, reward, *_ = env.step(agent.act(observation))
+            total += reward
+    assert first == f"seed 3: return {total:.6g}, 50 steps, time limit"
+
+
+def test_play_on_a_function_follows_the_plan_of_the_chosen_seed(penstock, integrator, tmp_path):
+    path = tmp_path / "policy.npz"
+    code, out, _ = penstock("export", integrator, "--seed", "1", "--output", path)
+    assert code == 0 and "1 actions, 2 steps at a time out" in out
+    code, out, err = penstock("play", path, "--no-video", "--json")
+    assert code == 0, err
+    (episode,) = json.loads(out)["episodes"]
+    assert episode["steps"] == 10
+
+    run = library.load(integrator)
+    agent, world = run.agent(seed=1), load_world("classic/double-integrator", 1, episode_length=10)
+    import jax
+
+    state, total = world.reset(jax.random.key(0)), 0.0
+    for _ in range(10):
+        state, transition = world.step(state, agent.act(state.observation, deterministic=True))
+        total += float(transition.reward[0])
+    assert episode["return"] == pytest.approx(total, abs=1e-4)
+
+
+def test_files_of_several_seeds_have_names_of_their_own(integrator):
+    run = library.load(integrator)
+    paths = {run.export("onnx", seed=seed, mode=mode) for seed in (0, 1) for mode in ("deterministic", "noise-fed")}
+    assert sorted(path.name for path in paths) == [
+        "last-seed-0-noise-fed.onnx",
+        "last-seed-0.onnx",
+        "last-seed-1-noise-fed.onnx",
+        "last-seed-1.onnx",
+    ]
+    with pytest.raises(library.ConfigurationError, match=r"seed = 2: this run has the seeds \[0, 1\]"):
+        run.export(seed=2)
+
+
+def test_a_noise_fed_file_plays_as_its_seed_says(penstock, reacher, tmp_path):
+    path = tmp_path / "policy.npz"
+    assert penstock("export", reacher, "--mode", "noise-fed", "--output", path, "--check")[0] == 0
+    file, world = open_policy(path), load_world("gym/Reacher-v5", 1)
+    rewards = [[step.reward for step in play(file, world, seed)] for seed in (0, 0, 1)]
+    assert rewards[0] == rewards[1] != rewards[2]
+
+
+def test_a_world_that_does_not_fit_is_refused(penstock, reacher, tmp_path):
+    assert penstock("export", reacher, "--output", tmp_path / "policy.npz")[0] == 0
+    code, _, err = penstock("play", tmp_path / "policy.npz", "--world", "gym/Swimmer-v5")
+    assert code == 2 and "reads observation of shape (10,), and the world has (8,)" in err
+    assert "It was trained on 'gym/Reacher-v5'." in err
+    code, _, err = penstock("play", tmp_path / "policy.npz", "--world", "classic/pendulum", "--viewer")
+    assert code == 2 and "does not fit" in err
+
+
+def test_the_viewer_shows_every_step_or_says_what_it_needs(penstock, reacher, tmp_path, monkeypatch):
+    assert penstock("export", reacher, "--output", tmp_path / "policy.npz")[0] == 0
+    shown = []
+
+    class Window:
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *raised):
+            shown.append("closed")
+
+        def sync(self):
+            shown.append(self.data.time)
+
+    def launch_passive(model, data):
+        window = Window()
+        window.data = data
+        return window
+
+    fake = types.ModuleType("mujoco.viewer")
+    fake.launch_passive = launch_passive
+    monkeypatch.setitem(sys.modules, "mujoco.viewer", fake)
+    monkeypatch.setattr("mujoco.viewer", fake, raising=False)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    code, out, err = penstock("play", tmp_path / "policy.npz", "--viewer")
+    assert code == 0, err
+    assert shown[-1] == "closed" and np.diff(shown[:-1]) == pytest.approx(np.full(49, 0.02))
+    assert out.splitlines()[-1].startswith("seed 0")  # no film beside the window
+
+    def fails(model, data):
+        raise RuntimeError("could not initialize GLFW")
+
+    fake.launch_passive = fails
+    code, _, err = penstock("play", tmp_path / "policy.npz", "--viewer")
+    assert code == 2 and "MuJoCo's viewer does not open here" in err and "It needs a display" in err
+
+
+def test_what_is_missing_is_told(penstock, reacher, tmp_path, monkeypatch):
+    code, _, err = penstock("export", tmp_path)
+    assert code == 2 and "holds no run" in err
+    code, _, err = penstock("play", tmp_path / "nothing.npz")
+    assert code == 2 and "there is no such file" in err
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    code, _, err = penstock("export", reacher, "--to", "onnx")
+    assert code == 2 and "pip install 'penstock[onnx]'" in err
