@@ -33,11 +33,16 @@ def run(arguments: list[str]) -> int:
             }
         )
     print(text_table(rows, width=terminal_width()))
-    print("\nHosted worlds, for off-policy algorithms (docs/hosted_worlds.md):")
-    families = [{"world": family.pattern, "what it is": family.summary} for family in world_families()]
-    own = {
-        "world": "path/to/file.py:make",
-        "what it is": "your own gymnasium.Env: a class, or a function that makes one",
-    }
-    print(text_table([*families, own], width=terminal_width()))
+    for functional, title, own in (
+        (False, "Hosted worlds, without gradients (docs/hosted_worlds.md)", "your own gymnasium.Env"),
+        (True, "Environments in JAX, without gradients (docs/jax_worlds.md)", "your own environment in JAX"),
+    ):
+        families = [
+            {"world": family.pattern, "what it is": family.summary}
+            for family in world_families()
+            if family.functional == functional
+        ]
+        brought = {"world": "path/to/file.py:make", "what it is": f"{own}: a class, or a function that makes one"}
+        print(f"\n{title}:")
+        print(text_table([*families, brought], width=terminal_width()))
     return 0

@@ -23,7 +23,7 @@ from penstock.worlds import FunctionalWorld, World
 from penstock.worlds.check import refuse_faulty
 from penstock.worlds.hosted.hosted_world import HostedWorld
 from penstock.worlds.loading import load_world
-from penstock.worlds.registry import is_own, option_types
+from penstock.worlds.registry import is_own, of_family, option_types
 
 SAFE_TO_CHANGE = frozenset(
     {
@@ -135,8 +135,8 @@ class RunPlan:
 
     def _refuse_bad_options(self) -> None:
         """Says more precisely why a world did not take its options, where names or types are the reason."""
-        if is_own(self.world):
-            return  # what a user's own factory takes, its own signature says
+        if is_own(self.world) or of_family(self.world):
+            return  # what a user's own factory takes, its own signature says; families tell it themselves
         try:
             world = load_world(self.world, 1)
         except ConfigurationError:

@@ -2,7 +2,7 @@
 
 from penstock.observation import Observation, ObservationSpec
 from penstock.scene.items import Ball, Scene, Segment, Shape, Solid, Surface
-from penstock.worlds import classic, hosted, soft  # noqa: F401  (registers the built-in worlds)
+from penstock.worlds import classic, hosted, jax_packages, soft  # noqa: F401  (registers the built-in worlds)
 from penstock.worlds.registry import (
     WorldEntry,
     WorldFamily,

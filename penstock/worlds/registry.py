@@ -1,6 +1,7 @@
 """Worlds by name: ``soft/jumper-mini``, ``classic/pendulum``, ... One line registers a new one.
 
-Hosted worlds come in families whose members nobody lists here: ``gym/<id>``, ``dmc/<domain>-<task>``.
+Worlds of others come in families whose members nobody lists here: ``gym/<id>``, ``dmc/<domain>-<task>``,
+``jax/<package>:<id>``.
 """
 
 import dataclasses
@@ -39,6 +40,9 @@ class WorldFamily:
         summary: one line for ``penstock worlds``.
         make: builds a world from what stands behind the slash, the number of environments, and options.
         also: what others call it in place of the prefix.
+        functional: whether its worlds live inside `jax.jit`, or are hosted.
+        packages: what may stand before a colon; a module of a user's is meant by anything else. None where every
+            colon is a matter of the family's own names.
     """
 
     prefix: str
@@ -46,6 +50,8 @@ class WorldFamily:
     summary: str
     make: Callable[..., World]
     also: tuple[str, ...] = ()
+    functional: bool = False
+    packages: tuple[str, ...] | None = None
 
 
 _entries: dict[str, WorldEntry] = {}
@@ -59,19 +65,42 @@ def register_world(name: str, summary: str, make_task: Callable[..., Task | Sing
 
 
 def register_family(
-    prefix: str, pattern: str, summary: str, make: Callable[..., World], also: tuple[str, ...] = ()
+    prefix: str,
+    pattern: str,
+    summary: str,
+    make: Callable[..., World],
+    also: tuple[str, ...] = (),
+    functional: bool = False,
+    packages: tuple[str, ...] | None = None,
 ) -> None:
     """Makes a family of worlds known under ``prefix/``. A prefix can be taken once. See `WorldFamily`."""
     require(prefix not in _families, "world family", prefix, "is taken; choose another prefix")
-    _families[prefix] = WorldFamily(prefix, pattern, summary, make, also)
+    _families[prefix] = WorldFamily(prefix, pattern, summary, make, also, functional, packages)
 
 
 def is_own(name: str) -> bool:
     """Whether a name means somebody's module or file (``place:attribute``), not a world of ours or of a family.
 
-    An id of a family may hold a colon itself: ``gym/package:Id-v0``.
+    An id of a family may hold a colon itself: ``gym/package:Id-v0``, ``jax/brax:ant``; but ``jax/my_module:make`` is
+    somebody's own.
     """
-    return ":" in name and name.partition("/")[0] not in _families
+    return own_place(name) is not None
+
+
+def own_place(name: str) -> str | None:
+    """Somebody's ``place:attribute`` that a name means, without the prefix of a family; None where it means none."""
+    prefix, _, member = name.partition("/")
+    if prefix not in _families:
+        return name if ":" in name else None
+    packages = _families[prefix].packages
+    if packages is None or ":" not in member or member.partition(":")[0] in packages:
+        return None
+    return member
+
+
+def of_family(name: str) -> bool:
+    """Whether a name is one of a family."""
+    return name.partition("/")[0] in _families
 
 
 def world_families() -> list[WorldFamily]:
@@ -81,7 +110,7 @@ def world_families() -> list[WorldFamily]:
 
 def refuse_unknown(name: str) -> None:
     """Raises `ConfigurationError` unless the name is registered, or belongs to a family."""
-    if name.partition("/")[0] not in _families:
+    if not of_family(name):
         world_entry(name)
 
 
@@ -97,10 +126,10 @@ def world_entry(name: str) -> WorldEntry:
         ConfigurationError: unknown name.
     """
     if name not in _entries:
-        hosted = ", ".join(family.pattern for family in world_families())
+        others = ", ".join(family.pattern for family in world_families())
         meant = _meant(name) or suggest(name, _entries)
         raise ConfigurationError(
-            f"Unknown world '{name}'.{meant} Hosted worlds are named {hosted}; your own "
+            f"Unknown world '{name}'.{meant} Worlds of others are named {others}; your own "
             "path/to/file.py:name. See `penstock worlds`."
         )
     return _entries[name]

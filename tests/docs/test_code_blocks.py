@@ -88,6 +88,15 @@ def test_own_environments_page(tmp_path):
     assert load_world(spec, 2, max_steps=50).episode_length == 50
 
 
+def test_jax_worlds_page(tmp_path):
+    """The file of the page passes `check-world` without a warning."""
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/jax_worlds.md").read_text(), re.DOTALL)
+    (tmp_path / "cart.py").write_text(block)
+    world = load_world(f"{tmp_path}/cart.py:Cart", 2)
+    assert {finding.severity for finding in check_world(world)} == {"ok"}
+    assert (world.episode_length, world.control_timestep) == (200, 0.05)
+
+
 def test_logging_page(tmp_path, capsys):
     """The page's logger is one, keeps a row that comes again once, and goes on in the same table."""
     names: dict = {}

@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 from penstock._errors import ConfigurationError, require
@@ -29,10 +29,12 @@ def is_environment(made: Any) -> bool:
     return isinstance(made, gymnasium.Env | gymnasium.vector.VectorEnv)
 
 
-def split_options(factory: Any, options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Options of the hosted world, and those of the factory, which has those that it names itself."""
+def split_options(
+    factory: Any, options: dict[str, Any], known: Container[str] = OUR_OPTIONS
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options of the world, of which there are ``known`` ones, and those of the factory, which has those it names."""
     taken = inspect.signature(factory).parameters if callable(factory) else {}
-    ours = {name: value for name, value in options.items() if name in OUR_OPTIONS and name not in taken}
+    ours = {name: value for name, value in options.items() if name in known and name not in taken}
     return ours, {name: value for name, value in options.items() if name not in ours}
 
 

@@ -25,7 +25,16 @@ def package(module: str, world: str, extra: str) -> Any:
         if error.name is not None and error.name.partition(".")[0] != module.partition(".")[0]:
             raise MissingPackageError(f"'{world}': importing {module} failed: {error}.") from error
         name = module.partition(".")[0]
-        known = {"gymnasium", "dm_control", "mujoco", "envpool", "humanoid_bench"}
+        known = {
+            "gymnasium",
+            "dm_control",
+            "mujoco",
+            "envpool",
+            "humanoid_bench",
+            "brax",
+            "gymnax",
+            "mujoco_playground",
+        }
         how = f": pip install 'penstock[{extra}]'" if name in known else ", or not in the current folder."
         raise MissingPackageError(f"'{world}' needs the package {name}, which is not installed{how}") from error
     except Exception as error:  # MuJoCo's, where MUJOCO_GL names what is not there
