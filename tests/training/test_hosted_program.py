@@ -133,7 +133,7 @@ def test_several_seeds_are_the_runs_of_each(whole, tmp_path):
 
 def test_functions_are_compiled_once_and_before_training(whole):
     _, result, traces = whole
-    assert traces == {"init": 1, "act": 1, "learn": 1, "evaluation": 2}
+    assert traces == {"init": 1, "act": 1, "learn": 1, "measure": 1, "evaluation": 2}
     clock = result.driver.stopwatch
     assert min(clock.acting, clock.environment, clock.replay, clock.handing_over) > 0
 

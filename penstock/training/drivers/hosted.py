@@ -99,7 +99,7 @@ class HostedDriver:
         self.evaluator = HostedEvaluator(learner, evaluation_world)
         self.worlds: list[HostedWorld] = []
         self.seen: list[Seen] = []
-        self.traces = {"init": 0, "act": 0, "learn": 0}
+        self.traces = {"init": 0, "act": 0, "learn": 0, "measure": 0}
         self.stopwatch = Stopwatch()
         self.supervision = Supervision()
         self._structure = jax.tree.structure(learner.shapes())
@@ -107,6 +107,7 @@ class HostedDriver:
         self._split = jax.jit(jax.vmap(lambda key: learner.run_keys(key)[1:]))
         self._act = jax.jit(self._traced_act)
         self._learn = jax.jit(self._traced_learn, donate_argnums=(0, 1))
+        self._measure = jax.jit(self._traced_measure)
         self._metrics: Metrics = {}
 
     # ------------------------------------------------------------------ compiled
@@ -124,6 +125,11 @@ class HostedDriver:
         self.traces["learn"] += 1
         learned, metrics = self._learned_from(jax.tree.unflatten(self._structure, leaves), data, key, clock, rates)
         return jax.tree.leaves(learned), added(measured, metrics)
+
+    def _traced_measure(self, leaves, observation, key, clock):
+        self.traces["measure"] += 1
+        learned = jax.tree.unflatten(self._structure, leaves)
+        return self.learner.measure(learned, observation, purpose_key(key, clock.update, "measure"))
 
     def _learned_from(self, learned, data, key, clock, rates):
         """What the updates on ``data`` make of it: one for each of several batches, or one for a window of records."""
@@ -204,6 +210,7 @@ class HostedDriver:
         data = self._example_data(state, drawn)
         nothing_yet = self._nothing(leaves, data, state)
         self._learn(_copies(leaves), nothing_yet, data, state.key, Clock.start(), self._rates(0, states.seeds))
+        self._measure(leaves, state.world.observation, state.key, Clock.start())
         if keys is not None:
             self.evaluator.compile(self._agent_leaves(states, 0))
 
@@ -343,6 +350,8 @@ class HostedDriver:
         """State and metrics at the end of a block."""
         metrics = {name: float(value) for name, value in results(measured).items()} | self.seen[index].take()
         metrics["world/bad_starts"] = float(self.worlds[index].take_bad_starts())
+        numbers = self._measure(leaves, present.observation, state.key, clock)
+        metrics |= {name: float(value) for name, value in numbers.items()}
         learned = jax.tree.unflatten(self._structure, leaves)
         return RunState(learned, present, state.memory, state.key, clock), metrics
 
