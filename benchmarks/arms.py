@@ -7,6 +7,8 @@ has one critic and a target network.
 
 Off-policy arms share environment count, widths, batches, learning rates, gradient steps per control step and budget
 (``--preset light``), but for Flow-T, whose width is the published 64: 128 would be four times an MLP's work.
+
+On-policy arms differ in the policy alone.
 """
 
 from pathlib import Path
@@ -33,6 +35,8 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "CrossQ": ("crossq", {}),
     "FlowRL-paper": ("flowrl", {}),
     "FlowRL-code": (f"{RELEASED_FLOWRL}:CodeWeighting", {}),
+    "PPO": ("ppo", {}),
+    "NFPO": ("nfpo", {}),
     "SAC-Flow-MLP": ("sac-flow", {"velocity": "mlp"}),
     "SAC-Flow-G": ("sac-flow", {"velocity": "gated"}),
     "SAC-Flow-T": ("sac-flow", {"velocity": "decoded", "actor_hidden": (64,)}),

@@ -11,16 +11,10 @@ took over.
 """
 
 import argparse
-import concurrent.futures
 import itertools
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
-LEARNING = Path(__file__).parent / "learning.py"
-RESULTS = Path(__file__).parent / "results"
+from series import SingleRun, report_runs, run_left
+
 WORLD = "soft/jumper"
 
 SIZE = [
@@ -105,62 +99,36 @@ STUDY_SEEDS = dict.fromkeys(("RFO", "RFO-chunk", "uniform-only", "SAPO", "SHAC2"
 STUDY_SEEDS |= dict.fromkeys(("RFO-naive", "SHAC"), (1, 2))
 
 
-def jobs(stage: str) -> list[list[str]]:
-    """Arguments of `learning.py` for each run of a stage, in the order in which they start."""
+def runs(stage: str) -> list[SingleRun]:
+    """Each run of a stage, in the order in which they start."""
     if stage == "study":
         most = max(map(len, STUDY_SEEDS.values()))
         every = [(arm, seeds[i]) for i in range(most) for arm, seeds in STUDY_SEEDS.items() if i < len(seeds)]
         return [
-            _job("headline", arm, arm, seed, STUDY_STEPS, 51_200, WINNERS[RELATIVE.get(arm, arm)])
+            _run("headline", arm, arm, seed, STUDY_STEPS, 51_200, WINNERS[RELATIVE.get(arm, arm)])
             for arm, seed in every
         ]
     rounds = itertools.zip_longest(*([(arm, trial) for trial in trials] for arm, trials in TRIALS.items()))
     return [
-        _job("headline-tuning", arm, f"{arm}+{trial}", TUNING_SEED, TUNING_STEPS, 25_600, TRIALS[arm][trial])
+        _run("headline-tuning", arm, f"{arm}+{trial}", TUNING_SEED, TUNING_STEPS, 25_600, TRIALS[arm][trial])
         for pairs in rounds
         for arm, trial in pairs
     ]
 
 
-def _job(suite: str, arm: str, label: str, seed: int, steps: int, every: int, settings: list[str]) -> list[str]:
-    run = [f"--suite={suite}", f"--arm={arm}", f"--label={label}", f"--folder={label}-seed-{seed}", f"--seed={seed}"]
-    size = ["--seeds=1", f"--steps={steps}", f"--evaluate-every={every}", "--num-envs=8"]
-    return ["arm", WORLD, *run, *size, "--set", *SIZE, *BASE[arm], *settings]
-
-
-def is_finished(job: list[str]) -> bool:
-    """Whether the results of a run hold its last evaluation."""
-    given = dict(part[2:].split("=", 1) for part in job if part.startswith("--") and "=" in part)
-    path = RESULTS / given["suite"] / WORLD.replace("/", "-") / given["folder"] / "metrics.jsonl"
-    return path.is_file() and json.loads(path.read_text().splitlines()[-1])["env_steps"] >= int(given["steps"])
+def _run(suite: str, arm: str, label: str, seed: int, steps: int, every: int, settings: list[str]) -> SingleRun:
+    return SingleRun(suite, WORLD, arm, label, seed, steps, every, 8, (*SIZE, *BASE[arm], *settings))
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Runs what is left of a stage, several processes at a time, one thread each."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    environment["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false"
-
-    def one(job: list[str]) -> None:
-        outcome = subprocess.run([sys.executable, str(LEARNING), *job], check=False, env=environment)
-        print(f"{job[4]} {job[5]}: exit {outcome.returncode}", flush=True)
-
-    left = [job for job in jobs(arguments.stage) if not is_finished(job)]
-    with concurrent.futures.ThreadPoolExecutor(arguments.processes) as pool:
-        list(pool.map(one, left))
+    """Runs what is left of a stage."""
+    run_left(runs(arguments.stage), arguments.processes)
 
 
 def report(arguments: argparse.Namespace) -> None:
     """Prints the tables, trials best first, and draws the study's figures."""
-    from penstock.reports.curves import plot_runs, summary_table
-    from penstock.reports.tables import markdown_table
-
-    folder = RESULTS / ("headline" if arguments.stage == "study" else "headline-tuning") / WORLD.replace("/", "-")
-    runs = sorted(path for path in folder.iterdir() if (path / "metrics.jsonl").is_file())
-    for metric in ("eval/return_mean", "eval/return_deterministic"):
-        rows = sorted(summary_table(runs, metric), key=lambda row: -(row.final.value + row.area.value))
-        print(f"\n{WORLD}, {metric}\n\n{markdown_table([row.row() for row in rows])}")
-        if arguments.stage == "study":
-            print(*plot_runs(runs, folder / f"{metric.split('/')[1]}.png", metric=metric))
+    study = arguments.stage == "study"
+    report_runs("headline" if study else "headline-tuning", WORLD, figures=study)
 
 
 def main() -> None:

@@ -24,13 +24,18 @@ def parser_for(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def begin_output(arguments: argparse.Namespace) -> None:
-    """Makes the folder, so that `penstock plot` can read it; ends the program where it exists."""
+def begin_output(arguments: argparse.Namespace, label: str = "") -> None:
+    """Makes the folder, so that `penstock plot` can read it; ends the program where it exists.
+
+    Args:
+        arguments: of `parser_for`.
+        label: name of the arm in comparisons; the folder's unless given.
+    """
     output = arguments.output
     if output.exists():
         raise SystemExit(f"{output} exists: lines of two runs would mix. Move it away or choose another name.")
     output.mkdir(parents=True)
-    config = {"label": output.name, "world": world_name(arguments.environment)}
+    config = {"label": label or output.name, "world": world_name(arguments.environment)}
     (output / "config.json").write_text(json.dumps(config) + "\n")
 
 

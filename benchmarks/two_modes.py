@@ -185,7 +185,8 @@ def table(data):
     return "\n\n".join(blocks)
 
 
-def draw(data):
+def draw(data, path=FIGURE):
+    """First actions of the first seed: a line of panels per world. ``path``: of the figure."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -206,8 +207,8 @@ def draw(data):
             axes.set_title(name, fontsize=10, color=INK, loc="left", pad=14)
             axes.text(0, 1.02, f"mean return {value:.2f}", transform=axes.transAxes, fontsize=8, color=SOFT)
             axes.tick_params(labelsize=7, colors=SOFT)
-    FIGURE.parent.mkdir(parents=True, exist_ok=True)
-    return save(figure, FIGURE)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return save(figure, path)
 
 
 def run(arguments, data):
