@@ -143,10 +143,10 @@ def train_group(group: Group) -> None:
     from penstock._jax_setup import set_up_jax
 
     set_up_jax()
-    from penstock._errors import TrainingFailedError
     from penstock.storage.metrics_log import read_metrics
     from penstock.training.loop import Silent, train, train_together
     from penstock.training.plan import make_plan
+    from penstock.training.record import TrainingFailedError
 
     task = TASKS[group.task]
     folder = ROOT / "runs" / "on_policy" / "stability" / group.task.replace("/", "-") / group.name
