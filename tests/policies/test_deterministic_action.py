@@ -140,9 +140,7 @@ def test_of_equally_likely_actions_it_is_the_first():
 def test_the_likeliest_needs_a_density_of_actions():
     for policy in (flow(TwoModes(), 2), POLICIES["noisy-flow"].build(jax.random.key(0), 1, 2, Trunk((4,)))):
         actor = Actor(VectorEncoder(1), policy)
-        with pytest.raises(
-            CapabilityError, match="deterministic_action = 'likeliest' needs the log-density of"
-        ):
+        with pytest.raises(CapabilityError, match="deterministic_action = 'likeliest' needs the log-density of"):
             Agent(actor, Normalizer.create(1, False), DeterministicAction("likeliest"))
 
 
