@@ -4,9 +4,10 @@
     python benchmarks/on_policy_speed.py run gym/HalfCheetah-v5 --num-envs 8 --rounds 3
     python benchmarks/on_policy_speed.py report
 
-Same task, networks (64, 64, tanh), window (2,048 steps), minibatches (32 of 64), epochs (10), normalised observations,
-one thread. Each measurement is a process of its own; arms take turns. What is counted are CPU and wall seconds from the end
-of the first iteration to the end of the last: starting, and compiling (told apart, in CPU seconds), are left out.
+Same task, networks (64, 64, tanh, or ``--hidden``), window (2,048 steps), minibatches (32 of 64), epochs (10),
+normalised observations, one thread. Each measurement is a process of its own; arms take turns. What is counted are CPU
+and wall seconds from the end of the first iteration to the end of the last: starting, and compiling (told apart, in CPU
+seconds), are left out.
 """
 
 import argparse
@@ -23,7 +24,7 @@ OUTPUT = Path(__file__).resolve().parent / "results" / "on_policy_speed.json"
 WINDOW, ITERATIONS = 2048, 12
 
 
-def penstock_arm(algorithm: str, world: str, num_envs: int) -> dict[str, float]:
+def penstock_arm(algorithm: str, world: str, num_envs: int, hidden: tuple[int, ...]) -> dict[str, float]:
     """Measures one of ours in this process."""
     begin = time.process_time()
     from penstock._jax_setup import set_up_jax
@@ -33,7 +34,7 @@ def penstock_arm(algorithm: str, world: str, num_envs: int) -> dict[str, float]:
     from penstock.training.loop import Silent, train
     from penstock.training.plan import make_plan
 
-    settings = {"window": WINDOW // num_envs}
+    settings = {"window": WINDOW // num_envs, "actor_hidden": hidden, "critic_hidden": hidden}
     plan = make_plan(
         algorithm,
         world,
@@ -54,7 +55,7 @@ def penstock_arm(algorithm: str, world: str, num_envs: int) -> dict[str, float]:
     return {"steps": steps, "cpu_seconds": cpu, "wall_seconds": wall, "start_cpu_seconds": total - cpu - per_iteration}
 
 
-def sb3_arm(world: str, num_envs: int) -> dict[str, float]:
+def sb3_arm(world: str, num_envs: int, hidden: tuple[int, ...]) -> dict[str, float]:
     """Measures Stable-Baselines3 in this process."""
     begin = time.process_time()
     import torch
@@ -77,7 +78,10 @@ def sb3_arm(world: str, num_envs: int) -> dict[str, float]:
             return True
 
     envs = VecNormalize(make_vec_env(world.removeprefix("gym/"), num_envs), norm_obs=True, norm_reward=False)
-    model = PPO("MlpPolicy", envs, n_steps=WINDOW // num_envs, batch_size=64, n_epochs=10, device="cpu")
+    nets = {"net_arch": list(hidden)}
+    model = PPO(
+        "MlpPolicy", envs, n_steps=WINDOW // num_envs, batch_size=64, n_epochs=10, device="cpu", policy_kwargs=nets
+    )
     times = Times()
     model.learn(WINDOW * ITERATIONS, callback=times)
     times.at.append((model.num_timesteps, time.process_time(), time.perf_counter()))
@@ -94,21 +98,13 @@ def run(arguments: argparse.Namespace) -> None:
     record = json.loads(OUTPUT.read_text()) if OUTPUT.exists() else {"measurements": []}
     for _ in range(arguments.rounds):
         for arm in ARMS:
-            command = [
-                sys.executable,
-                __file__,
-                "one",
-                arguments.world,
-                "--arm",
-                arm,
-                "--num-envs",
-                str(arguments.num_envs),
-            ]
+            command = [sys.executable, __file__, "one", arguments.world, "--arm", arm]
+            command += ["--num-envs", str(arguments.num_envs), "--hidden", *map(str, arguments.hidden)]
             environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
             done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
             if done.returncode:
                 sys.exit(done.stderr[-2000:])
-            row = {"world": arguments.world, "num_envs": arguments.num_envs, "arm": arm}
+            row = {"world": arguments.world, "num_envs": arguments.num_envs, "hidden": arguments.hidden, "arm": arm}
             row |= json.loads(done.stdout.splitlines()[-1])
             print(row, flush=True)
             record["measurements"].append(row)
@@ -120,8 +116,9 @@ def report(arguments: argparse.Namespace) -> None:
 
     rows = json.loads(OUTPUT.read_text())["measurements"]
     table = []
-    for world, num_envs in dict.fromkeys((row["world"], row["num_envs"]) for row in rows):
-        own = [row for row in rows if (row["world"], row["num_envs"]) == (world, num_envs)]
+    for case in dict.fromkeys((row["world"], row["num_envs"], tuple(row["hidden"])) for row in rows):
+        world, num_envs, hidden = case
+        own = [row for row in rows if (row["world"], row["num_envs"], tuple(row["hidden"])) == case]
         cost = {}
         for arm in ARMS:
             of_arm = [row for row in own if row["arm"] == arm]
@@ -133,6 +130,7 @@ def report(arguments: argparse.Namespace) -> None:
                 {
                     "world": world,
                     "environments": num_envs,
+                    "hidden layers": ", ".join(map(str, hidden)),
                     "arm": arm,
                     "steps per CPU second": f"{1 / statistics.median(cost[arm]):,.0f}",
                     "times Stable-Baselines3": f"{statistics.median(a / b for a, b in pairs):.2f}",
@@ -149,12 +147,15 @@ def main() -> None:
     parser.add_argument("world", nargs="?", default="gym/HalfCheetah-v5")
     parser.add_argument("--arm", default="PPO", choices=ARMS)
     parser.add_argument("--num-envs", type=int, default=8)
+    parser.add_argument("--hidden", type=int, nargs="+", default=[64, 64], help="of actor and critic")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     if arguments.action == "one":
         name = ARMS[arguments.arm]
         measure = penstock_arm if name else sb3_arm
-        print(json.dumps(measure(*([name] if name else []), arguments.world, arguments.num_envs)))
+        print(
+            json.dumps(measure(*([name] if name else []), arguments.world, arguments.num_envs, tuple(arguments.hidden)))
+        )
         return
     {"run": run, "report": report}[arguments.action](arguments)
 

@@ -14,6 +14,7 @@ from penstock.export.files import open_policy
 from penstock.export.playing import play
 from penstock.worlds.hosted import robot
 from penstock.worlds.loading import load_world
+from tests.conftest import most_optimizations_off
 
 
 @pytest.fixture(scope="module")
@@ -21,9 +22,9 @@ def reacher(tmp_path_factory):
     """A run on an environment of MuJoCo's."""
     folder = tmp_path_factory.mktemp("runs") / "reacher"
     settings = {"window": 16, "minibatches": 2, "epochs": 1, "actor_hidden": (8,), "critic_hidden": (8,)}
-    library.train(
-        "nfpo", "gym/Reacher-v5", run_dir=folder, steps=32, num_envs=2, evaluate_every=0, progress=False, **settings
-    )
+    fields = {"steps": 32, "num_envs": 2, "evaluate_every": 0, "progress": False}
+    with most_optimizations_off(True):
+        library.train("nfpo", "gym/Reacher-v5", run_dir=folder, **fields, **settings)
     return folder
 
 
@@ -33,18 +34,10 @@ def integrator(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "integrator"
     options = {"episode_length": 10}
     settings = {"window": 4, "chunk_length": 2, "actor_hidden": (8,)}
-    library.train(
-        "apg",
-        "classic/double-integrator",
-        run_dir=folder,
-        steps=32,
-        seeds=2,
-        num_envs=4,
-        evaluate_every=0,
-        progress=False,
-        world_options=options,
-        **settings,
-    )
+    fields = {"steps": 32, "seeds": 2, "num_envs": 4, "evaluate_every": 0, "progress": False}
+    with most_optimizations_off(True):
+        world = "classic/double-integrator"
+        library.train("apg", world, run_dir=folder, world_options=options, **fields, **settings)
     return folder
 
 
@@ -69,12 +62,13 @@ def test_a_file_says_what_a_robot_needs_to_know(penstock, reacher):
     assert metadata["actuators"][0] == {
         "name": "joint0",
         "joint": "joint0",
+        "default_position": 0.0,
         "gear": 200.0,
         "control_range": [-1.0, 1.0],
         "gain": 1.0,
         "bias": [0.0, 0.0, 0.0],
     }
-    assert metadata["control"] == {"timestep": pytest.approx(0.02), "rate": pytest.approx(50.0)}
+    assert metadata["control"] == {"timestep": pytest.approx(0.02), "rate": pytest.approx(50.0), "stated": True}
     origin = metadata["origin"]
     assert origin["environment_steps"] == 32 and origin["seed"] == 0 and len(origin["agent_sha256"][0]) == 64
     assert origin["versions"]["penstock"] == library.__version__
@@ -167,6 +161,11 @@ def test_a_world_that_does_not_fit_is_refused(penstock, reacher, tmp_path):
 
 def test_the_viewer_shows_every_step_or_says_what_it_needs(penstock, reacher, tmp_path, monkeypatch):
     assert penstock("export", reacher, "--output", tmp_path / "policy.npz")[0] == 0
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    code, _, err = penstock("play", tmp_path / "policy.npz", "--viewer")
+    assert code == 2 and "viewer does not open here: no display was found. It needs a display" in err
+    monkeypatch.setattr("penstock.export.playing._has_display", lambda: True)
     shown = []
 
     class Window:

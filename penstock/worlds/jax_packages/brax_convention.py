@@ -25,7 +25,7 @@ from penstock.worlds.jax_packages.environment import (
     numbers_of,
     one_number,
 )
-from penstock.worlds.jax_packages.pictures import MujocoPictures
+from penstock.worlds.jax_packages.pictures import MujocoPictures, model_of
 
 EPISODE_WRAPPER = "EpisodeWrapper"
 """The wrapper that holds a time limit, as ``episode_length``, in steps of what it wraps, and an ``action_repeat``."""
@@ -116,6 +116,11 @@ class BraxEnvironment(JaxEnvironment):
         if TRUNCATION in heard:
             terminated &= heard[TRUNCATION] == 0
         return Told(one_number(state.reward, "reward", self.name), terminated, metrics, success)
+
+    @property
+    def mujoco_model(self) -> Any:
+        """See `JaxEnvironment.mujoco_model`."""
+        return model_of(self.env)
 
     def scene(self, state: Any) -> Scene | None:
         """A picture of its MuJoCo model, where it has one."""

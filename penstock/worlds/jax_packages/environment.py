@@ -79,6 +79,11 @@ class JaxEnvironment(abc.ABC):
     def told(self, state: PyTree) -> Told:
         """What it says of the last step."""
 
+    @property
+    def mujoco_model(self) -> Any:
+        """Its model of MuJoCo's; None where it has none."""
+        return None
+
     def scene(self, state: PyTree) -> Scene | None:
         """A picture of a state (on the host, NumPy), or None."""
         del state
