@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree
 
+from penstock._errors import require
 from penstock._seeds import anywhere
 from penstock._types import (
     Actions,
@@ -26,6 +27,7 @@ from penstock._types import (
 )
 from penstock.observation import Observation, ObservationSpec
 from penstock.worlds.firewall import gradient_firewall
+from penstock.worlds.randomization.terms import Evaluated
 from penstock.worlds.task import Outcome, Task, flag_shape
 
 MAGNITUDE_LIMIT = 1e6
@@ -115,6 +117,18 @@ class World(abc.ABC):
     @abc.abstractmethod
     def with_num_envs(self, num_envs: int) -> "World":
         """The same world with another number of environments (for evaluation)."""
+
+    def for_evaluation(self, where: Evaluated | None = None) -> "World":
+        """The world in which policies are evaluated and filmed: this one, or the same without what it randomises.
+
+        Args:
+            where: which of the two; None as the configuration of what is randomised says.
+
+        Raises:
+            ConfigurationError: there is but one.
+        """
+        refuse_choice_of_worlds(self.name, where)
+        return self
 
     @abc.abstractmethod
     def describe(self) -> dict[str, Any]:
@@ -283,6 +297,13 @@ class FunctionalWorld(eqx.Module, World):
             )
 
         return jax.lax.cond(anywhere(done), anew, kept, body, seen)
+
+
+def refuse_choice_of_worlds(name: str, where: Evaluated | None) -> None:
+    """Refuses a choice between the randomised and the nominal world where nothing is randomised."""
+    require(
+        where is None, "evaluation", where, f"nothing in '{name}' is randomised (world option randomize); leave it out"
+    )
 
 
 def _sane(value: PerEnv) -> PerEnvFlag:
