@@ -88,12 +88,13 @@ class StartOfEpisode:
                     f"be done through the wrapper {type(layer).__name__}. Leave the term out, or take the wrapper off."
                 )
             layer = layer.env
-        self._observe: Callable[[], Any] = getattr(layer, "_get_obs", _nothing)
-        if self._observe is _nothing or _needs_arguments(self._observe):
+        observe = getattr(layer, "_get_obs", None)
+        if not callable(observe) or _needs_arguments(observe):
             raise ConfigurationError(
                 "initial_joint_position: what is observed must be read again after joints were moved. Give the "
                 f"environment ({type(layer).__name__}) a method _get_obs() without arguments, or leave the term out."
             )
+        self._observe: Callable[[], Any] = observe
         limited = np.asarray(model.jnt_limited, bool) & ~np.isin(model.jnt_type, (FREE, BALL))
         self._low, self._high = np.full((model.nq,), -np.inf), np.full((model.nq,), np.inf)
         self._low[model.jnt_qposadr[limited]], self._high[model.jnt_qposadr[limited]] = model.jnt_range[limited].T
@@ -147,10 +148,6 @@ class PushesOfEpisode:
         returned = step()
         data.xfrc_applied[:] = before
         return returned
-
-
-def _nothing() -> Any:
-    """In place of a method that an environment does not have."""
 
 
 def _needs_arguments(call: Callable[..., Any]) -> bool:

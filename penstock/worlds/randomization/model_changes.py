@@ -118,7 +118,7 @@ class ModelChanges:
             for field, places in change.places.items():
                 bad = (places > 0) & (fields[field] <= 0 if quantity.positive else fields[field] < 0)
                 if bad.any():
-                    place = tuple(np.argwhere(bad)[0])
+                    place = tuple(np.argwhere(bad)[0].tolist())
                     raise ConfigurationError(
                         f"{_spelt(term)}: {_owner(field, place[0], model)} has {self.nominal[field][place]:g} "
                         f"{quantity.unit} in the model and could get {fields[field][place]:g}, which must "
@@ -160,7 +160,7 @@ def _bound(term: ModelTerm, model: Any) -> Change:
     else:
         places = np.flatnonzero(fits).tolist()
         if not places:
-            raise ConfigurationError(f"{term.stream}: changes nothing in this model, whose {term.target} all {lack}.")
+            raise ConfigurationError(f"{term.stream}: changes nothing: each of the {term.target} {lack}.")
     width = 3 if term.name == "center_of_mass" else 1
     index: dict[str, np.ndarray] = {}
     for order, place in enumerate(places):
@@ -182,17 +182,17 @@ def _fitting(term: ModelTerm, model: Any) -> tuple[Bool[np.ndarray, "n"], str]:
     everything = np.ones((getattr(model, ELEMENTS[term.target][1]),), bool)
     if term.name == "friction" and term.target == "geoms":
         collides = (np.asarray(model.geom_contype) | np.asarray(model.geom_conaffinity)) != 0
-        return collides, "collide with nothing, or in pairs alone; those are named by pairs"
+        return collides, "collides with nothing, or in pairs alone; those are named by pairs"
     if term.target == "bodies":
-        return np.asarray(model.body_mass) > 0, "have no mass"
+        return np.asarray(model.body_mass) > 0, "has no mass"
     if term.target == "joints":
         numbers = np.asarray(model.jnt_type)
         if term.name in ("joint_offset", INITIAL):
-            return ~np.isin(numbers, (FREE, BALL)), "are free or ball joints, whose positions are no single number"
-        return numbers != FREE, "move freely"
+            return ~np.isin(numbers, (FREE, BALL)), "is a free or ball joint, whose position is no single number"
+        return numbers != FREE, "is a free joint"
     if term.target == "actuators":
         return _fitting_actuators(term.name, model)
-    return everything, "are none"
+    return everything, "is none"
 
 
 def _fitting_actuators(name: str, model: Any) -> tuple[Bool[np.ndarray, "n"], str]:
@@ -200,12 +200,12 @@ def _fitting_actuators(name: str, model: Any) -> tuple[Bool[np.ndarray, "n"], st
     gain, bias = np.asarray(model.actuator_gainprm), np.asarray(model.actuator_biasprm)
     servo = linear & (bias[:, 1] != 0) & (gain[:, 0] == -bias[:, 1])
     if name == "kp":
-        return servo, "are no position servos; a motor's force is scaled by motor_strength"
+        return servo, "is no position servo; a motor's force is scaled by motor_strength"
     if name == "kd":
         velocity = linear & (bias[:, 1] == 0) & (gain[:, 0] == -bias[:, 2])
         has_damping = (servo | velocity) & (bias[:, 2] != 0)
-        return has_damping, "have no damping of their own; that of joints is joint_damping"
-    return linear, "are muscles, or of another kind whose force is no linear function of control and state"
+        return has_damping, "has no damping of its own; that of joints is joint_damping"
+    return linear, "is a muscle, or of another kind whose force is no linear function of control and state"
 
 
 def _entries(name: str, target: Target, place: int, model: Any) -> list[tuple[str, Any, int]]:
