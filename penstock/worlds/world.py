@@ -197,6 +197,15 @@ class FunctionalWorld(eqx.Module, World):
         """The same world with another number of environments (for evaluation)."""
         return FunctionalWorld(self.name, self.task, num_envs, self.gradient_limit)
 
+    def for_evaluation(self, where: Evaluated | None = None) -> "FunctionalWorld":
+        """See `World.for_evaluation`."""
+        nominal = self.task.nominal
+        if not isinstance(nominal, Task):
+            refuse_choice_of_worlds(self.name, where)
+        elif (where or self.task.evaluated) == "nominal":
+            return FunctionalWorld(self.name, nominal, self.num_envs, self.gradient_limit)
+        return self
+
     def describe(self) -> dict[str, Any]:
         """See `World.describe`."""
         return self.task.describe()

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
 
 from penstock._errors import ConfigurationError, require
 from penstock.worlds.randomization.distributions import Array, Source, namespace
@@ -132,14 +131,14 @@ class BoundNoise:
     """
 
     noise: ObservationNoise
-    places: Int[np.ndarray, "k"]
+    places: tuple[int, ...]
     size: int
 
     def draw(self, source: Source) -> Array:
         """``(size,)`` what is added to the vector."""
         values = self.noise.distribution.draw(source, len(self.places))
         spread = np.zeros((len(self.places), self.size))
-        spread[np.arange(len(self.places)), self.places] = 1.0
+        spread[np.arange(len(self.places)), list(self.places)] = 1.0
         return values @ spread
 
 
@@ -171,5 +170,5 @@ def bound_noise(
         for place in places:
             rule = "stands for a choice, or is a whole number: nothing with a fraction can be added. Leave it out"
             require(place not in set(discrete), f"{term.stream}: observed number", names[place], rule)
-        found.append(BoundNoise(term, np.asarray(places), len(names)))
+        found.append(BoundNoise(term, tuple(places), len(names)))
     return found

@@ -106,7 +106,9 @@ def _latency(value: Any) -> ActionLatency:
     rule = "must be [least, most] control steps, 0 or more, with least <= most"
     require(0 <= least <= most < 10_000, f"{where}.steps", entry["steps"], rule)
     require(most > 0, f"{where}.steps", entry["steps"], "changes nothing; leave it out, or allow at least one step")
-    return ActionLatency(float(least), float(most), interpolate, convert(entry.get("per", "episode"), Per, f"{where}.per"))
+    return ActionLatency(
+        float(least), float(most), interpolate, convert(entry.get("per", "episode"), Per, f"{where}.per")
+    )
 
 
 def _push(where: str, entry: Mapping[str, Any]) -> Push:
