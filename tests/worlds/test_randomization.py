@@ -122,7 +122,9 @@ def test_names_of_gymnasium_and_nested_observations_are_noisy_in_their_place():
     for name in ("count", "arm.1==2"):
         with pytest.raises(ConfigurationError, match="stands for a choice, or is a whole number"):
             randomized(Nested, observation_noise={"names": name, "add": [1, 2]})
-    cheetah = make_world("gym/HalfCheetah-v5", 1, randomize={"observation_noise": {"names": "qpos.rootz", "add": [3, 4]}})
+    cheetah = make_world(
+        "gym/HalfCheetah-v5", 1, randomize={"observation_noise": {"names": "qpos.rootz", "add": [3, 4]}}
+    )
     assert cheetah.reset(KEY).observation.vector[0, 0] > 2.5
 
 

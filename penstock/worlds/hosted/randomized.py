@@ -160,6 +160,9 @@ class Randomized(gymnasium.Wrapper):
         if not self._noise:
             return observation
         added, first = self._bias + self._drawn_noise("step"), 0
+        if len(self._parts) == 1 and not self._parts[0].path:  # the usual case, in less time
+            clean = np.asarray(observation)
+            return (clean + added.reshape(clean.shape)).astype(clean.dtype)
         for part in self._parts:
             here = added[first : first + len(part.low)]
             first += len(part.low)
@@ -187,10 +190,13 @@ class LateActions:
 
     def after(self, action: Any) -> np.ndarray:
         """The action that acts now that this one was sent."""
-        self._kept = np.concatenate([np.asarray(action, float)[None], self._kept[:-1]])
+        self._kept[1:] = self._kept[:-1]
+        self._kept[0] = action
         if self._latency.per == "step":
             self._steps = drawn_latency(self._latency, self._source)
-        return late_action(self._kept, self._steps).astype(self._dtype)
+        whole = int(self._steps)
+        late = self._kept[whole] if whole == self._steps else late_action(self._kept, self._steps)
+        return late.astype(self._dtype)
 
 
 def _sources(seed: int) -> Callable[[str], np.random.Generator]:

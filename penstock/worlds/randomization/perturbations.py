@@ -1,9 +1,11 @@
 """What happens beside the model: actions that arrive late, pushes, noise on what is observed."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from penstock._errors import ConfigurationError, require
@@ -137,9 +139,17 @@ class BoundNoise:
     def draw(self, source: Source) -> Array:
         """``(size,)`` what is added to the vector."""
         values = self.noise.distribution.draw(source, len(self.places))
-        spread = np.zeros((len(self.places), self.size))
-        spread[np.arange(len(self.places)), list(self.places)] = 1.0
-        return values @ spread
+        if len(self.places) == self.size:
+            return values
+        if isinstance(values, np.ndarray):
+            spread = np.zeros((self.size,))
+            spread[self._where] = values
+            return spread
+        return jnp.zeros((self.size,)).at[self._where].set(values)
+
+    @functools.cached_property
+    def _where(self) -> np.ndarray:
+        return np.asarray(self.places)
 
 
 def bound_noise(
@@ -161,7 +171,7 @@ def bound_noise(
             for index in term.indices:
                 rule = f"the observed vector has {len(names)} numbers: places are 0 to {len(names) - 1}"
                 require(index < len(names), f"{term.stream}.indices", index, rule)
-            places = list(term.indices)
+            places = sorted(term.indices)
         elif term.names:
             places = chosen(term.names, names, f"{term.stream}.names", "observed numbers")
         else:
