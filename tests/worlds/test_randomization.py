@@ -65,8 +65,8 @@ def test_actions_arrive_exactly_as_many_steps_late_as_was_drawn():
 
 def test_latencies_between_two_steps_interpolate_and_may_change_with_every_step():
     sent = [0.0, 0.5, -0.5, 0.25]
-    half = next(received([1.5, 1.5], sent, interpolate=True))
-    assert half == [1.0, 0.5, 0.25, 0.0]  # halfway between the actions of one and of two steps ago
+    between = next(received([1.25, 1.25], sent, interpolate=True))
+    assert between == [1.0, 0.25, 0.375, -0.25]  # three quarters of the action of one step ago, one of that before
     several = {tuple(actions) for actions in received([0, 1], sent, per="step")}
     assert len(several) > 4 and all(actions[t] in (sent[t], [1.0, *sent][t]) for actions in several for t in range(4))
 

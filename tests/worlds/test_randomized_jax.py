@@ -108,6 +108,7 @@ def test_every_environment_has_a_model_of_its_own_and_another_one_in_the_next_ep
     assert seen[1, :, 0] == pytest.approx(0.5 * 0.02 / first, rel=1e-5)  # Newton
     assert (masses[20] != first).all()  # of 20 steps is an episode
     assert np.asarray(state.observation.privileged)[:, 0] == pytest.approx(masses[20])
+    assert np.asarray(jax.jit(world.reset)(KEY).observation.privileged)[:, 0] == pytest.approx(first)
     assert (played(world, [0.5])[1][0] == first).all() and (
         played(world, [0.5], jax.random.key(4))[1][0] != first
     ).all()
@@ -126,9 +127,9 @@ def test_actions_arrive_as_late_as_was_drawn_and_noise_is_the_policys_alone():
     noise = seen[:, :, 1]
     assert len(np.unique(noise)) == noise.size and np.abs(noise).max() <= 0.5
     assert noise.std() == pytest.approx(0.5 / 3**0.5, rel=0.1)
-    half = rail(2, action_latency={"steps": [0.5, 0.5], "interpolate": True})
-    jumps = np.diff(played(half, [1.0, 0.0, 0.0])[0][:, 0, 0]) * MASS / 0.02
-    assert jumps == pytest.approx([0.5, 0.5, 0.0], abs=1e-5)
+    between = rail(2, action_latency={"steps": [0.25, 0.25], "interpolate": True})
+    jumps = np.diff(played(between, [1.0, 0.0, 0.0])[0][:, 0, 0]) * MASS / 0.02
+    assert jumps == pytest.approx([0.75, 0.25, 0.0], abs=1e-5)
 
 
 def test_pushes_change_the_momentum_by_what_was_drawn():

@@ -208,7 +208,7 @@ def test_joints_start_elsewhere_within_their_limits_and_are_observed_there():
     now, data = mujoco.MjData(env.unwrapped.model), env.unwrapped.data
     now.qpos[:] = data.qpos
     mujoco.mj_forward(env.unwrapped.model, now)
-    assert np.array_equal(now.xpos, data.xpos) and data.time == 0.0
+    assert np.array_equal(now.xipos, data.xipos) and data.time == 0.0
 
 
 def test_dm_control_is_randomised_and_observed_again():
