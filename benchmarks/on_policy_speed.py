@@ -5,8 +5,8 @@
     python benchmarks/on_policy_speed.py report
 
 Same task, networks (64, 64, tanh), window (2,048 steps), minibatches (32 of 64), epochs (10), normalised observations,
-one thread. Each measurement is a process of its own; arms take turns. What is counted are CPU and wall seconds from the end
-of the first iteration to the end of the last: starting, and compiling (told apart, in CPU seconds), are left out.
+one thread. Each measurement is a process of its own; arms take turns. What is counted are CPU and wall seconds from the
+end of the first iteration to the end of the last: starting, and compiling (told apart, in CPU seconds), are left out.
 """
 
 import argparse

@@ -87,8 +87,8 @@ def train(
         log_info: entries of a hosted environment's ``info`` that are logged beside success.
         best_by: metric of evaluations by which the best checkpoint is kept, for example ``eval/success_rate``.
         best_is: whether its highest or its lowest value is the best.
-        deterministic_action: of a flow, the action without noise: zero, typical, mean or modal.
-        deterministic_draws: fixed noises of mean and modal.
+        deterministic_action: of a flow, the action without noise: zero, typical, mean, modal or likeliest.
+        deterministic_draws: fixed noises of mean, modal and likeliest.
         precision: float32 or bfloat16; see `RunPlan`.
         label: name of the arm in comparisons.
         progress: show the progress display on standard error.

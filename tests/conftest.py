@@ -76,7 +76,7 @@ there that computes for seconds is marked ``optimized``."""
 @pytest.fixture(autouse=True, scope="module")
 def quick_compilation(request):
     """Compiles fast rather than well where that pays."""
-    with _most_optimizations_off(request.path.parent.name not in WELL_COMPILED):
+    with most_optimizations_off(request.path.parent.name not in WELL_COMPILED):
         yield
 
 
@@ -84,14 +84,14 @@ def quick_compilation(request):
 def full_compilation(request, quick_compilation):
     """Compiles well for a test that is marked ``optimized``."""
     if request.node.get_closest_marker("optimized"):
-        with _most_optimizations_off(False):
+        with most_optimizations_off(False):
             yield
     else:
         yield
 
 
 @contextlib.contextmanager
-def _most_optimizations_off(off):
+def most_optimizations_off(off):
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", off)
     yield

@@ -7,6 +7,7 @@ from penstock._settings import Part
 from penstock.algorithms.learner import AlgorithmSettings
 from penstock.algorithms.pathwise_config import initial_gain
 from penstock.algorithms.rules import require_betas, require_rate, require_widths
+from penstock.algorithms.symmetry import SymmetrySettings
 from penstock.networks import Trunk
 from penstock.policies import GaussianSettings, PolicySettings
 
@@ -92,6 +93,8 @@ class OnPolicyConfig(AlgorithmSettings):
     """The critic, and how advantages are made of it."""
     optimizer: ClippedAdamSettings = ClippedAdamSettings()
     """The optimiser of actor and critic."""
+    symmetry: SymmetrySettings = SymmetrySettings()
+    """What a mirror does to observations and actions."""
 
     def __post_init__(self):
         for field in ("window", "epochs", "minibatches"):

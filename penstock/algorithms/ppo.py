@@ -10,7 +10,8 @@ With delta = log pi(a | s) - log pi_old(a | s) and the advantage A of GAE(lambda
 An episode that met its time limit is bootstrapped with the value of its final observation, one that terminated is not.
 The density is that of the action, or of the path that led to it, whichever the policy has: of a Gaussian, a coupling
 flow (NFPO), a noisy flow. Before the first gradient step of an iteration all ratios are 1, because observation
-statistics are frozen from the first step of the window to the last gradient step on it.
+statistics are frozen from the first step of the window to the last gradient step on it. Where a mirror is given
+(`penstock.algorithms.symmetry`), every step counts once more as the mirror shows it, against the density of the step.
 
 Sources: Schulman et al. 2017 (arXiv 1707.06347), GAE 2016 (arXiv 1506.02438); the adaptive rate, and gradients that are
 clipped apart, as in rsl_rl 5 (github.com/leggedrobotics/rsl_rl); the estimator of the KL divergence: Schulman 2020.
@@ -29,6 +30,7 @@ from penstock.algorithms.keys import purpose_key
 from penstock.algorithms.learner import Clock, Updated, WindowOfRecords, counts, means
 from penstock.algorithms.learner import Learner as AnyLearner
 from penstock.algorithms.on_policy_config import RATE_BOUNDS, OnPolicyConfig
+from penstock.algorithms.symmetry import Mirror
 from penstock.critics import Critic, td_lambda_targets
 from penstock.data import Records
 from penstock.networks import Normalizer
@@ -77,6 +79,7 @@ class Samples(eqx.Module):
         value: of the critic before the update.
         target: what the critic is to learn.
         weight: 1; 0 for steps at which nothing happened.
+        drawn: the same, but 0 for copies in a mirror: the policy did not draw them.
     """
 
     observation: Observation
@@ -86,6 +89,7 @@ class Samples(eqx.Module):
     value: Float[Array, "*B"]
     target: Float[Array, "*B"]
     weight: Float[Array, "*B"]
+    drawn: Float[Array, "*B"]
 
 
 ConfigT = TypeVar("ConfigT", bound=OnPolicyConfig)
@@ -100,6 +104,7 @@ class PPOLearner(AnyLearner[ConfigT]):
     def __init__(self, config: ConfigT, world: World, planned_updates: int):
         super().__init__(config, world, planned_updates)
         config.require_minibatches(world.num_envs)
+        self.mirror = config.symmetry.mirror(world.observation_spec, world.action_size)
         self.actor_optimizer = self._optimizer(config.optimizer.actor_learning_rate)
         self.critic_optimizer = self._optimizer(config.critic.critic_learning_rate)
         self.require_policy(jax.eval_shape(self._make_actor, jax.random.key(0)).policy)
@@ -163,10 +168,10 @@ class PPOLearner(AnyLearner[ConfigT]):
         metrics = {name: value.mean() for name, value in measured.items()}
         metrics["actor/largest_log_ratio"] = measured["actor/largest_log_ratio"].max()
         metrics["actor/learning_rate"] = self.actor_optimizer.rate.initial * learned.rate
-        happened = jnp.maximum(samples.weight.sum(), 1.0)
+        happened = jnp.maximum(samples.drawn.sum(), 1.0)
         metrics["train/reward"] = (jnp.where(data.valid, data.reward, 0.0)).sum() / happened
         metrics["policy/saturation"] = (jnp.abs(data.action) > 0.99).mean()
-        metrics["critic/target_mean"] = (samples.target * samples.weight).sum() / happened
+        metrics["critic/target_mean"] = (samples.target * samples.drawn).sum() / happened
         learned = dataclasses.replace(learned, normalizer=learned.normalizer.merge(data.observation))
         return Updated(learned, means(metrics) | counts({name: value.sum() for name, value in skipped.items()}))
 
@@ -188,7 +193,22 @@ class PPOLearner(AnyLearner[ConfigT]):
         record = jax.tree.map(flat, data.record)
         log_prob = self._log_prob(learned.actor, learned.normalizer(observation), record)
         advantage = normalized(target - value, weight)
-        return Samples(learned.normalizer(observation), record, log_prob, advantage, value, target, weight)
+        made = Samples(learned.normalizer(observation), record, log_prob, advantage, value, target, weight, weight)
+        if self.mirror is None:
+            return made
+        copies = self._in_the_mirror(self.mirror, learned, observation, made)
+        return jax.tree.map(lambda one, other: jnp.concatenate([one, other]), made, copies)
+
+    def _in_the_mirror(self, mirror: Mirror, learned: Learned, observation: Observation, made: Samples) -> Samples:
+        """Mirrored copies, with the densities, advantages and targets of what they are copies of."""
+        seen = learned.normalizer(mirror.observation(observation))
+        return dataclasses.replace(
+            made,
+            observation=seen,
+            record=mirror.record(made.record),
+            value=learned.critic.normalized_values(seen)[0],
+            drawn=jnp.zeros_like(made.drawn),
+        )
 
     def _log_prob(self, actor, observation, record):
         features = jax.vmap(actor.encoder)(observation)
@@ -223,10 +243,12 @@ class PPOLearner(AnyLearner[ConfigT]):
             return (values * batch.weight).sum() / total
 
         loss = -mean(jnp.minimum(ratio * batch.advantage, clipped * batch.advantage))
+        drawn = jnp.maximum(batch.drawn.sum(), 1.0)
+        beyond = (jnp.abs(ratio - 1.0) > config.clip_range).astype(ratio.dtype)
         seen = {
-            "actor/kl": mean(ratio - 1.0 - delta),
-            "actor/clipped": mean((jnp.abs(ratio - 1.0) > config.clip_range).astype(ratio.dtype)),
-            "actor/largest_log_ratio": (jnp.abs(delta) * batch.weight).max(),
+            "actor/kl": ((ratio - 1.0 - delta) * batch.drawn).sum() / drawn,
+            "actor/clipped": (beyond * batch.drawn).sum() / drawn,
+            "actor/largest_log_ratio": (jnp.abs(delta) * batch.drawn).max(),
         }
         if config.entropy_coefficient > 0.0:
             entropy = mean(self._entropy(actor, batch.observation, key))

@@ -65,11 +65,12 @@ class EvaluationOptions(Group):
     """Metric of evaluations by which the best checkpoint is kept, for example eval/success_rate."""
     best_is: Literal["highest", "lowest"] = "highest"
     """Whether its highest or its lowest value is the best."""
-    deterministic_action: Literal["zero", "typical", "mean", "modal"] | None = None
+    deterministic_action: Literal["zero", "typical", "mean", "modal", "likeliest"] | None = None
     """Of a flow, the action without noise, for evaluation and films: that of zero noise, of one fixed typical noise,
-    the mean over a few fixed noises, or modal: the middle of one mode of those. None: zero with FlowRL, else modal."""
+    the mean over a few fixed noises, modal: the middle of one mode of those, or likeliest: that of the highest density.
+    None: zero with FlowRL and coupling flows, else modal."""
     deterministic_draws: int = 8
-    """Fixed noises of mean and modal. An even number."""
+    """Fixed noises of mean, modal and likeliest. An even number."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,7 +30,7 @@ class EvaluateOptions:
     """Seed of resets and policy noise."""
     replan_every_step: bool = False
     """For chunked policies: plan anew at every step and use the first action only."""
-    deterministic_action: Literal["run", "zero", "typical", "mean", "modal"] = "run"
+    deterministic_action: Literal["run", "zero", "typical", "mean", "modal", "likeliest"] = "run"
     """What the policy does without noise, of any class that has noise: as the run says, or by another rule
     (docs/rfo.md). A Gaussian's own is zero."""
     evaluation: Literal["run", "randomized", "nominal"] = "run"

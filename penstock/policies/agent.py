@@ -38,6 +38,9 @@ class Agent(eqx.Module):
     deterministic: DeterministicAction = eqx.field(static=True, default=ZERO_NOISE)
     chunk_length: int = eqx.field(static=True, default=1)
 
+    def __check_init__(self):
+        self.deterministic.require(self.actor.policy)
+
     def features(self, observation: Observation) -> Float[Array, "N features"]:
         """Normalised and encoded observations."""
         return jax.vmap(self.actor.encoder)(self.normalizer(observation))

@@ -15,9 +15,12 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from penstock._errors import require
-from penstock.policies.policy import Draw, Policy
+from penstock.policies.policy import Draw, Need, Policy, require_of_policy
 
-DeterministicName = Literal["zero", "typical", "mean", "modal"]
+DeterministicName = Literal["zero", "typical", "mean", "modal", "likeliest"]
+
+OF_SEVERAL: tuple[DeterministicName, ...] = ("mean", "modal", "likeliest")
+"""Rules that ask for the actions of several fixed noises."""
 
 FEWEST_FOR_MODES = 8
 """Fewer samples of one mode may look like several."""
@@ -35,7 +38,9 @@ class DeterministicAction:
             to one mode and keeps that noise's deviation. ``mean``: the mean of ``tanh(x_K)`` over fixed noises; it
             averages over modes, and shrinks actions near the ends of the box. ``modal``: ``tanh`` of the mean of x_K
             over those fixed noises whose actions `hang_together`: all of them, or one mode where there are several.
-        draws: how many noises the last two use: an even number, as they come in pairs z and -z.
+            ``likeliest``: of the fixed noises' actions the one of the highest density; for policies with a density of
+            their actions.
+        draws: how many noises the last three use: an even number, as they come in pairs z and -z.
     """
 
     rule: DeterministicName = "zero"
@@ -57,6 +62,9 @@ class DeterministicAction:
         if self.rule == "typical":
             return policy.draw(features, jnp.asarray(typical_noise(size)).reshape(policy.noise_shape))
         noises = jnp.asarray(fixed_noises(self.draws, size)).reshape(self.draws, *policy.noise_shape)
+        if self.rule == "likeliest":
+            samples, densities = jax.vmap(lambda noise: policy.draw_with_log_prob(features, noise))(noises)
+            return _first_of(samples, densities == densities.max())
         samples = jax.vmap(lambda noise: policy.draw(features, noise))(noises)
         if self.rule == "mean":
             action = samples.action.mean(axis=0)
@@ -65,8 +73,25 @@ class DeterministicAction:
         latent = chosen @ samples.latent / chosen.sum()
         return Draw(jnp.tanh(latent), latent)
 
+    def require(self, policy: Policy) -> None:
+        """Refuses a policy that the rule cannot ask.
+
+        Raises:
+            CapabilityError: it asks for a density of actions, and there is none.
+        """
+        if self.rule == "likeliest":
+            hint = "Use modal, or a policy with a density of its actions: gaussian or coupling."
+            require_of_policy(policy, (Need.ACTION_DENSITY,), "deterministic_action = 'likeliest'", hint)
+
 
 ZERO_NOISE = DeterministicAction("zero")
+
+
+def _first_of(samples: Draw, chosen: Bool[Array, "M"]) -> Draw:
+    """The first of the samples that are chosen; without an index that only the numbers know, which exports as well."""
+    first = chosen & ~(jnp.tril(jnp.ones((len(chosen), len(chosen))), -1) @ chosen.astype(jnp.float32) > 0.0)
+    weight = first.astype(samples.latent.dtype)
+    return Draw(weight @ samples.action, weight @ samples.latent)
 
 
 def hang_together(actions: Float[Array, "M flat"]) -> Bool[Array, "M"]:

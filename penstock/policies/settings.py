@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 
 import jax
 
-from penstock._coupling import MaskScheme, ScaleBound, require_bound
+from penstock._coupling import MaskScheme, ScaleBound, require_bound, usual_hidden
 from penstock._errors import ConfigurationError, require
 from penstock._own_code import load_own, resolved_spec
 from penstock._settings import Choice
@@ -243,9 +243,9 @@ class CouplingSettings(PolicySettings):
     masks: ClassVar[MaskScheme] = "halves"
     """Which entries a layer keeps: halves (first half, then the rest) or alternating (even, then odd); a subclass may
     choose."""
-    coupling_hidden: ClassVar[tuple[int, ...]] = (64, 64)
+    coupling_hidden: ClassVar[tuple[int, ...] | None] = None
     """Widths of the hidden layers of each layer's network, which reads what ``actor_hidden`` made of the observation; a
-    subclass may choose."""
+    subclass may choose. None: `usual_hidden`."""
     base_std: ClassVar[float | None] = 1.0
     """Standard deviation of the base noise at the start, learned within [0.05, 2]; a subclass may start elsewhere, or
     keep 1 by None."""
@@ -276,7 +276,7 @@ class CouplingSettings(PolicySettings):
             bound=self.bound,
             scale_bound=self.scale_bound,
             masks=self.masks,
-            hidden=self.coupling_hidden,
+            hidden=usual_hidden(trunk.hidden[-1]) if self.coupling_hidden is None else self.coupling_hidden,
             base_std=self.base_std,
         )
 

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from rsl_rl.modules.distribution import Distribution
 from torch import Tensor, nn
 
-from penstock._coupling import require_bound, require_flow
+from penstock._coupling import require_bound, require_flow, usual_hidden
 from penstock._errors import PenstockError, require
 from penstock.rsl_rl.flow import CouplingFlow
 
@@ -55,7 +55,7 @@ class CouplingFlowDistribution(Distribution):
         bound: float = DEFAULT_BOUND,
         scale_bound: str = "tanh",
         masks: str = "halves",
-        coupling_hidden: Sequence[int] = (64, 64),
+        coupling_hidden: Sequence[int] | None = None,
         base_std: float | None = 1.0,
         squash: bool = False,
     ):
@@ -72,7 +72,7 @@ class CouplingFlowDistribution(Distribution):
             scale_bound: ``tanh``: ``l tanh(u)`` (NFPO); ``scaled-tanh``: ``l tanh(u / l)``; ``clip``; ``none``, which
                 is known to explode.
             masks: which entries a layer keeps: ``halves`` or ``alternating``.
-            coupling_hidden: widths of the hidden layers of each coupling.
+            coupling_hidden: widths of the hidden layers of each coupling; None for one, half as wide as the context.
             base_std: standard deviation of the base noise at the start, learned within [0.05, 2]; None keeps it at 1.
             squash: actions are ``tanh`` of the latent, in (-1, 1). Without it they are the latent itself, unbounded, as
                 rsl_rl's Gaussian has them.
@@ -84,7 +84,7 @@ class CouplingFlowDistribution(Distribution):
         require_flow(coupling_layers, scale_bound, masks, base_std)
         require_bound(bound, scale_bound, DEFAULT_BOUND)
         require(context_size >= 1, "context_size", context_size, "must be at least 1")
-        widths = tuple(coupling_hidden)
+        widths = usual_hidden(context_size) if coupling_hidden is None else tuple(coupling_hidden)
         require(all(width >= 1 for width in widths), "coupling_hidden", widths, "must hold widths of at least 1")
         self.settings = {
             "context_size": context_size,

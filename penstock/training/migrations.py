@@ -16,6 +16,7 @@ from penstock.algorithms.off_policy_config import RENORM_WARMUP, OffPolicyConfig
 from penstock.algorithms.pathwise_config import PathwiseConfig, initial_gain
 from penstock.algorithms.registry import ALGORITHMS, algorithm_entry
 from penstock.policies import DeterministicAction, PolicySettings
+from penstock.policies.deterministic_action import OF_SEVERAL
 from penstock.policies.settings import STEP_STD
 from penstock.training.best import Criterion
 from penstock.training.drivers.state import RunState
@@ -161,7 +162,7 @@ def _run_fields(settings: Mapping[str, Any], now: Any) -> dict[str, Any]:
     if getattr(getattr(now, "policy", None), "has_rules", False):
         rule = settings.get("deterministic_action", RULE_THEN)
         fields["deterministic_action"] = None if rule == now.deterministic().rule else rule
-        if rule in ("mean", "modal"):
+        if rule in OF_SEVERAL:
             fields["deterministic_draws"] = settings.get("deterministic_draws", DeterministicAction.draws)
     return fields
 

@@ -16,7 +16,7 @@ from penstock.algorithms.learner import Batches, DifferentiableWindow, Learner
 from penstock.algorithms.registry import algorithm_entry
 from penstock.networks.precision import SHORTEST_SIDE, Precision
 from penstock.policies import DeterministicAction
-from penstock.policies.deterministic_action import DeterministicName
+from penstock.policies.deterministic_action import OF_SEVERAL, DeterministicName
 from penstock.training.best import BestIs, Criterion
 from penstock.training.presets import preset as preset_of
 from penstock.worlds import FunctionalWorld, World
@@ -184,10 +184,10 @@ class RunPlan:
                     "Leave it out, or choose --policy flow."
                 )
         rule = DeterministicAction(self.settings.deterministic().rule if action is None else action, draws)
-        if "deterministic_draws" in changed and rule.rule not in ("mean", "modal"):
+        if "deterministic_draws" in changed and rule.rule not in OF_SEVERAL:
             raise ConfigurationError(
                 f"deterministic_draws = {draws}: does nothing with deterministic_action = {rule.rule!r}. Leave it out, "
-                "or choose mean or modal."
+                f"or choose one of {', '.join(OF_SEVERAL)}."
             )
         return rule
 

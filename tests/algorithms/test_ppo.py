@@ -217,7 +217,7 @@ def test_the_estimate_of_the_divergence_is_unbiased():
     normal = learned.normalizer(observation)
     old = learner._log_prob(learned.actor, normal, drawn.record)
     ones = jnp.ones(count)
-    batch = ppo.Samples(normal, drawn.record, old, ones, ones, ones, ones)
+    batch = ppo.Samples(normal, drawn.record, old, ones, ones, ones, ones, ones)
     estimate = learner._actor_loss(moved, batch, jax.random.key(0))[1]["actor/kl"]
     features = learned.actor.encoder(jax.tree.map(lambda leaf: leaf[0], normal))
     (mean,), (log_std,) = learned.actor.policy.mean_and_log_std(features)

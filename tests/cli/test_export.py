@@ -14,6 +14,7 @@ from penstock.export.files import open_policy
 from penstock.export.playing import play
 from penstock.worlds.hosted import robot
 from penstock.worlds.loading import load_world
+from tests.conftest import most_optimizations_off
 
 
 @pytest.fixture(scope="module")
@@ -21,9 +22,9 @@ def reacher(tmp_path_factory):
     """A run on an environment of MuJoCo's."""
     folder = tmp_path_factory.mktemp("runs") / "reacher"
     settings = {"window": 16, "minibatches": 2, "epochs": 1, "actor_hidden": (8,), "critic_hidden": (8,)}
-    library.train(
-        "nfpo", "gym/Reacher-v5", run_dir=folder, steps=32, num_envs=2, evaluate_every=0, progress=False, **settings
-    )
+    fields = {"steps": 32, "num_envs": 2, "evaluate_every": 0, "progress": False}
+    with most_optimizations_off(True):
+        library.train("nfpo", "gym/Reacher-v5", run_dir=folder, **fields, **settings)
     return folder
 
 
@@ -33,18 +34,10 @@ def integrator(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "integrator"
     options = {"episode_length": 10}
     settings = {"window": 4, "chunk_length": 2, "actor_hidden": (8,)}
-    library.train(
-        "apg",
-        "classic/double-integrator",
-        run_dir=folder,
-        steps=32,
-        seeds=2,
-        num_envs=4,
-        evaluate_every=0,
-        progress=False,
-        world_options=options,
-        **settings,
-    )
+    fields = {"steps": 32, "seeds": 2, "num_envs": 4, "evaluate_every": 0, "progress": False}
+    with most_optimizations_off(True):
+        world = "classic/double-integrator"
+        library.train("apg", world, run_dir=folder, world_options=options, **fields, **settings)
     return folder
 
 

@@ -37,6 +37,7 @@ CASES = {
         f"{name} noise-fed": {"settings": POLICIES[name], "mode": "noise-fed"}
         for name in ("gaussian", "coupling", "flow", "noisy-flow")
     },
+    "coupling likeliest": {"settings": POLICIES["coupling"], "rule": "likeliest"},
     "chunks": {"settings": POLICIES["flow"], "chunk": 4, "rule": "modal"},
     "chunks noise-fed": {"settings": POLICIES["coupling"], "chunk": 3, "mode": "noise-fed"},
     "batch renormalisation": {"settings": POLICIES["gaussian"], "renorm_warmup": 10},

@@ -9,11 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from penstock._errors import ConfigurationError
+from penstock._errors import CapabilityError, ConfigurationError
 from penstock.cli.evaluate import EvaluateOptions
 from penstock.networks import Normalizer, Trunk, VectorEncoder
 from penstock.policies import Actor, Agent, DeterministicAction, SquashedGaussian, VelocityField, VelocityFlow
-from penstock.policies.deterministic_action import DeterministicName, fixed_noises, hang_together, typical_noise
+from penstock.policies.deterministic_action import (
+    DeterministicName,
+    _first_of,
+    fixed_noises,
+    hang_together,
+    typical_noise,
+)
+from penstock.policies.policy import Draw
+from penstock.policies.settings import POLICIES
 from penstock.worlds import Observation
 
 FEATURES = jnp.zeros(1)
@@ -109,6 +117,31 @@ def test_one_mode_has_one_middle(size):
     np.testing.assert_allclose(by_rule["mean"], mean, atol=0.01)
     np.testing.assert_allclose(by_rule["modal"], mean, atol=0.01)
     assert np.sqrt(np.mean((by_rule["typical"] - mean) ** 2)) < 0.21
+
+
+@pytest.mark.parametrize("name", ["gaussian", "coupling"])
+def test_the_likeliest_is_that_of_the_highest_density(name):
+    policy = POLICIES[name].build(jax.random.key(0), 1, 3, Trunk((4,), output_gain=1.0))
+    policy = jax.tree.map(lambda leaf: leaf + 0.4 if eqx.is_inexact_array(leaf) else leaf, policy)
+    samples = [policy.draw(FEATURES, jnp.asarray(noise)) for noise in fixed_noises(8, 3)]
+    densities = [float(policy.log_prob(FEATURES, drawn.record)) for drawn in samples]
+    best = int(np.argmax(densities))
+    assert np.diff(np.sort(densities))[-1] > 0.01
+    found = jax.jit(DeterministicAction("likeliest"))(policy, FEATURES)
+    np.testing.assert_allclose(found.action, samples[best].action, rtol=1e-5)
+    np.testing.assert_allclose(found.latent, samples[best].latent, rtol=1e-5)
+
+
+def test_of_equally_likely_actions_it_is_the_first():
+    samples = Draw(jnp.array([[0.1], [0.2], [0.3], [0.4]]), jnp.array([[1.0], [2.0], [3.0], [4.0]]))
+    assert _first_of(samples, jnp.array([False, True, False, True])).latent.tolist() == [2.0]
+
+
+def test_the_likeliest_needs_a_density_of_actions():
+    for policy in (flow(TwoModes(), 2), POLICIES["noisy-flow"].build(jax.random.key(0), 1, 2, Trunk((4,)))):
+        actor = Actor(VectorEncoder(1), policy)
+        with pytest.raises(CapabilityError, match="deterministic_action = 'likeliest' needs the log-density of"):
+            Agent(actor, Normalizer.create(1, False), DeterministicAction("likeliest"))
 
 
 def test_modal_mean_by_hand():

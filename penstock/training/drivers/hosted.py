@@ -44,6 +44,7 @@ from penstock.training.hosted_evaluation import HostedEvaluator, Supervision
 from penstock.training.post_mortem import Fault
 from penstock.worlds import Transition
 from penstock.worlds.hosted.hosted_world import HostedState, HostedWorld
+from penstock.worlds.world import strong
 
 _BATCH, _WARMUP = 0, 1
 """Purposes of the host's random numbers."""
@@ -113,17 +114,18 @@ class HostedDriver:
 
     def _init_learned(self, key: jax.Array) -> Any:
         self.traces["init"] += 1
-        return self.learner.init(self.learner.run_keys(key).learned)
+        return strong(self.learner.init(self.learner.run_keys(key).learned))
 
     def _traced_act(self, leaves, observation, key, count):
         self.traces["act"] += 1
         learned = jax.tree.unflatten(self._structure, leaves)
-        return self.learner.explore(learned, observation, purpose_key(key, count, "explore"))
+        drawn = self.learner.explore(learned, observation, purpose_key(key, count, "explore"))
+        return drawn.action, drawn.record if isinstance(self.learner.data, WindowOfRecords) else None
 
     def _traced_learn(self, leaves, measured, data, key, clock, rates):
         self.traces["learn"] += 1
         learned, metrics = self._learned_from(jax.tree.unflatten(self._structure, leaves), data, key, clock, rates)
-        return jax.tree.leaves(learned), added(measured, metrics)
+        return strong(jax.tree.leaves(learned)), added(measured, metrics)
 
     def _learned_from(self, learned, data, key, clock, rates):
         """What the updates on ``data`` make of it: one for each of several batches, or one for a window of records."""
@@ -284,7 +286,7 @@ class HostedDriver:
                 box = (num_envs, world.action_size)
                 action = _random(words, _WARMUP, count).uniform(-1.0, 1.0, box).astype(np.float32)
             else:
-                action = np.asarray(self._act(leaves, present.observation, key, np.int32(count)).action)
+                action = np.asarray(self._act(leaves, present.observation, key, np.int32(count))[0])
             acted = drawn = handed = learned = time.perf_counter()
             if env_steps >= need.warmup_steps and int(replay.filled) * num_envs >= need.batch_size:
                 batches = self._draw(replay, words, gradient_steps)
@@ -324,11 +326,11 @@ class HostedDriver:
         for iteration in range(iterations):
             if iteration and self._stops_here:
                 break
-            steps = []
+            steps, first = [], int(clock.update) * need.steps
             for t in range(need.steps):
                 observation = present.observation
-                drawn = self._act(leaves, observation, key, np.int32(int(clock.update) * need.steps + t))
-                present, transition = world.step(present, np.asarray(drawn.action))
+                drawn = jax.tree.map(np.asarray, self._act(leaves, observation, key, np.int32(first + t)))
+                present, transition = world.step(present, drawn[0])
                 seen.add(transition)
                 steps.append(_record(observation, drawn, transition))
             records = _stack_on_host(steps)
@@ -375,7 +377,7 @@ class HostedDriver:
         observation = state.world.observation
         valid = no if self.world.declared.idle_steps else None
         blank = Transition(observation, zero, no, no, observation, no, {}, valid)
-        return _stack_on_host([_record(observation, drawn, blank)] * need.steps)
+        return _stack_on_host([_record(observation, jax.device_get(drawn), blank)] * need.steps)
 
     @property
     def _stops_here(self) -> bool:
@@ -416,14 +418,12 @@ def _clock(update: int, env_steps: int, gradient_steps: int) -> Any:
     )
 
 
-def _record(observation: Any, drawn: Any, transition: Transition) -> Records:
-    """One control step, on the host."""
+def _record(observation: Any, drawn: tuple[Any, Any], transition: Transition) -> Records:
+    """One control step, on the host, with what was drawn in it: actions and records."""
     happened: Any = np.ones(transition.reward.shape, bool) if transition.valid is None else transition.valid
-    drawn = jax.device_get(drawn)
     return Records(
         observation,
-        drawn.action,
-        drawn.record,
+        *drawn,
         transition.reward,
         transition.terminated,
         transition.truncated,
