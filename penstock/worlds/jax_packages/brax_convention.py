@@ -181,9 +181,9 @@ def _unwrapped(env: Any, name: str) -> tuple[Any, int | None, int | None]:
         layer = vars(layer).get("env", vars(layer).get("_env")) if hasattr(layer, "__dict__") else None
     if inside & REFUSED:
         raise ConfigurationError(
-            f"'{name}' is wrapped in {min(inside & REFUSED)}, whose environments differ by their place in a batch. Take "
-            "it off and name what shall differ by randomize (docs/domain_randomization.md), or let reset() draw it and "
-            "keep it in the state."
+            f"'{name}' is wrapped in {min(inside & REFUSED)}, whose environments differ by their place in a batch. "
+            "Take it off and name what shall differ by randomize (docs/domain_randomization.md), or let reset() draw "
+            "it and keep it in the state."
         )
     if inside:
         raise ConfigurationError(
