@@ -85,6 +85,14 @@ class Remade(Mechanism):
         return super().reset(seed=seed)
 
 
+class Scales(Mechanism):
+    """The reward of a step is the mass of the cart."""
+
+    def step(self, action):
+        observation, _, *rest = super().step(action)
+        return observation, float(self.model.body_mass[1]), *rest
+
+
 class Hidden(Mechanism):
     """Cannot be observed at will."""
 
