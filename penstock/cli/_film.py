@@ -159,7 +159,7 @@ def _written(pictures, world, path, size, steps, progress):
     if isinstance(world, HostedWorld) and world.declared.pictures == "rgb_array":
         stride, shown = thinned(1.0 / world.declared.picture_rate)
         seen = Blank()
-        frames = (seen.passed(picture()) for t, picture in enumerate(pictures) if t % stride == 0)
+        frames = (seen.passed(_drawn(picture)) for t, picture in enumerate(pictures) if t % stride == 0)
         written = write_video(announced(fitted(frames, size), steps // stride, progress), path, 1.0 / shown)
         if seen.blank:
             raise NoPicturesError(
@@ -168,10 +168,17 @@ def _written(pictures, world, path, size, steps, progress):
             )
         return written
     refuse_pictureless(world)
-    scenes = [scene for picture in pictures if (scene := picture()) is not None]
+    scenes = [scene for picture in pictures if (scene := _drawn(picture)) is not None]
     if not scenes:
         raise NoPicturesError(f"'{world.name}' has no pictures: its task does not implement `scene`.")
     return write_episode(scenes, path, world.control_timestep, size=size, progress=progress)
+
+
+def _drawn(picture):
+    try:
+        return picture()
+    except PenstockError as error:
+        raise NoPicturesError(str(error)) from error
 
 
 class NoPicturesError(PenstockError):

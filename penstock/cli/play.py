@@ -12,6 +12,8 @@ import numpy as np
 from tyro.conf import Positional, arg
 
 from penstock._errors import require
+from penstock._extras import MissingExtraError
+from penstock._files import OutputError
 from penstock._jax_setup import set_up_jax
 from penstock.cli._arguments import parse
 from penstock.cli._filming import Filming
@@ -48,6 +50,7 @@ def run(arguments: list[str]) -> int:
     """Runs the subcommand."""
     options = parse(PlayOptions, arguments, "penstock play")
     require(options.episodes >= 1, "episodes", options.episodes, "must be at least 1")
+    require(options.seed >= 0, "seed", options.seed, "must be 0 or greater")
     set_up_jax()
     from penstock.cli._film import NoPicturesError, write_pictures
     from penstock.export.files import open_policy
@@ -72,8 +75,9 @@ def run(arguments: list[str]) -> int:
                     pictures = (step.picture for step in counted)
                     with Filming(quiet=True) as progress:
                         film = write_pictures(pictures, world, filmed, steps=world.episode_length, progress=progress)
-                except NoPicturesError as error:
-                    print(f"no film: {error}", file=sys.stderr)
+                except (NoPicturesError, MissingExtraError, OutputError) as error:
+                    told = str(error).partition("\n")[0]
+                    print(f"no film: {told}", file=sys.stderr)
             for _ in counted:  # what the film left over
                 pass
         results.append(tally)

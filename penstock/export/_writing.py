@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from penstock.export import reader
 from penstock.export.program import Instruction
 
 
@@ -134,6 +135,24 @@ class Writer:
             return value
         changed = self.emit("astype", [value], value.stored, dtype, {"dtype": dtype.name})
         return dataclasses.replace(changed, shape=value.shape)
+
+
+def evaluated(writer: Writer, result: Any) -> np.ndarray:
+    """A value that follows from constants alone, computed by NumPy in float64."""
+    if not isinstance(result, Value):
+        return np.asarray(result)
+    values = {name: _wide(constant) for name, constant in writer.constants.items()}
+    for step in writer.instructions:
+        function = reader.OPERATIONS.get(step.operation) or getattr(np, step.operation)
+        parameters = {name: tuple(of) if isinstance(of, list) else of for name, of in step.parameters.items()}
+        with np.errstate(all="ignore"):
+            values[step.result] = _wide(function(*(values[name] for name in step.arguments), **parameters))
+    return np.asarray(values[result.name])
+
+
+def _wide(values: Any) -> np.ndarray:
+    array = np.asarray(values)
+    return array.astype(np.float64) if np.issubdtype(array.dtype, np.floating) else array
 
 
 def _stored(value: Any) -> tuple[int, ...]:

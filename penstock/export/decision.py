@@ -15,7 +15,6 @@ from penstock.export.tracing import trace
 from penstock.observation import Observation
 from penstock.policies import Agent
 from penstock.worlds import World
-from penstock.worlds.hosted.hosted_world import HostedWorld
 
 Mode = Literal["deterministic", "noise-fed"]
 """Whether the policy acts by its deterministic rule, or by noise that it is given."""
@@ -39,15 +38,17 @@ class ActionRange:
 
     @classmethod
     def of(cls, world: World) -> "ActionRange":
-        """That of a world: [-1, 1] unless it is hosted."""
-        if isinstance(world, HostedWorld):
-            return cls(world.declared.actions.low, world.declared.actions.high)
-        return cls(-np.ones(world.action_size), np.ones(world.action_size))
+        """That of a world."""
+        return cls(*world.action_range)
 
     @property
     def half_width(self) -> Float[np.ndarray, "d"]:
         """Half the length of each range."""
         return 0.5 * (self.high - self.low)
+
+    def to_unit(self, action: Float[np.ndarray, "*batch d"]) -> Float[np.ndarray, "*batch d"]:
+        """The other way round."""
+        return (action - 0.5 * (self.low + self.high)) / self.half_width
 
     def from_unit(self, action: Float[AnyArray, "*batch d"]) -> Float[Array, "*batch d"]:
         """Actions in [-1, 1] in the environment's units, float32, never outside."""

@@ -19,10 +19,11 @@ import numpy as np
 from jaxtyping import Float
 
 import penstock
-from penstock._errors import ConfigurationError, PenstockError, raised, suggest
+from penstock._errors import ConfigurationError, PenstockError, suggest
 from penstock._files import replacing, write_text
 from penstock._processor import plain_forms
 from penstock.export import reader
+from penstock.export._seal import require_seal, sealed
 from penstock.export.decision import NOISE, Decision
 from penstock.export.program import Program, program_sha256
 
@@ -119,6 +120,13 @@ def open_policy(path: Path | str) -> PolicyFile:
         raise ConfigurationError(f"'{path}' is no file that `penstock export` writes.{hint}")
     if not path.is_file():
         raise PenstockError(f"'{path}': there is no such file. Write one with `penstock export RUN`.")
+    zipped = zipfile.is_zipfile(path)
+    if zipped != (path.suffix != OnnxFile.suffix):
+        found, wanted = ("a", "no") if zipped else ("no", "one")
+        raise PenstockError(
+            f"'{path}' is {found} zip archive, and a {path.suffix} file is {wanted}: it is damaged, or has another's "
+            "name. Export the run again."
+        )
     try:
         opened = kinds[path.suffix](path)
         if opened.metadata.get("format") != FORMAT:
@@ -128,7 +136,7 @@ def open_policy(path: Path | str) -> PolicyFile:
         raise
     except Exception as error:
         raise PenstockError(
-            f"'{path}' cannot be read as an exported policy: {raised(error)}. Export the run again."
+            f"'{path}' cannot be read as an exported policy: {_first_line(error)}. Export the run again."
         ) from error
     if version != FORMAT_VERSION:
         raise PenstockError(
@@ -138,14 +146,18 @@ def open_policy(path: Path | str) -> PolicyFile:
     return opened
 
 
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+
+
 # ---------------------------------------------------------------------- NumPy
 
 
 def _numpy_bytes(program: Program, metadata: Mapping[str, Any]) -> bytes:
     buffer = io.BytesIO()
-    told = {**metadata, "program_sha256": program.sha256()}
+    told = sealed(metadata, program.sha256())
     arrays: dict[str, Any] = {"metadata": np.array(json.dumps(told)), "program": np.array(program.listing())}
-    np.savez_compressed(buffer, allow_pickle=False, **arrays, **program.constants)
+    np.savez(buffer, allow_pickle=False, **arrays, **program.constants)  # what compresses it, differs between machines
     return buffer.getvalue()
 
 
@@ -160,8 +172,7 @@ class NumpyFile(PolicyFile):
         with np.load(path, allow_pickle=False) as file:
             constants = {name: file[name] for name in file.files}
         metadata, listing = (constants.pop(name).item() for name in ("metadata", "program"))
-        if program_sha256(listing, constants) != json.loads(metadata)["program_sha256"]:
-            raise ValueError("its program does not have the SHA-256 that its metadata states")
+        require_seal(json.loads(metadata), program_sha256(listing, constants))
         self._policy = reader.Policy(path)
         self.metadata = self._policy.metadata
         self.inputs = {name: (tuple(of["shape"]), of["dtype"]) for name, of in self._policy.inputs.items()}
@@ -181,12 +192,12 @@ class OnnxFile(PolicyFile):
     runtime = "ONNX Runtime"
 
     def __init__(self, path: Path):
-        from penstock.export.onnx import session
+        from penstock.export.onnx import content_of, session
 
         self.path = path
+        self.metadata, content = content_of(path)
+        require_seal(self.metadata, content)
         self._session = session(path)
-        told = self._session.get_modelmeta().custom_metadata_map
-        self.metadata = {name: json.loads(value) for name, value in told.items()}
         kinds = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}
         self.inputs = {one.name: (tuple(one.shape[1:]), kinds[one.type]) for one in self._session.get_inputs()}
 
@@ -205,15 +216,15 @@ def _stablehlo_bytes(decision: Decision, metadata: Mapping[str, Any]) -> bytes:
         exported = jax.export.export(decision.jitted(), platforms=PLATFORMS)(*decision.inputs.values())
     inputs = {name: {"shape": list(s.shape), "dtype": np.dtype(s.dtype).name} for name, s in decision.inputs.items()}
     module = bytes(exported.serialize())
-    told = {**metadata, "inputs": inputs, "program_sha256": hashlib.sha256(module).hexdigest()}
+    told = sealed({**metadata, "inputs": inputs}, hashlib.sha256(module).hexdigest())
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for name, content in (
             (_METADATA, json.dumps(told)),
             (_MODULE, module),
             (_TEXT, exported.mlir_module_serialized),
         ):
-            archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
+            archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_STORED)
     return buffer.getvalue()
 
 
@@ -228,8 +239,7 @@ class StableHloFile(PolicyFile):
         with zipfile.ZipFile(path) as archive:
             self.metadata = json.loads(archive.read(_METADATA))
             module = archive.read(_MODULE)
-        if hashlib.sha256(module).hexdigest() != self.metadata["program_sha256"]:
-            raise ValueError("its module does not have the SHA-256 that its metadata states")
+        require_seal(self.metadata, hashlib.sha256(module).hexdigest())
         self._call = jax.jit(jax.export.deserialize(bytearray(module)).call)
         self.inputs = {name: (tuple(of["shape"]), of["dtype"]) for name, of in self.metadata["inputs"].items()}
 
@@ -266,10 +276,24 @@ class Player:
 
         Args:
             observation: its parts by name: observation, points, pixels.
+
+        Raises:
+            PenstockError: the observation, or the action that follows, is not finite.
         """
+        for name, values in observation.items():
+            if not np.isfinite(values).all():
+                raise PenstockError(
+                    f"{name}: it holds NaN or infinity, from which no action follows. Look at the sensor or the "
+                    "simulator."
+                )
         if not self._plan:
             inputs = dict(observation)
             if self.file.takes_noise:
                 inputs[NOISE] = self.random.standard_normal(self.file.inputs[NOISE][0]).astype(np.float32)
             self._plan = list(np.atleast_2d(self.file.decide(inputs)))
+            if not np.isfinite(self._plan).all():
+                raise PenstockError(
+                    f"'{self.file.path}' makes NaN or infinity of an observation whose largest number is "
+                    f"{max(float(np.abs(values).max()) for values in observation.values()):g}. Scale it, or stop."
+                )
         return self._plan.pop(0)

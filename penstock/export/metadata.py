@@ -13,7 +13,10 @@ from penstock.export.decision import ActionRange, Decision
 from penstock.storage.store import Manifest
 from penstock.training.parts import AGENT
 from penstock.training.plan import RunPlan
+from penstock.worlds import FunctionalWorld
+from penstock.worlds.hosted.environments import states_timestep
 from penstock.worlds.hosted.hosted_world import HostedWorld
+from penstock.worlds.hosted.pictures import model_and_data
 from penstock.worlds.hosted.robot import actuators, observation_names, one_environment
 
 
@@ -22,9 +25,9 @@ def describe(plan: RunPlan, decision: Decision, manifest: Manifest, seed: int) -
 
     ``observation``: ``size``, ``names`` in order, and sizes of ``points`` and ``pixels`` where there are any.
     ``action``: ``size``, ``names``, ``low`` and ``high`` in the environment's units, and ``chunk_length``: how many
-    actions one decision gives. ``actuators``: see `penstock.worlds.hosted.robot.actuators`. ``control``: time step in
-    seconds, and rate in Hz. ``world``, ``policy``, ``origin``: what it was trained in, what it is, where it comes
-    from.
+    actions one decision gives. ``actuators``: see `penstock.worlds.hosted.robot`. ``control``: time step in seconds,
+    rate in Hz, and whether the environment states them: else they are assumed. ``world``, ``policy``, ``origin``: what
+    it was trained in, what it is, where it comes from.
 
     Args:
         plan: the run.
@@ -33,11 +36,18 @@ def describe(plan: RunPlan, decision: Decision, manifest: Manifest, seed: int) -
         seed: which of the run's seeds.
     """
     world, spec = decision.world, decision.world.observation_spec
-    names, motors = [f"observation[{i}]" for i in range(spec.vector)], []
+    names, model, stated = [f"observation[{i}]" for i in range(spec.vector)], None, True
     if isinstance(world, HostedWorld):
-        names = observation_names(world)
+        names, stated = observation_names(world), False
         with contextlib.suppress(Exception), one_environment(world) as env:  # a name is worth no failure
-            names, motors = observation_names(world, env), actuators(env)
+            names, model, stated = (
+                observation_names(world, env),
+                (model_and_data(env) or (None,))[0],
+                states_timestep(env),
+            )
+    elif isinstance(world, FunctionalWorld):
+        model = world.task.mujoco_model
+    motors = [] if model is None else actuators(model)
     ends = ActionRange.of(world)
     fits = len(motors) == world.action_size
     observation: dict[str, Any] = {"size": spec.vector, "names": names}
@@ -59,7 +69,11 @@ def describe(plan: RunPlan, decision: Decision, manifest: Manifest, seed: int) -
             "chunk_length": decision.agent.chunk_length,
         },
         "actuators": motors if fits else [],
-        "control": {"timestep": world.control_timestep, "rate": 1.0 / world.control_timestep},
+        "control": {
+            "timestep": world.control_timestep,
+            "rate": 1.0 / world.control_timestep,
+            "stated": stated,
+        },
         "policy": {
             "algorithm": plan.algorithm,
             "class": policy.policy,

@@ -6,6 +6,7 @@ opsets of 2025 and bring a second neural network library along. Inputs and outpu
 stacks feed them.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from penstock._extras import extra
+from penstock.export._seal import sealed
 from penstock.export.program import Instruction, Program
 
 OPSET = 17
@@ -165,9 +167,7 @@ def onnx_bytes(program: Program, metadata: Mapping[str, Any]) -> bytes:
     Raises:
         MissingExtraError: ONNX is not installed.
     """
-    onnx = extra("onnx", "onnx")
-    for part in ("checker", "helper", "numpy_helper"):
-        extra(f"onnx.{part}", "onnx")
+    onnx = _onnx()
     helper, graph = onnx.helper, _Graph(onnx)
 
     def described(name, shape, dtype):
@@ -195,10 +195,48 @@ def onnx_bytes(program: Program, metadata: Mapping[str, Any]) -> bytes:
     made = helper.make_graph(graph.nodes, "policy", inputs, outputs, graph.constants)
     model = helper.make_model(made, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="penstock")
     model.ir_version = IR_VERSION
-    told = {**metadata, "program_sha256": program.sha256()}
+    told = sealed(metadata, graph_sha256(onnx, model))
     helper.set_model_props(model, {name: json.dumps(value) for name, value in told.items()})
     onnx.checker.check_model(model, full_check=True)
     return model.SerializeToString(deterministic=True)
+
+
+def graph_sha256(onnx: Any, model: Any) -> str:
+    """A hash of all that a model computes: inputs, outputs, nodes with their attributes, and constants."""
+    graph, digest = model.graph, hashlib.sha256()
+
+    def add(*parts):
+        digest.update(repr(parts).encode())
+
+    for value in (*graph.input, *graph.output):
+        kind = value.type.tensor_type
+        add(value.name, kind.elem_type, [size.dim_value for size in kind.shape.dim])
+    for node in graph.node:
+        attributes = sorted((one.name, onnx.helper.get_attribute_value(one)) for one in node.attribute)
+        add(node.op_type, list(node.input), list(node.output), attributes)
+    for constant in graph.initializer:
+        value = onnx.numpy_helper.to_array(constant)
+        add(constant.name, value.dtype.str, value.shape)
+        digest.update(np.ascontiguousarray(value).tobytes())
+    return digest.hexdigest()
+
+
+def content_of(path: Path) -> tuple[dict[str, Any], str]:
+    """The metadata of an ``.onnx`` file, and the hash of all that it computes.
+
+    Raises:
+        MissingExtraError: ONNX is not installed.
+    """
+    onnx = _onnx()
+    model = onnx.load_model_from_string(path.read_bytes())
+    metadata = {prop.key: json.loads(prop.value) for prop in model.metadata_props}
+    return metadata, graph_sha256(onnx, model)
+
+
+def _onnx() -> Any:
+    for part in ("checker", "helper", "numpy_helper"):
+        extra(f"onnx.{part}", "onnx")
+    return extra("onnx", "onnx")
 
 
 def session(path: Path) -> Any:

@@ -92,7 +92,11 @@ def _by_agent(decision: Decision, inputs: Mapping[str, np.ndarray]) -> np.ndarra
         for row in range(total)
     ]
     unit = np.concatenate([np.asarray(row) for row in rows]).reshape(-1, world.action_size)
-    scaled = world.declared.actions.from_unit(unit) if isinstance(world, HostedWorld) else unit
+    if isinstance(world, HostedWorld):
+        scaled = world.declared.actions.from_unit(unit)
+    else:
+        low, high = world.action_range
+        scaled = np.clip(low + 0.5 * (unit.astype(np.float64) + 1.0) * (high - low), low, high)
     chunk = agent.chunk_length
     return scaled.astype(np.float64).reshape((total, world.action_size) if chunk == 1 else (total, chunk, -1))
 

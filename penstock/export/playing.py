@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import functools
 import time
+import warnings
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
@@ -15,12 +16,11 @@ import jax
 import numpy as np
 
 from penstock._errors import CapabilityError, ConfigurationError, PenstockError, raised
-from penstock.export.decision import inputs_of
+from penstock.export.decision import ActionRange, inputs_of
 from penstock.export.files import Player, PolicyFile
 from penstock.observation import ObservationSpec
 from penstock.scene.items import Scene
 from penstock.worlds import FunctionalWorld, World
-from penstock.worlds.hosted.headless import opengl_hint
 from penstock.worlds.hosted.hosted_world import HostedWorld
 from penstock.worlds.hosted.packages import quiet_construction
 from penstock.worlds.hosted.pictures import frame_of, model_and_data, scene_of
@@ -101,9 +101,10 @@ def play(
 def _play_functional(player: Player, world: FunctionalWorld, seed: int) -> Iterator[Step]:
     world = world.with_num_envs(1)
     state, step = jax.jit(world.reset)(jax.random.key(seed)), jax.jit(world.step)
+    ends = ActionRange.of(world)
     for t in range(world.episode_length):
         action = player.act(inputs_of(jax.tree.map(lambda leaf: leaf[0], state.observation)))
-        before, (state, transition) = state, step(state, np.asarray(action, np.float32)[None])
+        before, (state, transition) = state, step(state, ends.to_unit(action).astype(np.float32)[None])
         body = before.body if bool(transition.done[0]) else state.body  # a body that has ended is a new one already
         told = bool(transition.terminated[0]), bool(transition.truncated[0])
         yield Step(t, float(transition.reward[0]), *told, lambda body=body: world.task.scene(jax.device_get(body), 0))
@@ -164,14 +165,26 @@ def _window(env: Any, name: str) -> Iterator[Callable[[], None]]:
     found = model_and_data(env)
     if found is None:
         raise CapabilityError(f"'{name}' is no environment of MuJoCo's, whose viewer --viewer opens. Leave it out.")
+    needs = "It needs a display; without one, leave out --viewer and look at the film."
+    if not _has_display():  # MuJoCo would end the whole process
+        raise PenstockError(f"MuJoCo's viewer does not open here: no display was found. {needs}")
     try:
         import mujoco.viewer
 
         opened = mujoco.viewer.launch_passive(*found)
     except Exception as error:
-        raise PenstockError(
-            f"MuJoCo's viewer does not open here ({type(error).__name__}: {error}).{opengl_hint(error)} It "
-            "needs a display; without one, leave out --viewer and look at the film."
-        ) from error
+        raise PenstockError(f"MuJoCo's viewer does not open here ({type(error).__name__}: {error}). {needs}") from error
     with opened:
         yield opened.sync
+
+
+def _has_display() -> bool:
+    """Whether GLFW, which the viewer draws with, finds a display."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns of what it returns
+        try:
+            import glfw
+
+            return bool(glfw.init())
+        except Exception:
+            return False

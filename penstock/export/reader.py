@@ -20,6 +20,13 @@ OPERATIONS = {
 }
 
 
+def finite(name, values):
+    """The values; raises ValueError unless all of them are numbers."""
+    if not np.isfinite(values).all():
+        raise ValueError(f"{name}: it holds NaN or infinity. Stop the robot.")
+    return values
+
+
 class Policy:
     """A policy from a file. ``metadata`` says what it observes and does, in which order, and where it comes from."""
 
@@ -29,33 +36,34 @@ class Policy:
         self.metadata = json.loads(self._constants.pop("metadata").item())
         program = json.loads(self._constants.pop("program").item())
         self.inputs, self._output = program["inputs"], program["outputs"]["action"]
-        self._steps = []
+        self._steps, self._random = [], np.random.default_rng(seed)
         for name, arguments, result, given in program["instructions"]:
             parameters = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
             self._steps.append((OPERATIONS.get(name) or getattr(np, name), arguments, result, parameters))
-        self._random = np.random.default_rng(seed)
         self.reset()
 
     def reset(self):
         """Begins an episode: forgets what is planned."""
         self._plan = []
 
-    def __call__(self, observation=None, noise=None, **others):
+    def __call__(self, observation=None, **others):
         """The action of this step; where the policy plans several at once, the next one of its plan."""
         if not self._plan:
-            self._plan = list(np.atleast_2d(self.decide(observation, noise, **others)))
+            self._plan = list(np.atleast_2d(self.decide(observation, **others)))
         return self._plan.pop(0)
 
-    def decide(self, observation=None, noise=None, **others):
-        """The action ``(d,)``, or the plan ``(C, d)``, for an observation; ``noise`` where the policy takes it."""
-        values = {**self._constants, "observation": observation, "noise": noise, **others}
+    def decide(self, observation=None, **others):
+        """The action ``(d,)``, or the plan ``(C, d)``; ``others``: points, pixels, noise, where it takes any."""
+        if others.keys() - self.inputs.keys():
+            raise TypeError(f"This policy takes {list(self.inputs)}, and not {list(others)}.")
+        given, values = {"observation": observation, **others}, dict(self._constants)
         for name, wanted in self.inputs.items():
-            if name == "noise" and noise is None:
-                values[name] = self._random.standard_normal(wanted["shape"])
-            values[name] = np.asarray(values[name], wanted["dtype"]).reshape(wanted["shape"])
-            if not np.isfinite(values[name]).all():
-                raise ValueError(f"{name}: it holds NaN or infinity, from which no action follows.")
+            if name == "noise" and given.get(name) is None:
+                given[name] = self._random.standard_normal(wanted["shape"])
+            values[name] = finite(name, np.asarray(given.get(name), wanted["dtype"]))
+            if values[name].shape != tuple(wanted["shape"]):
+                raise ValueError(f"{name}: it has the shape {values[name].shape}, and must have {wanted['shape']}.")
         with np.errstate(all="ignore"):
             for function, arguments, result, parameters in self._steps:
                 values[result] = function(*[values[argument] for argument in arguments], **parameters)
-        return values[self._output]
+        return finite("action", values[self._output])

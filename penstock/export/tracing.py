@@ -18,7 +18,7 @@ from jax.extend.core import Literal as JaxLiteral
 from penstock._errors import CapabilityError
 from penstock._jaxprs import INNER_PROGRAM, REMATERIALIZED, counts_of_scan
 from penstock.export._rules import ENTRYWISE, STRUCTURAL
-from penstock.export._writing import Value, Writer
+from penstock.export._writing import Value, Writer, evaluated
 from penstock.export.program import Program
 
 MOST_STEPS = 1024
@@ -81,8 +81,7 @@ class _Tracer(Writer):
         if inner is not None:
             return self._inner(inner, inputs)
         if not any(isinstance(value, Value) for value in inputs) and name != "cond":
-            results = primitive.bind(*inputs, **parameters)
-            return list(results) if primitive.multiple_results else [results]
+            return self._computed(equation, inputs)
         if name == "scan":
             return self._scan(inputs, parameters)
         if name == "cond":
@@ -91,15 +90,28 @@ class _Tracer(Writer):
             return inputs
         if name == "split":
             return self._split(inputs[0], parameters)
-        out = equation.outvars[0].aval
-        if name in ENTRYWISE:
-            return [ENTRYWISE[name](self, inputs, out, parameters)]
-        if name in STRUCTURAL:
-            return [STRUCTURAL[name](self, [self.full(value) for value in inputs], out, parameters)]
+        if name in ENTRYWISE or name in STRUCTURAL:
+            return [_written(self, equation, inputs)]
         raise CapabilityError(
-            f"The policy uses JAX's operation '{name}', for which export has no rule (penstock/export/tracing.py). "
+            f"The policy uses JAX's operation '{name}', for which export has no rule (penstock/export/_rules.py). "
             "Write that part of it with other operations, or export to StableHLO, which takes every operation."
         )
+
+    def _computed(self, equation: Any, inputs: Sequence[Any]) -> list[Any]:
+        """What follows from constants alone.
+
+        By the operations of the program, in float64: JAX's own differ in their last bit between processors.
+        """
+        primitive, (out, *more) = equation.primitive, [variable.aval for variable in equation.outvars]
+        floats = jnp.issubdtype(out.dtype, jnp.floating) and not more
+        if floats and (primitive.name in ENTRYWISE or primitive.name in STRUCTURAL):
+            scratch = Writer()
+            constants = [np.asarray(value) for value in inputs]
+            values = [Value(scratch.name(value), value.shape, value.shape, value.dtype) for value in constants]
+            result = scratch.full(_written(scratch, equation, values))
+            return [evaluated(scratch, result).astype(out.dtype)]
+        results = primitive.bind(*inputs, **equation.params)
+        return list(results) if primitive.multiple_results else [results]
 
     def _inner(self, program: Any, inputs: Sequence[Any]) -> list[Any]:
         if isinstance(program, ClosedJaxpr):
@@ -172,6 +184,14 @@ class _Tracer(Writer):
             results.append(self.slice(value, low, high))
             start += size
         return results
+
+
+def _written(writer: Writer, equation: Any, inputs: Sequence[Any]) -> Any:
+    """The result of an operation that has a rule."""
+    name, out = equation.primitive.name, equation.outvars[0].aval
+    if name in ENTRYWISE:
+        return ENTRYWISE[name](writer, list(inputs), out, equation.params)
+    return STRUCTURAL[name](writer, [writer.full(value) for value in inputs], out, equation.params)
 
 
 _PLATFORM = object()

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
+import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
 from penstock._types import Actions, Key, PerEnv, PerEnvFlag
@@ -63,6 +64,16 @@ class Declarations(eqx.Module):
     def evaluated(self) -> Evaluated:
         """Where policies are evaluated if nobody says otherwise."""
         return "randomized"
+
+    @property
+    def action_range(self) -> tuple[np.ndarray, np.ndarray]:
+        """The ends ``(d,)`` of actions in the units of what they move; a task that scales them overrides this."""
+        return -np.ones(self.action_size), np.ones(self.action_size)
+
+    @property
+    def mujoco_model(self) -> Any:
+        """The model of MuJoCo's that the task moves; None for others."""
+        return None
 
     def describe(self) -> dict[str, Any]:
         """Constants worth recording in a run's ``config.json`` (sizes, materials, time step)."""
@@ -173,6 +184,16 @@ class Vmapped(Task):
     def evaluated(self) -> Evaluated:
         """See `Declarations.evaluated`."""
         return self.single.evaluated
+
+    @property
+    def action_range(self) -> tuple[np.ndarray, np.ndarray]:
+        """See `Declarations.action_range`."""
+        return self.single.action_range
+
+    @property
+    def mujoco_model(self) -> Any:
+        """See `Declarations.mujoco_model`."""
+        return self.single.mujoco_model
 
     def initial(self, key: Key, num_envs: int) -> PyTree:
         """See `Task.initial`."""

@@ -10,6 +10,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, PyTree
 
 from penstock._errors import require
@@ -114,6 +115,11 @@ class World(abc.ABC):
         """Whether gradients flow through a step."""
         return False
 
+    @property
+    def action_range(self) -> tuple[np.ndarray, np.ndarray]:
+        """The ends ``(d,)`` of actions in the environment's own units, to which -1 and 1 are brought."""
+        return -np.ones(self.action_size), np.ones(self.action_size)
+
     @abc.abstractmethod
     def with_num_envs(self, num_envs: int) -> "World":
         """The same world with another number of environments (for evaluation)."""
@@ -192,6 +198,11 @@ class FunctionalWorld(eqx.Module, World):
     def differentiable(self) -> bool:
         """See `Declarations.differentiable`."""
         return self.task.differentiable
+
+    @property
+    def action_range(self) -> tuple[np.ndarray, np.ndarray]:
+        """See `Declarations.action_range`."""
+        return self.task.action_range
 
     def with_num_envs(self, num_envs: int) -> "FunctionalWorld":
         """The same world with another number of environments (for evaluation)."""

@@ -62,12 +62,13 @@ def test_a_file_says_what_a_robot_needs_to_know(penstock, reacher):
     assert metadata["actuators"][0] == {
         "name": "joint0",
         "joint": "joint0",
+        "default_position": 0.0,
         "gear": 200.0,
         "control_range": [-1.0, 1.0],
         "gain": 1.0,
         "bias": [0.0, 0.0, 0.0],
     }
-    assert metadata["control"] == {"timestep": pytest.approx(0.02), "rate": pytest.approx(50.0)}
+    assert metadata["control"] == {"timestep": pytest.approx(0.02), "rate": pytest.approx(50.0), "stated": True}
     origin = metadata["origin"]
     assert origin["environment_steps"] == 32 and origin["seed"] == 0 and len(origin["agent_sha256"][0]) == 64
     assert origin["versions"]["penstock"] == library.__version__
@@ -160,6 +161,11 @@ def test_a_world_that_does_not_fit_is_refused(penstock, reacher, tmp_path):
 
 def test_the_viewer_shows_every_step_or_says_what_it_needs(penstock, reacher, tmp_path, monkeypatch):
     assert penstock("export", reacher, "--output", tmp_path / "policy.npz")[0] == 0
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    code, _, err = penstock("play", tmp_path / "policy.npz", "--viewer")
+    assert code == 2 and "viewer does not open here: no display was found. It needs a display" in err
+    monkeypatch.setattr("penstock.export.playing._has_display", lambda: True)
     shown = []
 
     class Window:

@@ -1,5 +1,7 @@
 """Agents with random weights, ready to be exported, and what they decide."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,6 +43,18 @@ def shaken(leaf):
     if not (hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)):
         return leaf
     return leaf + 0.1 * jax.random.normal(jax.random.key(leaf.size), leaf.shape)
+
+
+def redrawn(made):
+    """The same decision with weights that are equal on every machine, as those of a checkpoint are."""
+    random = np.random.RandomState(0)
+
+    def drawn(leaf):
+        if not (hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)):
+            return leaf
+        return jnp.asarray(0.1 + np.abs(random.standard_normal(leaf.shape)), leaf.dtype)
+
+    return dataclasses.replace(made, agent=jax.tree.map(drawn, made.agent))
 
 
 def some_inputs(decision, seed=0):

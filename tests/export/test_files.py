@@ -1,8 +1,10 @@
 """Every policy class as a file of every kind; and files that are not to be trusted."""
 
 import dataclasses
+import hashlib
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -15,6 +17,7 @@ import pytest
 
 from penstock import _processor
 from penstock._errors import ConfigurationError, PenstockError
+from penstock.export._seal import sealed
 from penstock.export.files import FORMATS, READER_NAME, Player, open_policy, write
 from penstock.export.parity import TOLERANCE
 from penstock.networks import mlp
@@ -88,10 +91,34 @@ def test_a_file_does_not_depend_on_the_machine_that_wrote_it(target, tmp_path, m
     assert content[0] == content[1]
 
 
+OLDER_MACHINE = {"XLA_FLAGS": "--xla_cpu_max_isa=SSE4_2", "NPY_DISABLE_CPU_FEATURES": "AVX2 FMA3"}
+"""Without instructions that a newer one has, in which sums are rounded elsewhere."""
+
+
+@pytest.mark.slow
+def test_constants_do_not_depend_on_the_instructions_of_the_processor():
+    script = (
+        "from penstock._jax_setup import set_up_jax; set_up_jax()\n"
+        "import dataclasses; from penstock.policies.settings import POLICIES\n"
+        "from tests.export.exported_agents import decision, redrawn\n"
+        "decoded = dataclasses.replace(POLICIES['noisy-flow'], velocity='decoded')\n"
+        "renormalized = decision(POLICIES['gaussian'], renorm_warmup=10)\n"
+        "print(*(redrawn(made).program().sha256() for made in (decision(decoded), renormalized)))\n"
+    )
+    hashes = set()
+    for machine in (OLDER_MACHINE, {}):
+        environment = {**os.environ, **machine}
+        command = [sys.executable, "-W", "ignore", "-c", script]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        assert done.returncode == 0, done.stderr
+        hashes.add(done.stdout.splitlines()[-1])
+    assert len(hashes) == 1
+
+
 def test_the_module_beside_a_file_reads_it_with_numpy_alone(tmp_path):
     made = decision(POLICIES["flow"], chunk=2, rule="modal")
     path, module = write(made, METADATA, tmp_path / "policy.npz", "numpy")
-    assert module.name == READER_NAME and len(module.read_text().splitlines()) <= 62
+    assert module.name == READER_NAME and len(list(filter(str.strip, module.read_text().splitlines()))) <= 60
     script = (
         f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import numpy as np; from penstock_policy import Policy\n"
         f"policy = Policy({str(path)!r}); observation = np.arange({SIZE}.0)\n"
@@ -118,12 +145,35 @@ def test_the_reader_draws_the_noise_that_nobody_gives(tmp_path):
     assert (first == same).all() and (first != other).all()
 
 
+def loud():
+    """A decision whose weights are so large that large observations overflow."""
+    made = decision(POLICIES["gaussian"])
+    return dataclasses.replace(made, agent=jax.tree.map(lambda leaf: 1e3 * leaf, made.agent))
+
+
 def test_the_reader_refuses_what_is_no_number(tmp_path):
-    write(decision(POLICIES["gaussian"]), METADATA, tmp_path / "policy.npz", "numpy")
+    write(loud(), METADATA, tmp_path / "policy.npz", "numpy")
     from penstock.export.reader import Policy
 
-    with pytest.raises(ValueError, match="observation: it holds NaN or infinity"):
-        Policy(tmp_path / "policy.npz")(np.array([np.nan, *np.zeros(SIZE - 1)]))
+    policy = Policy(tmp_path / "policy.npz")
+    for wrong in (np.nan, np.inf):
+        with pytest.raises(ValueError, match="observation: it holds NaN or infinity"):
+            policy(np.array([wrong, *np.zeros(SIZE - 1)]))
+    with pytest.raises(ValueError, match="action: it holds NaN or infinity"):
+        policy(np.full(SIZE, 3e38))
+    with pytest.raises(ValueError, match=r"observation: it has the shape \(1, 5\), and must have \[5\]"):
+        policy(np.zeros((1, SIZE)))
+    with pytest.raises(TypeError, match=r"takes \['observation'\], and not \['noise'\]"):
+        policy(np.zeros(SIZE), noise=np.zeros(ACTIONS))
+
+
+def test_a_player_refuses_what_is_no_number(tmp_path):
+    write(loud(), METADATA, tmp_path / "policy.onnx", "onnx")
+    player = Player(open_policy(tmp_path / "policy.onnx"), np.random.default_rng(0))
+    with pytest.raises(PenstockError, match="observation: it holds NaN or infinity"):
+        player.act({"observation": np.full(SIZE, np.nan, np.float32)})
+    with pytest.raises(PenstockError, match=r"makes NaN or infinity of an observation whose largest number is 3e\+38"):
+        player.act({"observation": np.full(SIZE, 3e38, np.float32)})
 
 
 def test_a_player_follows_plans_and_draws_noise(tmp_path):
@@ -171,18 +221,65 @@ def test_damage_is_told(target, tmp_path):
     whole = path.read_bytes()
     for damaged in (whole[: len(whole) // 2], b"", b"no policy at all"):
         path.write_bytes(damaged)
-        with pytest.raises(PenstockError, match="cannot be read as an exported policy"):
+        with pytest.raises(PenstockError, match=r"cannot be read as an exported policy|zip archive") as told:
             open_policy(path)
+        assert len(str(told.value).splitlines()) == 1
 
 
-def test_a_weight_that_was_changed_is_told(tmp_path):
-    path = tmp_path / "policy.npz"
-    write(decision(POLICIES["gaussian"]), METADATA, path, "numpy")
+def edited_numpy(path, weights):
     arrays = dict(np.load(path))
-    arrays["c0"] = arrays["c0"] + 1.0
+    if weights:
+        arrays["c0"] = arrays["c0"] + 1.0
+    else:
+        arrays["metadata"] = np.array(arrays["metadata"].item().replace('"mine"', '"yours"'))
     np.savez(path, **arrays)
-    with pytest.raises(PenstockError, match="does not have the SHA-256 that its metadata states"):
+
+
+def edited_onnx(path, weights):
+    model = onnx.load(path)
+    if weights:
+        constant = next(one for one in model.graph.initializer if one.data_type == onnx.TensorProto.FLOAT and one.dims)
+        constant.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(constant), constant.name))
+    else:
+        (world,) = (prop for prop in model.metadata_props if prop.key == "world")
+        world.value = world.value.replace("mine", "yours")
+    onnx.save(model, path)
+
+
+def edited_stablehlo(path, weights):
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    if weights:
+        parts["exported.bin"] = parts["exported.bin"][:-1] + b"?"
+    else:
+        parts["metadata.json"] = parts["metadata.json"].replace(b'"mine"', b'"yours"')
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+
+
+@pytest.mark.parametrize("weights", [True, False], ids=["a weight", "a name"])
+@pytest.mark.parametrize(
+    ("target", "edited"), [("numpy", edited_numpy), ("onnx", edited_onnx), ("stablehlo", edited_stablehlo)]
+)
+def test_what_was_changed_is_told(target, edited, weights, tmp_path):
+    path = tmp_path / f"policy{FORMATS[target].suffix}"
+    write(decision(POLICIES["gaussian"]), METADATA, path, target)
+    open_policy(path)
+    edited(path, weights)
+    with pytest.raises(PenstockError, match="it is not as it was written: the SHA-256"):
         open_policy(path)
+
+
+def test_a_file_by_another_name_is_told(tmp_path):
+    write(decision(POLICIES["gaussian"]), METADATA, tmp_path / "policy.onnx", "onnx")
+    (tmp_path / "policy.onnx").rename(tmp_path / "policy.npz")
+    with pytest.raises(PenstockError, match=r"is no zip archive, and a \.npz file is one"):
+        open_policy(tmp_path / "policy.npz")
+    write(decision(POLICIES["gaussian"]), METADATA, tmp_path / "policy.stablehlo", "stablehlo")
+    (tmp_path / "policy.stablehlo").rename(tmp_path / "policy.onnx")
+    with pytest.raises(PenstockError, match=r"is a zip archive, and a \.onnx file is no"):
+        open_policy(tmp_path / "policy.onnx")
 
 
 def test_no_pickle_is_loaded(tmp_path):
@@ -202,8 +299,11 @@ def test_a_newer_format_and_files_of_others_are_told_apart(tmp_path):
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w") as archive:
             for name, content in parts.items():
-                new = json.dumps({**json.loads(content), **changes}) if name == "metadata.json" else content
-                archive.writestr(name, new)
+                if name == "metadata.json":
+                    told = {key: value for key, value in json.loads(content).items() if key != "sha256"}
+                    module = hashlib.sha256(parts["exported.bin"]).hexdigest()
+                    content = json.dumps(sealed({**told, **changes}, module))
+                archive.writestr(name, content)
         path.write_bytes(buffer.getvalue())
 
     rewritten(format_version=2)

@@ -17,6 +17,12 @@ from penstock.export.tracing import trace
 
 RANDOM = np.random.default_rng(0)
 VECTOR = RANDOM.standard_normal(6).astype(np.float32)
+VECTORS = (
+    VECTOR,
+    np.array([-1.5, 0.0, 0.0, 2.0, 2.0, -0.25], np.float32),  # ties, and another branch
+    np.array([-0.5, 1.0, 3.0, -0.5, 0.1, 0.2], np.float32),  # ends of ranges, and a third branch
+    np.array([0.5, 4.0, -1.0, 1.0, -2.0, 0.75], np.float32),
+)
 MATRIX = RANDOM.standard_normal((6, 4)).astype(np.float32)
 CUBE = RANDOM.standard_normal((2, 3, 4)).astype(np.float32)
 
@@ -32,21 +38,23 @@ def looped(x):
 
 
 def branched(x):
-    chosen = jax.lax.switch(jnp.argmax(x), [lambda x: x, lambda x: 2.0 * x, jnp.abs], x)
+    cases = [lambda x: x, lambda x: 2.0 * x, jnp.abs]  # chosen by a number that may lie beyond them, on both sides
+    chosen = jax.lax.switch(jnp.argmax(x).astype(jnp.int32) - 1, cases, x)
     sign = jax.lax.cond(x[0] > 0, lambda x: x + 1.0, lambda x: x - 1.0, chosen)
     return sign + jax.lax.switch(2, [jnp.sin, jnp.cos, jnp.negative], x)
 
 
 FUNCTIONS = {
-    "arithmetic": lambda x: -(x + 1.0) * (x - 2.0) / (jnp.abs(x) + 3.0) + x**2 + x**3 + x**-1 + jnp.square(x),
-    "functions": lambda x: jnp.exp(x) + jnp.expm1(x) + jnp.log(jnp.abs(x)) + jnp.log1p(jnp.abs(x)) + jnp.tanh(x),
-    "more functions": lambda x: jnp.sin(x) + jnp.cos(x) + jnp.sqrt(x * x) + jax.lax.rsqrt(x * x) + jnp.sign(x),
+    "arithmetic": lambda x: -(x + 1.0) * (x - 2.0) / (jnp.abs(x) + 3.0) + x**2 + x**3 + (x + 5.0) ** -1 + jnp.square(x),
+    "functions": lambda x: jnp.exp(x) + jnp.expm1(x) + jnp.log(x * x + 0.1) + jnp.log1p(jnp.abs(x)) + jnp.tanh(x),
+    "more functions": lambda x: jnp.sin(x) + jnp.cos(x) + jnp.sqrt(x * x) + jax.lax.rsqrt(x * x + 0.1) + jnp.sign(x),
     "activations": lambda x: jax.nn.silu(x) + jax.nn.elu(x) + jax.nn.gelu(x) + jax.nn.softplus(x) + jax.nn.relu(x),
     "erf": lambda x: jax.nn.gelu(x, approximate=False) + jax.nn.sigmoid(x) + jnp.arctanh(0.5 * jnp.tanh(x)),
     "rounding": lambda x: jnp.floor(x) + jnp.ceil(3.0 * x) + jnp.power(jnp.abs(x), 1.5),
     "ends": lambda x: jnp.clip(x, -0.5, 0.5) + jnp.maximum(x, 0.1) + jnp.minimum(x, 0.2),
     "choices": lambda x: jnp.where((x > 0) & (x <= 1) | ~(x < 2), x, -x) + jnp.where(jnp.isfinite(x), x, 0.0),
-    "comparisons": lambda x: (x >= 0.0) * 1.0 + (x == x[0]) * 2.0 + (x != x[1]) * 4.0,
+    "comparisons": lambda x: (x >= 0.0) * 1.0 + (x <= -0.5) * 8.0 + (x > 2.0) * 16.0 + (x < -1.5) * 32.0,
+    "equality": lambda x: (x == x[0]) * 2.0 + (x != x[1]) * 4.0,
     "sums": lambda x: jnp.stack([x.sum(), x.max(), x.min(), x.mean(), jnp.any(x > 1) * 1.0, jnp.all(x > -9) * 1.0]),
     "positions": lambda x: jnp.stack([jnp.argmax(x), jnp.argmin(x)]).astype(jnp.float32),
     "order": lambda x: jnp.concatenate([jnp.sort(x), jnp.median(x)[None], x[::-1], x[jnp.asarray([3, 1, 1])]]),
@@ -66,7 +74,8 @@ FUNCTIONS = {
 
 
 def by_numpy(program, **inputs):
-    return reader.Policy(io.BytesIO(_numpy_bytes(program, {}))).decide(**inputs)
+    policy = reader.Policy(io.BytesIO(_numpy_bytes(program, {})))
+    return policy.decide(**inputs)
 
 
 def by_onnx(program, **inputs):
@@ -83,10 +92,11 @@ def program_of(function, *shape):
 @pytest.mark.parametrize("run", [by_numpy, by_onnx])
 def test_a_program_computes_what_the_function_does(name, run):
     program = program_of(FUNCTIONS[name])
-    expected = np.asarray(FUNCTIONS[name](VECTOR))
-    found = run(program, observation=VECTOR)
-    assert found.shape == expected.shape == program.output_shapes["action"]
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=2e-6)
+    for vector in VECTORS:
+        expected = np.asarray(FUNCTIONS[name](vector))
+        found = run(program, observation=vector)
+        assert found.shape == expected.shape == program.output_shapes["action"]
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=2e-6)
 
 
 def test_every_operation_is_tried_and_known_to_both_runners():

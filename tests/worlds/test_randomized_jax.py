@@ -12,7 +12,8 @@ from mujoco_environments import model
 from penstock._errors import ConfigurationError
 from penstock.worlds.jax_packages import jax_world
 from penstock.worlds.jax_packages.brax_convention import BraxEnvironment
-from tests.worlds.jax_environments import Slider
+from penstock.worlds.jax_packages.sources import own_environment
+from tests.worlds.jax_environments import Slider, Tank
 
 KEY = jax.random.key(3)
 BALL, MASS = 3, 0.75
@@ -182,6 +183,16 @@ def test_without_a_model_latency_and_noise_remain():
     assert played(slider(action_latency={"steps": [1, 1]}), [0.5, 0.0])[1].tolist() == [[1.0] * 3, [1.5] * 3]
     noisy = played(slider(observation_noise={"indices": [0], "add": [2, 3], "per": "episode"}), [0.0, 0.0])[0]
     assert (noisy[:, :, 0] > 1.5).all() and (np.ptp(noisy[:, :, 0], axis=0) < 1e-5).all()
+
+
+def test_actions_keep_their_units_and_the_model_its_nominal_numbers():
+    world, plain = (
+        jax_world("tank", 2, own_environment("tank", Tank()), {"max_episode_steps": 5, **more})
+        for more in ({"randomize": {"action_latency": {"steps": [1, 1]}}}, {})
+    )
+    assert np.array_equal(world.action_range, plain.action_range) and (plain.action_range[1] != 1.0).any()
+    heavy = rail(mass={"scale": [2, 3]})
+    assert heavy.task.mujoco_model is heavy.task.single.inner.environment.env.mj_model
 
 
 @pytest.mark.slow

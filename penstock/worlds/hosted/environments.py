@@ -277,14 +277,28 @@ def _own_limit(env: Any) -> Any:
     return limit
 
 
+ASSUMED_TIMESTEP = 0.05
+"""Seconds per control step of an environment that states none."""
+
+
 def stated_timestep(env: Any) -> float:
-    """Seconds of simulated time per control step; from ``dt``, or the pictures per second; 0.05 where neither is."""
+    """Seconds of simulated time per control step: as stated, else `ASSUMED_TIMESTEP`."""
+    return _own_timestep(env) or ASSUMED_TIMESTEP
+
+
+def states_timestep(env: Any) -> bool:
+    """Whether an environment states how long a control step takes."""
+    return env is not None and _own_timestep(env) is not None
+
+
+def _own_timestep(env: Any) -> float | None:
+    """From ``control_timestep`` or ``dt``, or from the pictures per second."""
     base = env.unwrapped
     step = getattr(base, "control_timestep", None) or getattr(base, "dt", None)
     if isinstance(step, int | float) and step > 0:
         return float(step)
     frames = stated_picture_rate(env)
-    return 0.05 if frames is None else 1.0 / frames
+    return None if frames is None else 1.0 / frames
 
 
 def stated_picture_rate(env: Any) -> float | None:

@@ -158,6 +158,11 @@ class HostedWorld(World):
         return HostedWorld(self.source, self.num_envs, self.vectorization, self.timeout, self.declared, log_info)
 
     @property
+    def action_range(self) -> tuple[np.ndarray, np.ndarray]:
+        """See `World.action_range`."""
+        return self.declared.actions.low, self.declared.actions.high
+
+    @property
     def at_once(self) -> int | None:
         """How many environments there can be at a time; None for any number."""
         return 1 if self.source.adjustments.single_instance else None

@@ -7,7 +7,6 @@ from typing import Any
 from penstock.worlds.hosted.hosted_world import HostedWorld
 from penstock.worlds.hosted.observation_names import names_of_parts
 from penstock.worlds.hosted.packages import quiet_construction
-from penstock.worlds.hosted.pictures import model_and_data
 
 
 @contextlib.contextmanager
@@ -36,27 +35,29 @@ def observation_names(world: HostedWorld, env: Any = None) -> list[str]:
     return names_of_parts(world.declared.reader.vectors, env)
 
 
-def actuators(env: Any) -> list[dict[str, Any]]:
-    """The actuators of an environment of MuJoCo's, in the order of its actions; empty for others.
+def actuators(model: Any) -> list[dict[str, Any]]:
+    """The actuators of a model of MuJoCo's, in the order of its controls.
 
-    Each with its name, the joint that it moves, the gear, its control range (None where there is none), the gain of the
-    control (``gain``) and the terms of the force that follow from position and velocity (``bias``), in MuJoCo's
-    meaning: a position servo of stiffness k and damping b has the gain k and the bias [0, -k, -b].
+    Each with its name; the joint that it moves, and where that stands by default (in the model's first keyframe, else
+    in its reference), None where it moves something else; the gear; its control range (None where there is none); the
+    gain of the control (``gain``) and the terms of the force that follow from position and velocity (``bias``), in
+    MuJoCo's meaning: a position servo of stiffness k and damping b has the gain k and the bias [0, -k, -b].
+
+    Args:
+        model: of MuJoCo's.
     """
-    found = model_and_data(env) if env is not None else None
-    if found is None:
-        return []
-    model = found[0]
+    standing = model.key_qpos[0] if model.nkey else model.qpos0
     rows = []
     for index in range(model.nu):
         actuator = model.actuator(index)
-        on_joint = int(model.actuator_trntype[index]) in (0, 1)
-        joint = model.joint(int(model.actuator_trnid[index, 0])).name if on_joint else ""
+        on_joint, moved = int(model.actuator_trntype[index]) in (0, 1), int(model.actuator_trnid[index, 0])
+        joint = (model.joint(moved).name or f"joint{moved}") if on_joint else ""
         limited = bool(model.actuator_ctrllimited[index])
         rows.append(
             {
                 "name": actuator.name or joint or f"actuator{index}",
                 "joint": joint or None,
+                "default_position": float(standing[model.jnt_qposadr[moved]]) if on_joint else None,
                 "gear": float(model.actuator_gear[index, 0]),
                 "control_range": model.actuator_ctrlrange[index].tolist() if limited else None,
                 "gain": float(model.actuator_gainprm[index, 0]),

@@ -26,7 +26,7 @@ from penstock.worlds.jax_packages.environment import (
     numbers_of,
     one_number,
 )
-from penstock.worlds.jax_packages.pictures import MujocoPictures
+from penstock.worlds.jax_packages.pictures import MujocoPictures, model_of
 
 EPISODE_WRAPPER = "EpisodeWrapper"
 """The wrapper that holds a time limit, as ``episode_length``, in steps of what it wraps, and an ``action_repeat``."""
@@ -125,6 +125,11 @@ class BraxEnvironment(JaxEnvironment):
         model = getattr(base, "mj_model", None)
         found = type(model).__name__ == "MjModel" and hasattr(base, "_mjx_model")
         return PlaygroundModel(base, model) if found else None
+
+    @property
+    def mujoco_model(self) -> Any:
+        """See `JaxEnvironment.mujoco_model`."""
+        return model_of(self.env)
 
     def scene(self, state: Any) -> Scene | None:
         """A picture of its MuJoCo model, where it has one."""

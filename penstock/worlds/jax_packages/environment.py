@@ -85,6 +85,11 @@ class JaxEnvironment(abc.ABC):
         """Its MJX model, where that can be another one in every episode; None where there is none."""
         return None
 
+    @property
+    def mujoco_model(self) -> Any:
+        """Its model of MuJoCo's; None where it has none."""
+        return None
+
     def scene(self, state: PyTree) -> Scene | None:
         """A picture of a state (on the host, NumPy), or None."""
         del state

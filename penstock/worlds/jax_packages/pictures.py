@@ -9,18 +9,23 @@ from penstock._errors import PenstockError
 from penstock.scene.items import Scene
 
 
+def model_of(env: Any) -> Any:
+    """The MuJoCo model of an environment of Playground (``mj_model``) or Brax (``sys.mj_model``); None for others."""
+    model = getattr(env, "mj_model", None)
+    model = getattr(getattr(env, "sys", None), "mj_model", None) if model is None else model
+    return model if type(model).__name__ == "MjModel" else None
+
+
 class MujocoPictures:
     """Scenes of one environment's model, which is looked for once.
 
     Args:
-        env: of Brax (``sys.mj_model``) or of Playground (``mj_model``); others cannot be drawn.
+        env: one with a model (`model_of`); others cannot be drawn.
         caption: of each frame.
     """
 
     def __init__(self, env: Any, caption: str = ""):
-        model = getattr(env, "mj_model", None)
-        model = getattr(getattr(env, "sys", None), "mj_model", None) if model is None else model
-        self._model: Any = model if type(model).__name__ == "MjModel" else None
+        self._model: Any = model_of(env)
         self._caption = caption
         self._drawn: Any = None
 

@@ -156,6 +156,16 @@ class RandomizedTask(SingleTask):
         """As the configuration says."""
         return self.configuration.evaluation
 
+    @property
+    def action_range(self) -> tuple[np.ndarray, np.ndarray]:
+        """See `JaxTask.action_range`."""
+        return self.inner.action_range
+
+    @property
+    def mujoco_model(self) -> Any:
+        """The nominal one."""
+        return self.inner.mujoco_model
+
     def describe(self) -> dict[str, Any]:
         """See `JaxTask.describe`."""
         return self.inner.describe()

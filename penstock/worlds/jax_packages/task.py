@@ -5,6 +5,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from penstock._errors import ConfigurationError, require
@@ -67,6 +68,16 @@ class JaxTask(SingleTask):
     def differentiable(self) -> bool:
         """False: see the class."""
         return False
+
+    @property
+    def action_range(self) -> tuple[np.ndarray, np.ndarray]:
+        """See `Declarations.action_range`; the environment's own."""
+        return np.asarray(self.environment.action_low, float), np.asarray(self.environment.action_high, float)
+
+    @property
+    def mujoco_model(self) -> Any:
+        """See `Declarations.mujoco_model`."""
+        return self.environment.mujoco_model
 
     def describe(self) -> dict[str, Any]:
         """Package, engine and versions; see `JaxEnvironment.constants`."""
