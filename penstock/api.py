@@ -32,6 +32,7 @@ from penstock.training.running import evaluate_seeds
 from penstock.worlds import World
 from penstock.worlds.hosted.hosted_world import HostedWorld
 from penstock.worlds.loading import load_world
+from penstock.worlds.randomization.terms import Evaluated
 
 Rows = list[dict[str, Any]]
 """Lines of ``metrics.jsonl``, one per seed."""
@@ -211,7 +212,12 @@ class Run:
         return TrainedAgent(restored.agents[seed - self.plan.seed], restored.learner.world)
 
     def evaluate(
-        self, episodes: int = 64, *, seed: int = 12345, checkpoint: Literal["last", "best"] = "last"
+        self,
+        episodes: int = 64,
+        *,
+        seed: int = 12345,
+        checkpoint: Literal["last", "best"] = "last",
+        evaluation: Evaluated | None = None,
     ) -> list[dict[str, float]]:
         """Runs whole episodes, stochastic and deterministic; metrics ``eval/...``, one dictionary per trained seed.
 
@@ -219,10 +225,12 @@ class Run:
             episodes: of each kind.
             seed: of resets and policy noise.
             checkpoint: see `agent`.
+            evaluation: ``randomized`` or ``nominal``, where the run randomises its world; None as the run does.
         """
         require(episodes >= 1, "episodes", episodes, "must be at least 1")
         restored = self._open(checkpoint)
-        return evaluate_seeds(restored.learner, restored.agents, episodes, jax.random.key(seed))
+        key = jax.random.key(seed)
+        return evaluate_seeds(restored.learner, restored.agents, episodes, key, where=evaluation)
 
     def export(
         self,

@@ -51,7 +51,7 @@ def film(
     Raises:
         PenstockError: the world cannot be drawn, or an extra is missing.
     """
-    world = learner.world
+    world = learner.world.for_evaluation()
     steps = world.episode_length if seconds is None else max(1, math.ceil(seconds / world.control_timestep))
     key = jax.random.fold_in(jax.random.key(seed), FILM_KEY)
     if isinstance(world, HostedWorld):

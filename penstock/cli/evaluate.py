@@ -33,6 +33,9 @@ class EvaluateOptions:
     deterministic_action: Literal["run", "zero", "typical", "mean", "modal", "likeliest"] = "run"
     """What the policy does without noise, of any class that has noise: as the run says, or by another rule
     (docs/rfo.md). A Gaussian's own is zero."""
+    evaluation: Literal["run", "randomized", "nominal"] = "run"
+    """Where the run randomises its world: evaluate as the run does, in the randomised world, or in the nominal one
+    (docs/domain_randomization.md)."""
     json: bool = False
     """Print one JSON object in place of a table."""
 
@@ -62,6 +65,7 @@ def run(arguments: list[str]) -> int:
         jax.random.key(options.seed),
         replan_every_step=options.replan_every_step,
         deterministic=rule,
+        where=None if options.evaluation == "run" else options.evaluation,
     )
     seeds = [restored.plan.seed + index for index in range(restored.plan.seeds)]
     if options.json:

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from tyro.conf import Positional, arg
@@ -30,6 +30,8 @@ class PlayOptions:
     """What `penstock export` wrote: .npz, .onnx or .stablehlo."""
     world: str = ""
     """Where it plays; by default the world that it was trained in, with the same options."""
+    evaluation: Literal["run", "randomized", "nominal"] = "run"
+    """Where that world is randomised: play as the run was evaluated, in the randomised world, or in the nominal one."""
     episodes: int = 1
     """Episodes to play."""
     seed: int = 0
@@ -59,6 +61,7 @@ def run(arguments: list[str]) -> int:
     trained = file.metadata["world"]
     name = options.world or trained["name"]
     world = load_world(name, 1, **(trained["options"] if name == trained["name"] else {}))
+    world = world.for_evaluation(None if options.evaluation == "run" else options.evaluation)
     filmed = options.output or options.file.with_suffix(".mp4")
     results, film = [], None
     for episode in range(options.episodes):

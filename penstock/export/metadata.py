@@ -2,10 +2,13 @@
 
 import contextlib
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from penstock._mapping_files import read_mapping
+from penstock._own_sources import names_file
 from penstock.export.decision import ActionRange, Decision
 from penstock.storage.store import Manifest
 from penstock.training.parts import AGENT
@@ -54,7 +57,7 @@ def describe(plan: RunPlan, decision: Decision, manifest: Manifest, seed: int) -
         observation["pixels"] = list(spec.pixels)
     policy = plan.settings.policy
     return {
-        "world": {"name": plan.world, "options": plan.world_options, "constants": world.describe()},
+        "world": {"name": plan.world, "options": _options(plan), "constants": world.describe()},
         "observation": observation,
         "action": {
             "size": world.action_size,
@@ -89,6 +92,14 @@ def describe(plan: RunPlan, decision: Decision, manifest: Manifest, seed: int) -
             "agent_sha256": sorted(file.sha256 for file in manifest.files.values() if file.part == AGENT),
         },
     }
+
+
+def _options(plan: RunPlan) -> dict[str, Any]:
+    """Options of the world; what a file randomises by its content, for the policy travels alone."""
+    options, file = dict(plan.world_options), plan.world_options.get("randomize")
+    if isinstance(file, str) and names_file(file):
+        options["randomize"] = read_mapping(Path(file))
+    return options
 
 
 def _numbers(values: np.ndarray) -> list[float]:

@@ -142,7 +142,7 @@ def train_together(
     plan.refuse_unmeasurable(world)
     learners = [each.make_learner(world) for each in plans]  # refuses bad settings before anything is written
     refuse_other_programs(plans, learners)
-    evaluation_world = world.with_num_envs(plan.evaluation_episodes)
+    evaluation_world = world.for_evaluation().with_num_envs(plan.evaluation_episodes)
     first = make_driver(learners[0], evaluation_world)
     first.require_memory(plan.seeds * len(plans))
     paths = [Path(run_dir) for _, run_dir in runs]

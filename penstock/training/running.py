@@ -20,6 +20,7 @@ from penstock.training.hosted_evaluation import HostedEvaluator, Supervision
 from penstock.training.post_mortem import Fault
 from penstock.worlds import FunctionalWorld, World
 from penstock.worlds.hosted.hosted_world import HostedWorld
+from penstock.worlds.randomization.terms import Evaluated
 
 
 @runtime_checkable
@@ -94,6 +95,7 @@ def evaluate_seeds(
     *,
     replan_every_step: bool = False,
     deterministic: DeterministicAction | None = None,
+    where: Evaluated | None = None,
 ) -> list[dict[str, float]]:
     """Evaluates every seed of a run: metrics as they are logged, one dictionary per seed.
 
@@ -104,8 +106,9 @@ def evaluate_seeds(
         key: of resets and policy noise, the same for all seeds.
         replan_every_step: see `make_evaluate`.
         deterministic: see `make_evaluate`.
+        where: see `World.for_evaluation`.
     """
-    world = learner.world.with_num_envs(episodes)
+    world = learner.world.for_evaluation(where).with_num_envs(episodes)
     evaluate = make_evaluate(learner, world, replan_every_step=replan_every_step, deterministic=deterministic)
     results = []
     for agent in agents:

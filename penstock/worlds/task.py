@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 from penstock._types import Actions, Key, PerEnv, PerEnvFlag
 from penstock.observation import Observation, ObservationSpec
 from penstock.scene.items import Scene
+from penstock.worlds.randomization.terms import Evaluated
 
 
 class Outcome(NamedTuple):
@@ -53,6 +54,16 @@ class Declarations(eqx.Module):
     def differentiable(self) -> bool:
         """Whether gradients flow through ``advance``. A task with jumps or host code overrides this with False."""
         return True
+
+    @property
+    def nominal(self) -> "Declarations | None":
+        """The same rules without what a configuration randomises; None where none does."""
+        return None
+
+    @property
+    def evaluated(self) -> Evaluated:
+        """Where policies are evaluated if nobody says otherwise."""
+        return "randomized"
 
     @property
     def action_range(self) -> tuple[np.ndarray, np.ndarray]:
@@ -162,6 +173,17 @@ class Vmapped(Task):
     def differentiable(self) -> bool:
         """See `Declarations.differentiable`."""
         return self.single.differentiable
+
+    @property
+    def nominal(self) -> "Vmapped | None":
+        """See `Declarations.nominal`."""
+        single = self.single.nominal
+        return Vmapped(single) if isinstance(single, SingleTask) else None
+
+    @property
+    def evaluated(self) -> Evaluated:
+        """See `Declarations.evaluated`."""
+        return self.single.evaluated
 
     @property
     def action_range(self) -> tuple[np.ndarray, np.ndarray]:

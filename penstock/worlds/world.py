@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, PyTree
 
+from penstock._errors import require
 from penstock._seeds import anywhere
 from penstock._types import (
     Actions,
@@ -27,6 +28,7 @@ from penstock._types import (
 )
 from penstock.observation import Observation, ObservationSpec
 from penstock.worlds.firewall import gradient_firewall
+from penstock.worlds.randomization.terms import Evaluated
 from penstock.worlds.task import Outcome, Task, flag_shape
 
 MAGNITUDE_LIMIT = 1e6
@@ -122,6 +124,18 @@ class World(abc.ABC):
     def with_num_envs(self, num_envs: int) -> "World":
         """The same world with another number of environments (for evaluation)."""
 
+    def for_evaluation(self, where: Evaluated | None = None) -> "World":
+        """The world in which policies are evaluated and filmed: this one, or the same without what it randomises.
+
+        Args:
+            where: which of the two; None as the configuration of what is randomised says.
+
+        Raises:
+            ConfigurationError: there is but one.
+        """
+        refuse_choice_of_worlds(self.name, where)
+        return self
+
     @abc.abstractmethod
     def describe(self) -> dict[str, Any]:
         """Constants worth recording in a run's ``config.json``."""
@@ -193,6 +207,15 @@ class FunctionalWorld(eqx.Module, World):
     def with_num_envs(self, num_envs: int) -> "FunctionalWorld":
         """The same world with another number of environments (for evaluation)."""
         return FunctionalWorld(self.name, self.task, num_envs, self.gradient_limit)
+
+    def for_evaluation(self, where: Evaluated | None = None) -> "FunctionalWorld":
+        """See `World.for_evaluation`."""
+        nominal = self.task.nominal
+        if not isinstance(nominal, Task):
+            refuse_choice_of_worlds(self.name, where)
+        elif (where or self.task.evaluated) == "nominal":
+            return FunctionalWorld(self.name, nominal, self.num_envs, self.gradient_limit)
+        return self
 
     def describe(self) -> dict[str, Any]:
         """See `World.describe`."""
@@ -294,6 +317,13 @@ class FunctionalWorld(eqx.Module, World):
             )
 
         return jax.lax.cond(anywhere(done), anew, kept, body, seen)
+
+
+def refuse_choice_of_worlds(name: str, where: Evaluated | None) -> None:
+    """Refuses a choice between the randomised and the nominal world where nothing is randomised."""
+    require(
+        where is None, "evaluation", where, f"nothing in '{name}' is randomised (world option randomize); leave it out"
+    )
 
 
 def _sane(value: PerEnv) -> PerEnvFlag:

@@ -9,6 +9,7 @@ import jax
 import meshio
 import numpy as np
 import pytest
+import yaml
 
 from penstock._errors import ConfigurationError
 from penstock.algorithms import shac2
@@ -25,6 +26,8 @@ from penstock.training.plan import make_plan
 from penstock.worlds import make_world
 from penstock.worlds.check import check_world
 from penstock.worlds.loading import load_world
+from penstock.worlds.randomization.reading import OTHERS, read_randomization
+from penstock.worlds.randomization.terms import QUANTITIES
 from tests.export.exported_agents import ACTIONS, SIZE, decision
 
 ROOT = Path(__file__).parent.parent.parent
@@ -155,3 +158,13 @@ def test_readme(capsys, tmp_path, monkeypatch):
     assert "steps=60_000, seeds=3" in block
     exec(compile(block.replace("steps=60_000, seeds=3", f"steps=2, {small}"), "README.md", "exec"), {})
     assert capsys.readouterr().out.strip()
+
+
+def test_domain_randomization_page():
+    """Every configuration on the page is read, and its table has every term."""
+    text = (ROOT / "docs/domain_randomization.md").read_text()
+    blocks = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
+    read = [read_randomization(block.get("world_options", {"randomize": block})["randomize"]) for block in blocks]
+    assert [len(one.model) for one in read] == [7, 3, 0, 1] and read[3].evaluation == "nominal"
+    rows = re.findall(r"^\| (`.*?) \|", text[text.index("## Terms") : text.index("## What is drawn")], re.MULTILINE)
+    assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == {*QUANTITIES, *OTHERS}

@@ -44,6 +44,10 @@ def _family(source_of: Callable[..., EnvironmentSource], own_options: Container[
             raise ConfigurationError(
                 f"'{source.name}': EnvPool steps gym/<id> worlds only; choose serial or processes."
             )
+        if source.adjustments.randomize is not None:
+            from penstock.worlds.hosted.randomized import randomized_source
+
+            source = randomized_source(source)
         return HostedWorld(source, num_envs, vectorization, convert(timeout, float, "timeout"))
 
     return make

@@ -143,10 +143,17 @@ class DMControlEnvironment(gymnasium.Env):
         return self._observation(timestep), reward, terminated, truncated, {}
 
     def _observation(self, timestep: Any) -> np.ndarray:
+        return self.frames.copy() if self.pixels else self._joined(timestep.observation)
+
+    def _get_obs(self) -> np.ndarray:
+        """What is observed now, by the name that Gymnasium's environments have for it."""
         if self.pixels:
+            self.frames[-1] = self._picture()
             return self.frames.copy()
-        parts = [np.asarray(timestep.observation[name], np.float32).reshape(-1) for name in self.names]
-        return np.concatenate(parts)
+        return self._joined(self.env.task.get_observation(self.env.physics))
+
+    def _joined(self, observed: Any) -> np.ndarray:
+        return np.concatenate([np.asarray(observed[name], np.float32).reshape(-1) for name in self.names])
 
     def _picture(self) -> np.ndarray:
         try:

@@ -16,6 +16,7 @@ from penstock._own_code import importable_from
 from penstock.worlds.hosted.ids import newer_id, unknown_id
 from penstock.worlds.hosted.packages import MissingPackageError, package, suggest_few
 from penstock.worlds.hosted.pictures import rendering, takes_render_mode
+from penstock.worlds.randomization.terms import Evaluated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Adjustments:
     """Whether a termination at the time limit is the time limit: the value of the last state then counts."""
     single_instance: bool = False
     """Whether there can be one environment only (a port, a robot): evaluation then takes place in it."""
+    randomize: str | dict[str, Any] | None = None
+    """What differs from episode to episode: a file, or its content. See docs/domain_randomization.md."""
 
     def __post_init__(self):
         limit, size = self.action_limit, self.image_size
@@ -62,6 +65,8 @@ class EnvironmentSource:
         make_rendering: makes one environment, or a vector of one where they come as vectors, that renders
             ``rgb_array``; None where `make` does.
         adjustments: of what they declare.
+        nominal: makes the same without what is randomised; None where nothing is.
+        evaluated: where policies are evaluated if nobody says otherwise.
     """
 
     name: str
@@ -70,6 +75,8 @@ class EnvironmentSource:
     make_vector: Callable[[int, int], Any] | None = None
     make_rendering: Callable[[], Any] | None = None
     adjustments: Adjustments = Adjustments()
+    nominal: "EnvironmentSource | None" = None
+    evaluated: Evaluated = "randomized"
 
 
 # ---------------------------------------------------------------------- Gymnasium

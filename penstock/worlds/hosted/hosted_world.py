@@ -37,7 +37,8 @@ from penstock.worlds.hosted.packages import quiet_construction
 from penstock.worlds.hosted.pictures import Pictures, frame_of, pictures_of, scene_of
 from penstock.worlds.hosted.spaces import ActionBox, ObservationReader, action_box, observation_reader
 from penstock.worlds.hosted.vectorization import GymnasiumVector, VectorEnvironment, Vectorization, vectorize
-from penstock.worlds.world import MAGNITUDE_LIMIT, Transition, World
+from penstock.worlds.randomization.terms import Evaluated
+from penstock.worlds.world import MAGNITUDE_LIMIT, Transition, World, refuse_choice_of_worlds
 
 STARTS_TRIED = 8
 """Episodes in a row that may begin with a number that cannot be used."""
@@ -140,6 +141,17 @@ class HostedWorld(World):
         if self.source.adjustments.single_instance:
             other._present, other._infos = self._present, self._infos
         return other
+
+    def for_evaluation(self, where: Evaluated | None = None) -> "HostedWorld":
+        """See `World.for_evaluation`; the nominal world has environments of its own."""
+        nominal = self.source.nominal
+        if nominal is None:
+            refuse_choice_of_worlds(self.name, where)
+        elif (where or self.source.evaluated) == "nominal":
+            rule = "needs environments of its own, and there is a single instance"
+            require(not self.source.adjustments.single_instance, "evaluation", "nominal", rule)
+            return HostedWorld(nominal, self.num_envs, self.vectorization, self.timeout, self.declared, self.log_info)
+        return self
 
     def with_info(self, log_info: tuple[str, ...]) -> "HostedWorld":
         """The same world, whose transitions carry these entries of ``info`` among their diagnostics."""

@@ -14,7 +14,7 @@ from penstock.worlds.world import World
 
 OUR_OPTIONS = (
     *("vectorization", "timeout", "max_episode_steps"),
-    *("action_limit", "image_size", "limit_as_truncation", "single_instance"),
+    *("action_limit", "image_size", "limit_as_truncation", "single_instance", "randomize"),
 )
 """Options of every hosted world; others go to the factory."""
 
@@ -66,6 +66,7 @@ def own_world(
     from penstock.worlds.hosted.environments import EnvironmentSource, own_source, take_adjustments
     from penstock.worlds.hosted.hosted_world import HostedWorld, declare, declare_vector
     from penstock.worlds.hosted.pictures import rendering
+    from penstock.worlds.hosted.randomized import randomized_source
     from penstock.worlds.hosted.vectorization import Vectorization
 
     limit = convert(ours.get("max_episode_steps"), int | None, "max_episode_steps")
@@ -79,7 +80,7 @@ def own_world(
         with contextlib.suppress(Exception):
             made.close()
         source = own_source(spec, functools.partial(make, **factory), limit, render_by_name)
-        source = dataclasses.replace(source, adjustments=adjustments)
+        source = randomized_source(dataclasses.replace(source, adjustments=adjustments))
         return HostedWorld(source, num_envs, vectorization, timeout, declare(source))
     if "num_envs" not in factory:
         raise ConfigurationError(
@@ -95,5 +96,5 @@ def own_world(
     with contextlib.suppress(Exception):
         made.close()
     render = functools.partial(rendering, functools.partial(make, **{**factory, "num_envs": 1}), render_by_name)
-    source = EnvironmentSource(spec, make, limit, make_vector, render, adjustments)
+    source = randomized_source(EnvironmentSource(spec, make, limit, make_vector, render, adjustments))
     return HostedWorld(source, num_envs, vectorization, timeout, declare_vector(source, made))

@@ -7,6 +7,7 @@ from typing import Any
 
 from penstock._errors import ConfigurationError, suggest
 from penstock._field_types import convert
+from penstock.worlds.randomization.reading import read_randomization
 from penstock.worlds.registry import register_family
 from penstock.worlds.task import Vmapped
 from penstock.worlds.world import FunctionalWorld
@@ -14,7 +15,7 @@ from penstock.worlds.world import FunctionalWorld
 PACKAGES = ("brax", "gymnax", "playground")
 """What may stand before the colon in ``jax/<package>:<id>``; anything else is a module of a user's."""
 
-OUR_OPTIONS = ("max_episode_steps", "action_repeat")
+OUR_OPTIONS = ("max_episode_steps", "action_repeat", "randomize")
 """Options of every world of this kind; others go to the package, or to a user's factory."""
 
 
@@ -27,10 +28,14 @@ def jax_world(name: str, num_envs: int, environment: Any, ours: dict[str, Any]) 
         environment: a `penstock.worlds.jax_packages.environment.JaxEnvironment`.
         ours: values for `OUR_OPTIONS`.
     """
+    from penstock.worlds.jax_packages.randomized import randomized_task
     from penstock.worlds.jax_packages.task import JaxTask
 
-    ours = {option: convert(value, int | None, option) for option, value in ours.items()}
-    return FunctionalWorld(name, Vmapped(JaxTask(environment, **ours)), num_envs)
+    randomize = convert(ours.get("randomize"), str | dict[str, Any] | None, "randomize")
+    numbers = {option: value for option, value in ours.items() if option != "randomize"}
+    task = JaxTask(environment, **{option: convert(value, int | None, option) for option, value in numbers.items()})
+    single = task if randomize is None else randomized_task(task, read_randomization(randomize))
+    return FunctionalWorld(name, Vmapped(single), num_envs)
 
 
 def _make(member: str, num_envs: int, **options: Any) -> FunctionalWorld:

@@ -6,7 +6,7 @@ automatic resets are wrappers of theirs, which are taken off: worlds do both the
 """
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -20,6 +20,7 @@ from penstock.worlds.hosted.infos import SUCCESS_NAMES
 from penstock.worlds.jax_packages.environment import (
     DEFAULT_TIMESTEP,
     JaxEnvironment,
+    ReplaceableModel,
     Told,
     legacy,
     numbers_of,
@@ -118,6 +119,14 @@ class BraxEnvironment(JaxEnvironment):
         return Told(one_number(state.reward, "reward", self.name), terminated, metrics, success)
 
     @property
+    def replaceable(self) -> "PlaygroundModel | None":
+        """That of an environment of Playground."""
+        base = getattr(self.env, "unwrapped", self.env)
+        model = getattr(base, "mj_model", None)
+        found = type(model).__name__ == "MjModel" and hasattr(base, "_mjx_model")
+        return PlaygroundModel(base, model) if found else None
+
+    @property
     def mujoco_model(self) -> Any:
         """See `JaxEnvironment.mujoco_model`."""
         return model_of(self.env)
@@ -127,6 +136,36 @@ class BraxEnvironment(JaxEnvironment):
         if self._pictures is None:
             self._pictures = MujocoPictures(self.env, self._caption)
         return self._pictures.scene(state)
+
+
+class PlaygroundModel(ReplaceableModel):
+    """The model of an environment of Playground, which reads it from one attribute whenever it is traced.
+
+    Args:
+        env: without wrappers.
+        nominal: its ``mujoco.MjModel``.
+    """
+
+    def __init__(self, env: Any, nominal: Any):
+        self.env, self.nominal = env, nominal
+
+    @contextlib.contextmanager
+    def replaced(self, fields: Mapping[str, Array]) -> Iterator[None]:
+        """See `ReplaceableModel.replaced`."""
+        before = self.env._mjx_model
+        self.env._mjx_model = before.tree_replace(dict(fields))
+        try:
+            yield
+        finally:
+            self.env._mjx_model = before
+
+    def with_velocity(self, state: Any, change: Float[Array, "nv"]) -> Any:
+        """See `ReplaceableModel.with_velocity`."""
+        return state.replace(data=state.data.replace(qvel=state.data.qvel + change))
+
+    def with_force(self, state: Any, change: Float[Array, "bodies 6"]) -> Any:
+        """See `ReplaceableModel.with_force`."""
+        return state.replace(data=state.data.replace(xfrc_applied=state.data.xfrc_applied + change))
 
 
 def _unwrapped(env: Any, name: str) -> tuple[Any, int | None, int | None]:
@@ -147,8 +186,9 @@ def _unwrapped(env: Any, name: str) -> tuple[Any, int | None, int | None]:
         layer = vars(layer).get("env", vars(layer).get("_env")) if hasattr(layer, "__dict__") else None
     if inside & REFUSED:
         raise ConfigurationError(
-            f"'{name}' is wrapped in {min(inside & REFUSED)}, whose environments differ by their place in a batch. Let "
-            "reset() draw what shall differ, and keep it in the state."
+            f"'{name}' is wrapped in {min(inside & REFUSED)}, whose environments differ by their place in a batch. "
+            "Take it off and name what shall differ by randomize (docs/domain_randomization.md), or let reset() draw "
+            "it and keep it in the state."
         )
     if inside:
         raise ConfigurationError(

@@ -5,6 +5,7 @@ Playground) and `penstock.worlds.jax_packages.gymnax_convention`.
 """
 
 import abc
+import contextlib
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -80,6 +81,11 @@ class JaxEnvironment(abc.ABC):
         """What it says of the last step."""
 
     @property
+    def replaceable(self) -> "ReplaceableModel | None":
+        """Its MJX model, where that can be another one in every episode; None where there is none."""
+        return None
+
+    @property
     def mujoco_model(self) -> Any:
         """Its model of MuJoCo's; None where it has none."""
         return None
@@ -88,6 +94,28 @@ class JaxEnvironment(abc.ABC):
         """A picture of a state (on the host, NumPy), or None."""
         del state
         return None
+
+
+class ReplaceableModel(abc.ABC):
+    """The MJX model of an environment, whose numbers may differ from episode to episode.
+
+    Attributes:
+        nominal: the ``mujoco.MjModel``.
+    """
+
+    nominal: Any
+
+    @abc.abstractmethod
+    def replaced(self, fields: Mapping[str, Array]) -> contextlib.AbstractContextManager[None]:
+        """While this is open, the environment's functions compute with these numbers."""
+
+    @abc.abstractmethod
+    def with_velocity(self, state: PyTree, change: Float[Array, "nv"]) -> PyTree:
+        """The environment's state with something added to ``qvel``."""
+
+    @abc.abstractmethod
+    def with_force(self, state: PyTree, change: Float[Array, "bodies 6"]) -> PyTree:
+        """The environment's state with something added to ``xfrc_applied``."""
 
 
 def legacy(key: Key) -> Array:
@@ -120,6 +148,17 @@ def as_observation(observed: Any, name: str) -> Observation:
             f"'{name}' shows nothing to the policy: its observation has no entry but {PRIVILEGED}."
         )
     return Observation(_joined(parts), privileged=None if privileged is None else _joined(privileged))
+
+
+def observed_names(observed: Any) -> list[str]:
+    """A name for each number of the policy's vector (`as_observation`): the entry of a dictionary, and the place."""
+    parts = dict(observed) if isinstance(observed, Mapping) else {"observation": observed}
+    parts.pop(PRIVILEGED, None)
+    names = []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(parts):
+        name = ".".join(str(getattr(step, "key", getattr(step, "idx", step))) for step in path)
+        names += [f"{name}[{index}]" for index in range(math.prod(np.shape(leaf)))]
+    return names
 
 
 def _joined(parts: PyTree) -> Float[Array, "n"]:
