@@ -4,9 +4,8 @@ import contextlib
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from tyro.conf import Positional, arg
@@ -17,9 +16,6 @@ from penstock._files import OutputError
 from penstock._jax_setup import set_up_jax
 from penstock.cli._arguments import parse
 from penstock.cli._filming import Filming
-
-if TYPE_CHECKING:
-    from penstock.export.playing import Step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +50,7 @@ def run(arguments: list[str]) -> int:
     set_up_jax()
     from penstock.cli._film import NoPicturesError, write_pictures
     from penstock.export.files import open_policy
-    from penstock.export.playing import play
+    from penstock.export.playing import Tally, play
     from penstock.worlds.loading import load_world
 
     file = open_policy(options.file)
@@ -95,25 +91,3 @@ def run(arguments: list[str]) -> int:
     if film is not None:
         print(film)
     return 0
-
-
-@dataclasses.dataclass
-class Tally:
-    """What an episode brought."""
-
-    seed: int
-    total: float = 0.0
-    steps: int = 0
-    ending: str = "stopped"
-
-    def over(self, steps: "Iterator[Step]") -> "Iterator[Step]":
-        """The same steps, counted as they pass."""
-        for step in steps:
-            self.total += step.reward
-            self.steps += 1
-            self.ending = "terminated" if step.terminated else "time limit" if step.truncated else self.ending
-            yield step
-
-    def line(self) -> str:
-        """For people."""
-        return f"seed {self.seed}: return {self.total:.6g}, {self.steps} steps, {self.ending}"

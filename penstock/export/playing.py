@@ -45,6 +45,28 @@ class Step:
     picture: Callable[[], Scene | np.ndarray | None]
 
 
+@dataclasses.dataclass
+class Tally:
+    """What an episode brought."""
+
+    seed: int
+    total: float = 0.0
+    steps: int = 0
+    ending: str = "stopped"
+
+    def over(self, steps: Iterator[Step]) -> Iterator[Step]:
+        """The same steps, counted as they pass."""
+        for step in steps:
+            self.total += step.reward
+            self.steps += 1
+            self.ending = "terminated" if step.terminated else "time limit" if step.truncated else self.ending
+            yield step
+
+    def line(self) -> str:
+        """For people."""
+        return f"seed {self.seed}: return {self.total:.6g}, {self.steps} steps, {self.ending}"
+
+
 def refuse_misfit(file: PolicyFile, world: World) -> None:
     """Refuses a world whose observations or actions are not those of the policy.
 

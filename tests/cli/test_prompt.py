@@ -36,6 +36,8 @@ def script(tmp_path_factory):
         ("train sac --seeds 3 --actor-learning", "--actor-learning-rate"),
         ("train sac --no-learn", "--no-learn-temperature"),
         ("evaluate --checkpoint b", "best"),
+        ("export --to o", "onnx"),
+        ("play --view", "--viewer"),
         ("plot a b --x cpu", "cpu_seconds"),
         ("sweep sapo --world classic/cart", "classic/cartpole-swingup"),
         ("train --conf", "--config"),

@@ -60,5 +60,7 @@ def test_importing_every_module_has_no_side_effects(tmp_path):
     assert ours == []
     assert found["files"] == [] and found["threads"] == 0 and found["config"] == []
     assert not found["backends"], "a module makes arrays while it is imported"
-    assert found["not importable"] == []
+    # One room is for those alone who have rsl_rl, and torch.
+    needs = "penstock.rsl_rl: This needs 'rsl_rl', which is not installed"
+    assert [line for line in found["not importable"] if not line.startswith(needs)] == []
     assert found["seconds"] < 2.0, "importing takes more than 2 s of CPU beyond its libraries"
