@@ -17,13 +17,12 @@ which they end; of the first actions, the aims of the best policy. ``run`` write
 ``docs/images/on_policy_modes.png``.
 """
 
-import argparse
 import itertools
 import time
 from pathlib import Path
 
 import numpy as np
-from study import study
+from study import study_of_modes
 from two_modes import DRAWN, EPISODES
 from two_modes import draw as draw_first_actions
 
@@ -143,26 +142,8 @@ def draw(data: dict) -> list[Path]:
     return draw_first_actions(data, FIGURE)
 
 
-def run(arguments: argparse.Namespace, data: dict):
-    from best_policies import STUDIES
-
-    for world, arm in itertools.product(arguments.worlds, arguments.arms):
-        content = data.setdefault(world, {"known": {}, "arms": {}})
-        if world in STUDIES and not content["known"]:
-            content["known"] = STUDIES[world]()
-        if len(content["arms"].get(arm, {}).get("seeds", [])) >= arguments.seeds:
-            continue
-        content["arms"][arm] = train_arm(world, arm, arguments.seeds)
-        content["arms"] = {name: content["arms"][name] for name in ARMS if name in content["arms"]}
-        yield {name: data[name] for name in WORLDS if name in data}
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--worlds", nargs="*", default=list(WORLDS), choices=list(WORLDS))
-    parser.add_argument("--arms", nargs="*", default=list(ARMS), choices=list(ARMS))
-    parser.add_argument("--seeds", type=int, default=5)
-    study(parser, DATA, run, table, draw)
+    study_of_modes(__doc__, DATA, WORLDS, ARMS, 5, train_arm, table, draw)
 
 
 if __name__ == "__main__":

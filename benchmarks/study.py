@@ -1,8 +1,9 @@
 """What studies with data of their own share: ``run`` adds to a JSON file, ``report`` prints its table and draws it."""
 
 import argparse
+import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,3 +40,48 @@ def study(
     print(table(data))
     if arguments.command == "report":
         print(*draw(data))
+
+
+def study_of_modes(
+    description: str | None,
+    path: Path,
+    worlds: Sequence[str],
+    arms: Sequence[str],
+    seeds: int,
+    train_arm: Callable[[str, str, int], Any],
+    table: Callable[[Data], str],
+    draw: Callable[[Data], Any],
+) -> None:
+    """The command line of a study of arms on worlds whose best policies are known without learning.
+
+    ``run`` trains what is not there yet with as many seeds; remove an arm from the data to train it again.
+
+    Args:
+        description: for the help.
+        path: where the data is.
+        worlds: all of them.
+        arms: all of them.
+        seeds: per arm, if nobody says otherwise.
+        train_arm: trains one arm on one world with so many seeds; what it returns holds a list ``seeds``.
+        table: see `study`.
+        draw: see `study`.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--worlds", nargs="*", default=list(worlds), choices=list(worlds))
+    parser.add_argument("--arms", nargs="*", default=list(arms), choices=list(arms))
+    parser.add_argument("--seeds", type=int, default=seeds)
+
+    def run(arguments: argparse.Namespace, data: Data) -> Iterator[Data]:
+        from best_policies import STUDIES
+
+        for world, arm in itertools.product(arguments.worlds, arguments.arms):
+            content = data.setdefault(world, {"known": {}, "arms": {}})
+            if world in STUDIES and not content["known"]:
+                content["known"] = STUDIES[world]()
+            if len(content["arms"].get(arm, {}).get("seeds", [])) >= arguments.seeds:
+                continue
+            content["arms"][arm] = train_arm(world, arm, arguments.seeds)
+            content["arms"] = {name: content["arms"][name] for name in arms if name in content["arms"]}
+            yield {name: data[name] for name in worlds if name in data}
+
+    study(parser, path, run, table, draw)

@@ -1,6 +1,6 @@
 """Where a unimodal policy must lose: flow against Gaussian policies on two-gap-wall and deceptive-basins.
 
-    python benchmarks/two_modes.py run                       # tunes and trains every arm; about an hour on one core
+    python benchmarks/two_modes.py run                       # tunes and trains what is not there; an hour on one core
     python benchmarks/two_modes.py run --arms RFO SHAC2 --worlds classic/deceptive-basins
     python benchmarks/two_modes.py report                    # tables and figure from the data
 
@@ -12,14 +12,13 @@ deterministically. The tables name the best unimodal and the best policy, known 
 ``benchmarks/results/two_modes.json``, ``report`` draws ``docs/images/two_modes.png``.
 """
 
-import argparse
 import copy
 import itertools
 import time
 from pathlib import Path
 
 import numpy as np
-from study import study
+from study import study_of_modes
 
 ROOT = Path(__file__).parent.parent
 DATA = Path(__file__).parent / "results" / "two_modes.json"
@@ -211,24 +210,8 @@ def draw(data, path=FIGURE):
     return save(figure, path)
 
 
-def run(arguments, data):
-    from best_policies import STUDIES
-
-    for world in arguments.worlds:
-        content = data.setdefault(world, {"known": {}, "arms": {}})
-        content["known"] = STUDIES[world]()
-        for arm in arguments.arms:
-            content["arms"][arm] = train_arm(world, arm, arguments.seeds)
-            content["arms"] = {name: content["arms"][name] for name in ARMS if name in content["arms"]}
-            yield {name: data[name] for name in WORLDS if name in data}
-
-
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--worlds", nargs="*", default=list(WORLDS), choices=list(WORLDS))
-    parser.add_argument("--arms", nargs="*", default=list(ARMS), choices=list(ARMS))
-    parser.add_argument("--seeds", type=int, default=10)
-    study(parser, DATA, run, table, draw)
+    study_of_modes(__doc__, DATA, WORLDS, ARMS, 10, train_arm, table, draw)
 
 
 if __name__ == "__main__":

@@ -35,8 +35,7 @@ def kept_entries(layer: int, flat_size: int, masks: str) -> Bool[np.ndarray, "fl
 def usual_hidden(context_size: int) -> tuple[int]:
     """Widths of the hidden layers of each coupling's network: one, half as wide as the context.
 
-    The couplings then cost less than the context's network together. Two layers of 64 on a context of 64 learned no
-    more (`docs/ppo.md`), at nine times a Gaussian's gradient step in place of five.
+    Wider ones buy little for what they cost: ``benchmarks/coupling_widths.py``.
     """
     return (max(1, context_size // 2),)
 

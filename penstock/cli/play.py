@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import numpy as np
 from tyro.conf import Positional, arg
 
-from penstock._errors import require
+from penstock._errors import ConfigurationError, require
 from penstock._extras import MissingExtraError
 from penstock._files import OutputError
 from penstock._jax_setup import set_up_jax
@@ -47,6 +47,11 @@ def run(arguments: list[str]) -> int:
     options = parse(PlayOptions, arguments, "penstock play")
     require(options.episodes >= 1, "episodes", options.episodes, "must be at least 1")
     require(options.seed >= 0, "seed", options.seed, "must be 0 or greater")
+    if options.output is not None and (options.viewer or not options.video):
+        raise ConfigurationError(
+            f"output = '{options.output}': is the film's, and none is made with "
+            f"{'--viewer' if options.viewer else '--no-video'}. Leave one of the two out."
+        )
     set_up_jax()
     from penstock.cli._film import NoPicturesError, write_pictures
     from penstock.export.files import open_policy

@@ -146,6 +146,11 @@ def open_policy(path: Path | str) -> PolicyFile:
     return opened
 
 
+def _inputs(described: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Shape and dtype of each input, from their description in JSON."""
+    return {name: (tuple(of["shape"]), of["dtype"]) for name, of in described.items()}
+
+
 def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
 
@@ -175,7 +180,7 @@ class NumpyFile(PolicyFile):
         require_seal(json.loads(metadata), program_sha256(listing, constants))
         self._policy = reader.Policy(path)
         self.metadata = self._policy.metadata
-        self.inputs = {name: (tuple(of["shape"]), of["dtype"]) for name, of in self._policy.inputs.items()}
+        self.inputs = _inputs(self._policy.inputs)
 
     def decide(self, inputs: Mapping[str, np.ndarray]) -> Float[np.ndarray, "..."]:
         """See `PolicyFile.decide`."""
@@ -241,7 +246,7 @@ class StableHloFile(PolicyFile):
             module = archive.read(_MODULE)
         require_seal(self.metadata, hashlib.sha256(module).hexdigest())
         self._call = jax.jit(jax.export.deserialize(bytearray(module)).call)
-        self.inputs = {name: (tuple(of["shape"]), of["dtype"]) for name, of in self.metadata["inputs"].items()}
+        self.inputs = _inputs(self.metadata["inputs"])
 
     def decide(self, inputs: Mapping[str, np.ndarray]) -> Float[np.ndarray, "..."]:
         """See `PolicyFile.decide`."""

@@ -201,6 +201,52 @@ def test_the_viewer_shows_every_step_or_says_what_it_needs(penstock, reacher, tm
     assert code == 2 and "MuJoCo's viewer does not open here" in err and "It needs a display" in err
 
 
+UNTIMED = """
+import gymnasium
+import numpy as np
+
+class Untimed(gymnasium.Env):
+    metadata = {"render_modes": ["rgb_array"]}
+    observation_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
+    action_space = gymnasium.spaces.Box(-3.0, 1.0, (1,), np.float32)
+    max_episode_steps = 4
+
+    def __init__(self, render_mode=None):
+        self.render_mode = render_mode
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(2, np.float32), float(action[0]), False, False, {}
+
+    def render(self):
+        raise RuntimeError("no screen")
+"""
+
+
+def test_what_an_environment_does_not_say_is_marked_and_a_film_that_fails_costs_no_result(penstock, tmp_path):
+    """It states no time step, never ends by itself, and fails to draw."""
+    (tmp_path / "mine.py").write_text(UNTIMED)
+    fields = {"steps": 8, "num_envs": 1, "evaluate_every": 0, "progress": False, "window": 4, "minibatches": 1}
+    with most_optimizations_off(True):
+        run = library.train("ppo", f"{tmp_path / 'mine.py'}:Untimed", run_dir=tmp_path / "run", **fields)
+    path = run.export()
+    metadata = open_policy(path).metadata
+    assert metadata["control"] == {"timestep": 0.05, "rate": 20.0, "stated": False}
+    assert metadata["action"]["low"] == [-3.0] and metadata["actuators"] == []
+    code, out, err = penstock("play", path)
+    assert code == 0 and err.startswith("no film: ") and "no screen" in err and len(err.splitlines()) == 1
+    action = run.agent().act(np.zeros(2, np.float32))
+    assert out == f"seed 0: return {4 * float(action[0]):.6g}, 4 steps, time limit\n"
+
+
+@pytest.mark.parametrize("flag", ["--no-video", "--viewer"])
+def test_a_place_for_a_film_that_is_not_made_is_refused(penstock, tmp_path, flag):
+    code, _, err = penstock("play", tmp_path / "policy.npz", "--output", tmp_path / "film.mp4", flag)
+    assert code == 2 and f"is the film's, and none is made with {flag}. Leave one of the two out." in err
+
+
 def test_what_is_missing_is_told(penstock, reacher, tmp_path, monkeypatch):
     code, _, err = penstock("export", tmp_path)
     assert code == 2 and "holds no run" in err

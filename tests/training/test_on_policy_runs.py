@@ -34,10 +34,13 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path):
     assert last["actor/learning_rate"] != pytest.approx(3e-4), "the rate was adapted"
 
 
-def test_a_run_on_a_hosted_world_goes_on(tmp_path):
-    plan = plan_of("ppo", f"{ENVIRONMENTS}:Counting", num_envs=2, steps=64, evaluate_every=16)
+@pytest.mark.parametrize("policy", ["gaussian", "noisy-flow"])  # whose record is the latent, and the path to it
+def test_a_run_on_a_hosted_world_goes_on(policy, tmp_path):
+    fields = {"num_envs": 2, "steps": 64, "evaluate_every": 16, "settings": {**TINY, "policy": policy}}
+    plan = plan_of("ppo", f"{ENVIRONMENTS}:Counting", **fields)
     stopped = train(plan, tmp_path, on_metrics=lambda rows: rows[0]["env_steps"] >= 32)
     assert stopped.exit_code == 75
+    assert stopped.driver.traces == {"init": 1, "act": 1, "learn": 1, "measure": 1}, "compiled once"
     result = train(plan, tmp_path)
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert result.finished and [row["env_steps"] for row in rows if row["env_steps"]] == list(range(8, 72, 8))

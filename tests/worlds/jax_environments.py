@@ -10,18 +10,14 @@ import numpy as np
 # ------------------------------------------------------------------------------------------------- as Brax writes them
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass
-class State:
-    x: Any
-    obs: Any
-    reward: Any
-    done: Any
-    metrics: Any
-    info: Any
+def state_of(first):
+    """A class of states with the fields that Brax's and Playground's have, behind one of the environment's own."""
+    fields = [(name, Any) for name in (first, "obs", "reward", "done", "metrics", "info")]
+    made = dataclasses.make_dataclass("State", fields, namespace={"replace": dataclasses.replace})
+    return jax.tree_util.register_dataclass(made)
 
-    def replace(self, **changes):
-        return dataclasses.replace(self, **changes)
+
+State = state_of("x")
 
 
 class Slider:

@@ -13,7 +13,7 @@ from penstock._errors import ConfigurationError
 from penstock.worlds.jax_packages import jax_world
 from penstock.worlds.jax_packages.brax_convention import BraxEnvironment
 from penstock.worlds.jax_packages.sources import own_environment
-from tests.worlds.jax_environments import Slider, Tank
+from tests.worlds.jax_environments import Slider, Tank, state_of
 
 KEY = jax.random.key(3)
 BALL, MASS = 3, 0.75
@@ -43,18 +43,7 @@ class Data:
         return dataclasses.replace(self, **changes)
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass
-class State:
-    data: Data
-    obs: Any
-    reward: Any
-    done: Any
-    metrics: Any
-    info: Any
-
-    def replace(self, **changes):
-        return dataclasses.replace(self, **changes)
+State = state_of("data")
 
 
 class Rail:
