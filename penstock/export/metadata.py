@@ -25,7 +25,8 @@ def describe(plan: RunPlan, decision: Decision, manifest: Manifest, seed: int) -
 
     ``observation``: ``size``, ``names`` in order, and sizes of ``points`` and ``pixels`` where there are any.
     ``action``: ``size``, ``names``, ``low`` and ``high`` in the environment's units, and ``chunk_length``: how many
-    actions one decision gives. ``actuators``: see `penstock.worlds.hosted.robot`. ``control``: time step in seconds,
+    actions one decision gives. ``actuators``: of a model of MuJoCo's, in the order of its controls, each one's name,
+    joint, default position, gear, control range, and the gain and bias of its force. ``control``: time step in seconds,
     rate in Hz, and whether the environment states them: else they are assumed. ``world``, ``policy``, ``origin``: what
     it was trained in, what it is, where it comes from.
 

@@ -245,7 +245,7 @@ class CouplingSettings(PolicySettings):
     choose."""
     coupling_hidden: ClassVar[tuple[int, ...] | None] = None
     """Widths of the hidden layers of each layer's network, which reads what ``actor_hidden`` made of the observation; a
-    subclass may choose. None: `usual_hidden`."""
+    subclass may choose. None: one layer, half as wide as the last of ``actor_hidden``."""
     base_std: ClassVar[float | None] = 1.0
     """Standard deviation of the base noise at the start, learned within [0.05, 2]; a subclass may start elsewhere, or
     keep 1 by None."""
