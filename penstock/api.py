@@ -1,5 +1,6 @@
 """What a script uses: train, resume, load, make_world. `import penstock` offers the same names, and loads this late."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +31,7 @@ from penstock.training.plan import RunPlan, default_run_dir
 from penstock.training.restore import RestoredRun, read_plan, restore_run
 from penstock.training.running import evaluate_seeds
 from penstock.worlds import World
+from penstock.worlds.history import begun, shifted
 from penstock.worlds.hosted.hosted_world import HostedWorld
 from penstock.worlds.loading import load_world
 from penstock.worlds.randomization.terms import Evaluated
@@ -48,6 +50,7 @@ def train(
     seed: int | None = None,
     seeds: int | None = None,
     num_envs: int | None = None,
+    history: int | None = None,
     preset: str | None = None,
     world_options: Mapping[str, Any] | None = None,
     log_every: int | None = None,
@@ -79,6 +82,7 @@ def train(
         seed: first seed; 0 by default.
         seeds: how many seeds, trained in one program; 1 by default.
         num_envs: environments that step together.
+        history: observation vectors of the last so many control steps are seen as one; 1 by default.
         preset: settings by name in place of the world's.
         world_options: keyword arguments of the world; each counts more than the file's of its name.
         log_every: iterations per line of metrics.
@@ -104,6 +108,7 @@ def train(
     set_up_jax()
     given = Given() if config is None else read_given(config, world or "")
     fields = {"steps": steps, "seed": seed, "seeds": seeds, "num_envs": num_envs, "label": label}
+    fields |= {"history": history}
     fields |= {"log_every": log_every, "evaluate_every": evaluate_every, "evaluation_episodes": evaluation_episodes}
     fields |= {"log_info": log_info if log_info is None else tuple(log_info), "best_by": best_by, "best_is": best_is}
     fields |= {"deterministic_action": deterministic_action, "deterministic_draws": deterministic_draws}
@@ -275,7 +280,8 @@ class Run:
 class TrainedAgent:
     """Acts on the observations of a world, one or a batch, with actions in the environment's own box.
 
-    An agent that plans chunks of actions remembers where it is in its plan: call `reset` when an episode begins.
+    An agent may remember what it planned, or what it saw in the control steps before: call `reset` when an episode
+    begins, of all environments or of some.
 
     Attributes:
         agent: the same as a pure function of arrays, for use inside `jax.jit`: `penstock.policies.Agent`, with actions
@@ -289,16 +295,25 @@ class TrainedAgent:
         self._act = jax.jit(lambda memory, step, observation, key: agent.act(memory, step, observation, key))
         self.reset()
 
-    def reset(self) -> None:
-        """Begins new episodes: forgets the plan."""
-        self._memory, self._step = None, 0
+    def reset(self, where: Any = None) -> None:
+        """Begins new episodes: forgets what is planned and what was seen.
+
+        Args:
+            where: ``(N,)`` flags of the environments whose episode begins; None for all.
+        """
+        if where is None:
+            self._memory, self._vectors, self._step = None, None, 0
+        elif self._memory is not None:
+            self._began = np.array(where, bool)
+            self._memory = self._memory.after(jnp.asarray(self._began))
 
     def act(self, observation: Any, *, deterministic: bool = True) -> Any:
         """The action for an observation, or N actions for a batch of N.
 
         Args:
             observation: as the environment gives it (an array; a dictionary where its space is one), or a
-                `penstock.observation.Observation`; NumPy or JAX, without a leading axis or with one.
+                `penstock.observation.Observation`; NumPy or JAX, without a leading axis or with one. Of this step
+                alone, where the agent sees a history; or that history, as the run's own world gives it.
             deterministic: act without noise, by the run's rule; else sample.
 
         Returns:
@@ -311,7 +326,9 @@ class TrainedAgent:
         batch, single, in_jax = self._batch(observation)
         count = batch.vector.shape[0]
         if self._memory is None or self._memory.cursor.shape[0] != count:
-            self._memory, self._step = self.agent.initial_memory(count), 0
+            self._memory, self._vectors, self._step = self.agent.initial_memory(count), None, 0
+            self._began = np.zeros(count, bool)
+        batch = self._with_history(batch)
         key = None
         if not deterministic:
             self._key, key = jax.random.split(self._key)
@@ -320,6 +337,17 @@ class TrainedAgent:
         self._step += 1
         action = self._in_the_box(action, in_jax)
         return action[0] if single else action
+
+    def _with_history(self, batch: Observation) -> Observation:
+        """The observation with those before it, where the agent sees a history and was not given one."""
+        spec, vector = self.world.observation_spec, jnp.asarray(batch.vector)
+        if vector.shape[1] == spec.vector:
+            return batch
+        fresh = begun(vector, spec.history)
+        on = fresh if self._vectors is None else shifted(self._vectors, vector)
+        self._vectors = jnp.where(jnp.asarray(self._began)[:, None], fresh, on)
+        self._began = np.zeros_like(self._began)
+        return dataclasses.replace(batch, vector=self._vectors)
 
     def _in_the_box(self, action: Actions, in_jax: bool) -> Any:
         if isinstance(self.world, HostedWorld):
@@ -346,11 +374,11 @@ class TrainedAgent:
             single = vector.ndim == 1
             lifted = Observation(vector[None] if single else vector)
         found = jnp.shape(lifted.vector)
-        if len(found) != 2 or found[1] != spec.vector:
+        if len(found) != 2 or found[1] not in (spec.present, spec.vector):
             raise ConfigurationError(
-                f"observation: vectors of '{self.world.name}' have {spec.vector} entries, and this one has the shape "
+                f"observation: vectors of '{self.world.name}' have {spec.present} entries, and this one has the shape "
                 f"{np.shape(observation) if not isinstance(observation, Observation) else found}. Pass one of shape "
-                f"({spec.vector},), or a batch (N, {spec.vector})."
+                f"({spec.present},), or a batch (N, {spec.present})."
             )
         if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(lifted)):
             raise ConfigurationError(

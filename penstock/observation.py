@@ -14,16 +14,24 @@ class ObservationSpec:
     """Sizes of an observation.
 
     Attributes:
-        vector: length of the vector part: at least 1, or 0 where there is nothing but pixels.
+        vector: length of the vector part: at least 1, or 0 where there is nothing but pixels. With a history, of all
+            K together.
         points: number of points in the cloud; 0 where the world has none.
         pixels: height, width and channels of the picture, or None. Stacked frames are channels.
         privileged: length of the part that critics alone see; 0 for none.
+        history: K, of how many control steps the vector holds observations, the oldest first.
     """
 
     vector: int
     points: int = 0
     pixels: tuple[int, int, int] | None = None
     privileged: int = 0
+    history: int = 1
+
+    @property
+    def present(self) -> int:
+        """n, numbers of the vector that are of the present control step: the last ones."""
+        return self.vector // self.history
 
     def for_critics(self) -> "ObservationSpec":
         """Sizes of `Observation.for_critics`."""

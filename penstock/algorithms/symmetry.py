@@ -27,7 +27,7 @@ class SymmetrySettings(Part):
 
     mirrored_observation: tuple[int, ...] = ()
     """Symmetry: which entry of the observed vector each one becomes in a mirror, from 1, negative where the sign turns.
-    PPO then also learns from mirrored copies of what was done. Empty for none."""
+    PPO then also learns from mirrored copies of what was done. With a history, of one observation. Empty for none."""
     mirrored_action: tuple[int, ...] = ()
     """Symmetry: the same for actions."""
     mirrored_privileged: tuple[int, ...] = ()
@@ -58,7 +58,7 @@ class SymmetrySettings(Part):
                 "out."
             )
         sizes = {
-            "mirrored_observation": spec.vector,
+            "mirrored_observation": spec.present,
             "mirrored_action": action_size,
             "mirrored_privileged": spec.privileged,
         }
@@ -66,7 +66,8 @@ class SymmetrySettings(Part):
             found = len(getattr(self, field))
             if found != size:
                 raise ConfigurationError(f"{field}: has {found} entries, and this world has {size}. Give one for each.")
-        return Mirror(*(_table(getattr(self, field)) for field in sizes))
+        vector, action, privileged = (_table(getattr(self, field)) for field in sizes)
+        return Mirror(_repeated(vector, spec.history), action, privileged)
 
 
 def _require_mirror(field: str, entries: tuple[int, ...]) -> None:
@@ -92,6 +93,13 @@ Table = tuple[np.ndarray, np.ndarray]
 def _table(entries: tuple[int, ...]) -> Table:
     signed = np.asarray(entries, np.int64)
     return np.abs(signed) - 1, np.sign(signed).astype(np.float32)
+
+
+def _repeated(table: Table, times: int) -> Table:
+    """The table of a history, each observation of which is mirrored alike."""
+    places, signs = table
+    shifts = len(places) * np.repeat(np.arange(times), len(places))
+    return np.tile(places, times) + shifts, np.tile(signs, times)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,8 +21,15 @@ from penstock.training.plan import RunPlan, parse_world_options
 
 def plan_from_options(options: Grouped) -> RunPlan:
     """The plan that a parsed command line describes."""
-    shared = ("algorithm", "settings", "seed", "seeds", "steps", "num_envs", "log_every", "evaluate_every")
-    more = ("evaluation_episodes", "deterministic_action", "deterministic_draws", "precision", "label")
+    shared = ("algorithm", "settings", "seed", "seeds", "steps", "num_envs", "history", "log_every")
+    more = (
+        "evaluate_every",
+        "evaluation_episodes",
+        "deterministic_action",
+        "deterministic_draws",
+        "precision",
+        "label",
+    )
     told = ("log_info", "best_by", "best_is")
     flat = options.flat()
     fields = {name: flat[name] for name in (*shared, *more, *told)}

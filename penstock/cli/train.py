@@ -38,6 +38,8 @@ class TrainOptions(Grouped, Generic[ConfigT]):
     """Environment steps per seed, all environments together."""
     num_envs: int = 32
     """N, environments that step together."""
+    history: int = 1
+    """K: observation vectors of the last K control steps are seen as one, the oldest first (docs/policies.md)."""
     seed: int = 0
     """First seed."""
     seeds: int = 1

@@ -26,6 +26,7 @@ from penstock.export import reader
 from penstock.export._seal import require_seal, sealed
 from penstock.export.decision import NOISE, Decision
 from penstock.export.program import Program, program_sha256
+from penstock.worlds.history import begun, shifted
 
 FORMAT = "penstock-policy"
 FORMAT_VERSION = 1
@@ -60,6 +61,11 @@ class PolicyFile(abc.ABC):
     @abc.abstractmethod
     def decide(self, inputs: Mapping[str, np.ndarray]) -> Float[np.ndarray, "..."]:
         """The action ``(d,)``, or the plan ``(C, d)``, of one decision."""
+
+    @property
+    def history(self) -> int:
+        """K: of how many control steps it takes observation vectors, as one."""
+        return self.metadata.get("observation", {}).get("history", {}).get("length", 1)
 
     @property
     def takes_noise(self) -> bool:
@@ -273,14 +279,16 @@ class Player:
         self.reset()
 
     def reset(self) -> None:
-        """Begins an episode: forgets what is planned."""
+        """Begins an episode: forgets what is planned and what was seen."""
         self._plan: list[np.ndarray] = []
+        self._seen: np.ndarray | None = None
 
     def act(self, observation: Mapping[str, np.ndarray]) -> Float[np.ndarray, "d"]:
         """The action of this step, in the environment's units.
 
         Args:
-            observation: its parts by name: observation, points, pixels.
+            observation: its parts by name: observation, points, pixels; of this step alone, also where the policy sees
+                a history.
 
         Raises:
             PenstockError: the observation, or the action that follows, is not finite.
@@ -291,6 +299,10 @@ class Player:
                     f"{name}: it holds NaN or infinity, from which no action follows. Look at the sensor or the "
                     "simulator."
                 )
+        if self.file.history > 1:
+            now = observation["observation"]
+            seen = begun(now, self.file.history) if self._seen is None else shifted(self._seen, now)
+            self._seen, observation = seen, {**observation, "observation": seen}
         if not self._plan:
             inputs = dict(observation)
             if self.file.takes_noise:

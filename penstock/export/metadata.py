@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,15 @@ from penstock.worlds.hosted.hosted_world import HostedWorld
 from penstock.worlds.hosted.pictures import model_and_data
 from penstock.worlds.hosted.robot import actuators, observation_names, one_environment
 
+HISTORY_LAYOUT = {"order": "oldest first", "begins_with": "copies of the first"}
+"""How a history is laid out, and what it is when an episode begins."""
+
 
 def describe(plan: RunPlan, decision: Decision, manifest: Manifest, seed: int) -> dict[str, Any]:
     """The metadata of a policy, as JSON has it.
 
-    ``observation``: ``size``, ``names`` in order, and sizes of ``points`` and ``pixels`` where there are any.
+    ``observation``: ``size``, ``names`` in order, and sizes of ``points`` and ``pixels`` where there are any; where it
+    is a history, its ``length``, how many numbers are ``sensed`` at each step, and how it is laid out and begins.
     ``action``: ``size``, ``names``, ``low`` and ``high`` in the environment's units, and ``chunk_length``: how many
     actions one decision gives. ``actuators``: of a model of MuJoCo's, in the order of its controls, each one's name,
     joint, default position, gear, control range, and the gain and bias of its force. ``control``: time step in seconds,
@@ -37,7 +42,7 @@ def describe(plan: RunPlan, decision: Decision, manifest: Manifest, seed: int) -
         seed: which of the run's seeds.
     """
     world, spec = decision.world, decision.world.observation_spec
-    names, model, stated = [f"observation[{i}]" for i in range(spec.vector)], None, True
+    names, model, stated = [f"observation[{i}]" for i in range(spec.present)], None, True
     if isinstance(world, HostedWorld):
         names, stated = observation_names(world), False
         with contextlib.suppress(Exception), one_environment(world) as env:  # a name is worth no failure
@@ -51,7 +56,9 @@ def describe(plan: RunPlan, decision: Decision, manifest: Manifest, seed: int) -
     motors = [] if model is None else actuators(model)
     ends = ActionRange.of(world)
     fits = len(motors) == world.action_size
-    observation: dict[str, Any] = {"size": spec.vector, "names": names}
+    observation: dict[str, Any] = {"size": spec.vector, "names": names_in_history(names, spec.history)}
+    if spec.history > 1:
+        observation["history"] = {"length": spec.history, "sensed": spec.present, **HISTORY_LAYOUT}
     if spec.points:
         observation["points"] = [spec.points, 3]
     if spec.pixels is not None:
@@ -93,6 +100,12 @@ def describe(plan: RunPlan, decision: Decision, manifest: Manifest, seed: int) -
             "agent_sha256": sorted(file.sha256 for file in manifest.files.values() if file.part == AGENT),
         },
     }
+
+
+def names_in_history(names: Sequence[str], length: int) -> list[str]:
+    """Names of all numbers of a history: ``joint@-2``, ``joint@-1``, ``joint``, by control steps before the present."""
+    ages = [f"@-{age}" for age in range(length - 1, 0, -1)]
+    return [f"{name}{age}" for age in (*ages, "") for name in names]
 
 
 def _options(plan: RunPlan) -> dict[str, Any]:

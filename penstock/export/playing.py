@@ -74,7 +74,7 @@ def refuse_misfit(file: PolicyFile, world: World) -> None:
         ConfigurationError: says which.
     """
     spec: ObservationSpec = world.observation_spec
-    has: dict[str, tuple[int, ...]] = {"observation": (spec.vector,)} if spec.vector else {}
+    has: dict[str, tuple[int, ...]] = {"observation": (file.history * spec.vector,)} if spec.vector else {}
     has |= {"points": (spec.points, 3)} if spec.points else {}
     has |= {"pixels": spec.pixels} if spec.pixels is not None else {}
     trained = f"It was trained on '{file.metadata['world']['name']}'."

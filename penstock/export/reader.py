@@ -40,20 +40,24 @@ class Policy:
         for name, arguments, result, given in program["instructions"]:
             parameters = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
             self._steps.append((OPERATIONS.get(name) or getattr(np, name), arguments, result, parameters))
+        self._history = self.metadata.get("observation", {}).get("history", {}).get("length", 1)
         self.reset()
 
     def reset(self):
-        """Begins an episode: forgets what is planned."""
-        self._plan = []
+        """Begins an episode: forgets what is planned and what was seen."""
+        self._plan, self._seen = [], None
 
     def __call__(self, observation=None, **others):
-        """The action of this step; where the policy plans several at once, the next one of its plan."""
+        """The action of this step, of what is observed now; the next one, where the policy plans several at once."""
+        if self._history > 1:
+            kept = [observation] * self._history if self._seen is None else [*self._seen[1:], observation]
+            self._seen, observation = kept, np.concatenate(kept)
         if not self._plan:
             self._plan = list(np.atleast_2d(self.decide(observation, **others)))
         return self._plan.pop(0)
 
     def decide(self, observation=None, **others):
-        """The action ``(d,)``, or the plan ``(C, d)``; ``others``: points, pixels, noise, where it takes any."""
+        """The action ``(d,)``, or the plan ``(C, d)``, of a whole history; ``others``: points, pixels, noise, where it takes any."""
         if others.keys() - self.inputs.keys():
             raise TypeError(f"This policy takes {list(self.inputs)}, and not {list(others)}.")
         given, values = {"observation": observation, **others}, dict(self._constants)

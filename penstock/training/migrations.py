@@ -157,7 +157,7 @@ def completed(config: Mapping[str, Any]) -> Mapping[str, Any]:
 def _run_fields(settings: Mapping[str, Any], now: Any) -> dict[str, Any]:
     """What a run of former settings says of the fields that are the plan's now; None where it did as is done anyway."""
     fields = {"deterministic_action": None, "deterministic_draws": DeterministicAction.draws}
-    fields |= {"log_info": [], "best_by": Criterion.metric, "best_is": Criterion.best_is}
+    fields |= {"log_info": [], "best_by": Criterion.metric, "best_is": Criterion.best_is, "history": 1}
     fields["precision"] = settings.get("precision", "float32") if "precision" not in now.all_names() else "float32"
     if getattr(getattr(now, "policy", None), "has_rules", False):
         rule = settings.get("deterministic_action", RULE_THEN)

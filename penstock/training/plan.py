@@ -21,6 +21,7 @@ from penstock.training.best import BestIs, Criterion
 from penstock.training.presets import preset as preset_of
 from penstock.worlds import FunctionalWorld, World
 from penstock.worlds.check import refuse_faulty
+from penstock.worlds.history import HistoryTask
 from penstock.worlds.hosted.hosted_world import HostedWorld
 from penstock.worlds.loading import load_world
 from penstock.worlds.registry import is_own, of_family, option_types
@@ -35,7 +36,7 @@ SAFE_TO_CHANGE = frozenset(
 """Fields in which a continued run may differ from the run so far. ``world_constants`` follow from the others."""
 
 
-KEPT_FOR_LIFE = frozenset({"num_envs", "seeds", "settings.collect_steps", "settings.window"})
+KEPT_FOR_LIFE = frozenset({"num_envs", "seeds", "history", "settings.collect_steps", "settings.window"})
 """Fields that a run keeps whatever is allowed: they give its state a shape, or its steps a count."""
 
 RUN_FIELDS = ("deterministic_action", "deterministic_draws", "precision")
@@ -57,6 +58,7 @@ class RunPlan:
         seeds: K: seeds ``seed .. seed + K - 1`` are trained in one program.
         steps: environment steps per seed, all environments together.
         num_envs: N.
+        history: K: observation vectors of the last K control steps are seen as one, the oldest first.
         log_every: iterations per line of metrics.
         evaluate_every: environment steps between evaluations; 0 for none at all.
         evaluation_episodes: episodes per evaluation, for the stochastic and the deterministic policy each.
@@ -81,6 +83,7 @@ class RunPlan:
     seeds: int = 1
     steps: int = 200_000
     num_envs: int = 32
+    history: int = 1
     log_every: int = 10
     evaluate_every: int = 20_000
     evaluation_episodes: int = 16
@@ -96,7 +99,7 @@ class RunPlan:
         # Where a plan is made by hand, nothing else has looked at the types.
         convert_fields(vars(self), RunPlan)
         type(self.settings).of(**self.settings.flat())
-        for field in ("seeds", "steps", "num_envs", "log_every", "evaluation_episodes"):
+        for field in ("seeds", "steps", "num_envs", "history", "log_every", "evaluation_episodes"):
             require(getattr(self, field) >= 1, field, getattr(self, field), "must be at least 1")
         require(self.evaluate_every >= 0, "evaluate_every", self.evaluate_every, "must be at least 0 (0: never)")
         require(0 <= self.seed < 2**31 - self.seeds, "seed", self.seed, "must lie in [0, 2^31)")
@@ -121,6 +124,7 @@ class RunPlan:
             raise
         if isinstance(world, FunctionalWorld):
             self._refuse_bad_option_types(option_types(world.task))
+        world = world.with_history(self.history)
         return world.with_info(self.log_info) if self.log_info and isinstance(world, HostedWorld) else world
 
     def refuse_unmeasurable(self, world: World) -> None:
@@ -154,6 +158,7 @@ class RunPlan:
     def make_learner(self, world: World) -> Learner:
         """Builds the learner, bound to the world and to this plan's number of iterations."""
         own = world.task if is_own(self.world) and isinstance(world, FunctionalWorld) else None
+        own = own.inner if isinstance(own, HistoryTask) else own
         if own is not None:  # JAX would tell its faults in a long traceback
             refuse_faulty(own, self.world, differentiated=False)
         learner = algorithm_entry(self.algorithm).learner(self.settings, world, self.updates)

@@ -28,6 +28,7 @@ from penstock._types import (
 )
 from penstock.observation import Observation, ObservationSpec
 from penstock.worlds.firewall import gradient_firewall
+from penstock.worlds.history import HistoryTask
 from penstock.worlds.randomization.terms import Evaluated
 from penstock.worlds.task import Outcome, Task, flag_shape
 
@@ -136,6 +137,19 @@ class World(abc.ABC):
         refuse_choice_of_worlds(self.name, where)
         return self
 
+    def with_history(self, length: int) -> "World":
+        """The same world, whose observation vectors are those of the last K control steps (`penstock.worlds.history`).
+
+        Args:
+            length: K; 1 is the world as it is.
+
+        Raises:
+            ConfigurationError: there is nothing to stack.
+        """
+        rule = f"'{self.name}' is a {type(self).__name__}, which has none; leave it out"
+        require(length == 1, "history", length, rule)
+        return self
+
     @abc.abstractmethod
     def describe(self) -> dict[str, Any]:
         """Constants worth recording in a run's ``config.json``."""
@@ -216,6 +230,12 @@ class FunctionalWorld(eqx.Module, World):
         elif (where or self.task.evaluated) == "nominal":
             return FunctionalWorld(self.name, nominal, self.num_envs, self.gradient_limit)
         return self
+
+    def with_history(self, length: int) -> "FunctionalWorld":
+        """See `World.with_history`."""
+        if length == 1:
+            return self
+        return FunctionalWorld(self.name, HistoryTask(self.task, length, self.name), self.num_envs, self.gradient_limit)
 
     def describe(self) -> dict[str, Any]:
         """See `World.describe`."""

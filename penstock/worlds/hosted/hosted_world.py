@@ -23,6 +23,7 @@ from penstock._errors import ConfigurationError, PenstockError, raised, require
 from penstock._types import Actions, AxisNames, Key, environment_axis
 from penstock.observation import Observation
 from penstock.scene.items import Scene
+from penstock.worlds.history import first_history, next_histories, with_history
 from penstock.worlds.hosted.environments import (
     EnvironmentSource,
     refuse_lasting_statistics,
@@ -107,6 +108,7 @@ class HostedWorld(World):
         timeout: seconds to wait for a step of environments in processes of their own.
         declared: what the environments say of themselves.
         log_info: entries of ``info`` that a user wants to see, beside success.
+        history: K; see `World.with_history`.
     """
 
     def __init__(
@@ -117,6 +119,7 @@ class HostedWorld(World):
         timeout: float = 60.0,
         declared: Declared | None = None,
         log_info: tuple[str, ...] = (),
+        history: int = 1,
     ):
         require(num_envs >= 1, "num_envs", num_envs, "must be at least 1")
         require(timeout > 0, "timeout", timeout, "must be a number of seconds above 0")
@@ -125,6 +128,8 @@ class HostedWorld(World):
         self.num_envs = num_envs
         self.action_size = len(declared.actions.low)
         self.observation_spec = declared.reader.spec
+        if history != 1:
+            self.observation_spec = with_history(declared.reader.spec, history, source.name)
         self.episode_length = declared.episode_length
         self.control_timestep = declared.control_timestep
         self.source = source
@@ -132,12 +137,13 @@ class HostedWorld(World):
         self.timeout = timeout
         self.declared = declared
         self.log_info = log_info
+        self.history = history
         self._infos = InfoReader(log_info, num_envs)
         self._present = _Present()
 
     def with_num_envs(self, num_envs: int) -> "HostedWorld":
         """The same world with environments of its own, ``num_envs`` of them."""
-        other = HostedWorld(self.source, num_envs, self.vectorization, self.timeout, self.declared, self.log_info)
+        other = self._like(num_envs=num_envs)
         if self.source.adjustments.single_instance:
             other._present, other._infos = self._present, self._infos
         return other
@@ -150,12 +156,21 @@ class HostedWorld(World):
         elif (where or self.source.evaluated) == "nominal":
             rule = "needs environments of its own, and there is a single instance"
             require(not self.source.adjustments.single_instance, "evaluation", "nominal", rule)
-            return HostedWorld(nominal, self.num_envs, self.vectorization, self.timeout, self.declared, self.log_info)
+            return self._like(source=nominal)
         return self
 
     def with_info(self, log_info: tuple[str, ...]) -> "HostedWorld":
         """The same world, whose transitions carry these entries of ``info`` among their diagnostics."""
-        return HostedWorld(self.source, self.num_envs, self.vectorization, self.timeout, self.declared, log_info)
+        return self._like(log_info=log_info)
+
+    def with_history(self, length: int) -> "HostedWorld":
+        """See `World.with_history`."""
+        return self if length == 1 else self._like(history=length)
+
+    def _like(self, **changes: Any) -> "HostedWorld":
+        """Another world with environments of its own, which differs in what is named."""
+        parts = ("source", "num_envs", "vectorization", "timeout", "declared", "log_info", "history")
+        return HostedWorld(**{**{part: getattr(self, part) for part in parts}, **changes})
 
     @property
     def action_range(self) -> tuple[np.ndarray, np.ndarray]:
@@ -198,6 +213,8 @@ class HostedWorld(World):
             present.vector = self._make_vector(int(np.random.SeedSequence(words.tolist()).generate_state(1)[0]))
         observation = self.declared.reader.read(present.vector.reset(self._seeds(words, episode)))
         observation, episode = self._usable_starts(observation, words, episode.astype(np.int32))
+        if self.history > 1:
+            observation = first_history(observation, self.history)
         present.state = HostedState(observation, np.zeros((self.num_envs,), np.int32), episode, words)
         return present.state
 
@@ -282,6 +299,8 @@ class HostedWorld(World):
         else:
             episode = state.episode
             observation = final if played.final is played.observation else self.declared.reader.read(played.observation)
+        if self.history > 1:
+            final, observation = next_histories(state.observation, final, observation, over | ~valid)
         if diverged.any():
             reward = np.where(diverged, 0.0, reward).astype(np.float32)
             final = jax.tree.map(lambda leaf: _cleared(leaf, diverged), final)
@@ -365,7 +384,7 @@ class HostedWorld(World):
         if render is not None and self.declared.pictures == "rgb_array":
             made = {"make_vector": lambda num_envs, seed: render()} if vectors else {"make": render}
             source = dataclasses.replace(source, **made)
-        return HostedWorld(source, 1, "serial", self.timeout, self.declared, self.log_info)
+        return self._like(source=source, num_envs=1, vectorization="serial")
 
     def close(self) -> None:
         """Ends the environments. The next `reset` makes new ones."""
