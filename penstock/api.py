@@ -325,7 +325,7 @@ class TrainedAgent:
         """
         batch, single, in_jax = self._batch(observation)
         count = batch.vector.shape[0]
-        if self._memory is None or self._memory.cursor.shape[0] != count:
+        if self._memory is None or self._memory.plan.cursor.shape[0] != count:
             self._memory, self._vectors, self._step = self.agent.initial_memory(count), None, 0
             self._began = np.zeros(count, bool)
         batch = self._with_history(batch)

@@ -292,6 +292,19 @@ class Learner(abc.ABC, Generic[ConfigT]):
         """What is done while collecting data; its action is inside [-1, 1]."""
         return self.agent(learned).sample(observation, key)
 
+    def acting_memory(self, num_envs: int) -> Any:
+        """What `explore_remembering` remembers of N environments when their episodes begin: zeros, N first.
+
+        None where nothing is remembered. Learners from a window of records alone may have such a memory; drivers keep
+        it from step to step, and clear it where an episode ends.
+        """
+        del num_envs
+        return None
+
+    def explore_remembering(self, learned: Any, memory: Any, observation: Observation, key: Key) -> tuple[Any, Draw]:
+        """`explore` with what is remembered: of `acting_memory`'s structure, before and after the observation."""
+        return memory, self.explore(learned, observation, key)
+
     def measure(self, learned: Any, observation: Observation, key: Key) -> dict[str, Scalar]:
         """Numbers about what is learned alone, measured once per line of metrics.
 
@@ -302,6 +315,11 @@ class Learner(abc.ABC, Generic[ConfigT]):
         """
         del learned, observation, key
         return {}
+
+    def measure_remembering(self, learned: Any, memory: Any, observation: Observation, key: Key) -> dict[str, Scalar]:
+        """`measure` with what is remembered before the observation."""
+        del memory
+        return self.measure(learned, observation, key)
 
     def opening_notices(self) -> list[str]:
         """What a user should know before the first step, in sentences."""

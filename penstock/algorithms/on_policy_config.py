@@ -8,7 +8,7 @@ from penstock.algorithms.learner import AlgorithmSettings
 from penstock.algorithms.pathwise_config import initial_gain
 from penstock.algorithms.rules import require_betas, require_rate, require_widths
 from penstock.algorithms.symmetry import SymmetrySettings
-from penstock.networks import Trunk
+from penstock.networks import RecurrentSettings, Trunk
 from penstock.policies import GaussianSettings, PolicySettings
 
 RATE_BOUNDS = (1e-5, 1e-2)
@@ -75,7 +75,7 @@ class OnPolicyConfig(AlgorithmSettings):
     epochs: int = 10
     """Passes over the window per iteration."""
     minibatches: int = 32
-    """Gradient steps per pass. Must divide ``num_envs * window``."""
+    """Gradient steps per pass. Must divide ``num_envs * window``; with a recurrence ``num_envs``."""
     clip_range: float = 0.2
     """epsilon: ratios beyond 1 +- epsilon are not rewarded any more."""
     entropy_coefficient: float = 0.0
@@ -89,6 +89,8 @@ class OnPolicyConfig(AlgorithmSettings):
     are."""
     policy: PolicySettings = GaussianSettings(state_dependent_std=False, initial_log_std=0.0)
     """The policy; its class first."""
+    recurrent: RecurrentSettings = RecurrentSettings()
+    """What policy and critic remember."""
     critic: AdvantageSettings = AdvantageSettings()
     """The critic, and how advantages are made of it."""
     optimizer: ClippedAdamSettings = ClippedAdamSettings()
@@ -106,6 +108,11 @@ class OnPolicyConfig(AlgorithmSettings):
         )
         require_widths("actor_hidden", self.actor_hidden)
         self.trunk(self.actor_hidden)  # refuses an unknown activation
+        if self.recurrent.remembers and self.symmetry.mirrored_observation:
+            raise ConfigurationError(
+                f"mirrored_observation: what a memory holds has no mirror, and recurrent = "
+                f"{self.recurrent.recurrent!r}. Leave one of the two out, or see the past by a history (--history)."
+            )
 
     @property
     def iteration_steps(self) -> int:
@@ -120,8 +127,15 @@ class OnPolicyConfig(AlgorithmSettings):
         """Refuses minibatches of unequal size.
 
         Raises:
-            ConfigurationError: ``minibatches`` does not divide what an iteration gathers.
+            ConfigurationError: ``minibatches`` does not divide what an iteration gathers: steps, or whole sequences.
         """
+        if self.recurrent.remembers:
+            rule = (
+                f"must divide num_envs = {num_envs} with recurrent = {self.recurrent.recurrent!r}, whose minibatches "
+                "are whole windows of environments; change one of the two"
+            )
+            require(num_envs % self.minibatches == 0, "minibatches", self.minibatches, rule)
+            return
         steps = num_envs * self.window
         if steps % self.minibatches:
             raise ConfigurationError(

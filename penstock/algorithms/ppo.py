@@ -13,12 +13,16 @@ flow (NFPO), a noisy flow. Before the first gradient step of an iteration all ra
 statistics are frozen from the first step of the window to the last gradient step on it. Where a mirror is given
 (`penstock.algorithms.symmetry`), every step counts once more as the mirror shows it, against the density of the step.
 
+With a recurrence h_t = cell(h_{t-1}, s_t), zeros where an episode begins, the policy is pi(a | h_t), and the critic has
+a cell of its own, V(g_t), as in rsl_rl and Stable-Baselines3's RecurrentPPO. A gradient step unrolls whole windows of
+environments from the memories with which the window began; gradients stop there.
+
 Sources: Schulman et al. 2017 (arXiv 1707.06347), GAE 2016 (arXiv 1506.02438); the adaptive rate, and gradients that are
 clipped apart, as in rsl_rl 5 (github.com/leggedrobotics/rsl_rl); the estimator of the KL divergence: Schulman 2020.
 """
 
 import dataclasses
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import equinox as eqx
 import jax
@@ -36,7 +40,7 @@ from penstock.data import Records
 from penstock.networks import Normalizer
 from penstock.networks.optimization import LearningRate, Optimizer, guarded_step, make_optimizer
 from penstock.observation import Observation
-from penstock.policies import Actor, Agent, Need, make_actor
+from penstock.policies import Actor, Agent, Draw, Need, make_actor
 from penstock.worlds import World
 
 LARGEST_DELTA = 20.0
@@ -68,6 +72,25 @@ class Learned(eqx.Module):
     rate: Scalar
 
 
+class Remembered(NamedTuple):
+    """What actor and critic remember of N environments, ``(N, M)`` each."""
+
+    actor: Float[Array, "N M"]
+    critic: Float[Array, "N M"]
+
+
+class Sequence(eqx.Module):
+    """What is needed to remember once more what was remembered in a window.
+
+    Attributes:
+        start: before its first step.
+        begins: whether an episode begins at a step behind the first.
+    """
+
+    start: Remembered
+    begins: Bool[Array, "N H"]
+
+
 class Samples(eqx.Module):
     """What the gradient steps of an iteration learn from, H * N of everything.
 
@@ -80,6 +103,7 @@ class Samples(eqx.Module):
         target: what the critic is to learn.
         weight: 1; 0 for steps at which nothing happened.
         drawn: the same, but 0 for copies in a mirror: the policy did not draw them.
+        sequence: of whom remembers; all else is then of ``(N, H)``.
     """
 
     observation: Observation
@@ -90,6 +114,7 @@ class Samples(eqx.Module):
     target: Float[Array, "*B"]
     weight: Float[Array, "*B"]
     drawn: Float[Array, "*B"]
+    sequence: Sequence | None = None
 
 
 ConfigT = TypeVar("ConfigT", bound=OnPolicyConfig)
@@ -107,7 +132,9 @@ class PPOLearner(AnyLearner[ConfigT]):
         self.mirror = config.symmetry.mirror(world.observation_spec, world.action_size)
         self.actor_optimizer = self._optimizer(config.optimizer.actor_learning_rate)
         self.critic_optimizer = self._optimizer(config.critic.critic_learning_rate)
-        self.require_policy(jax.eval_shape(self._make_actor, jax.random.key(0)).policy)
+        actor = jax.eval_shape(self._make_actor, jax.random.key(0))
+        self.require_policy(actor.policy)
+        self.memory_size = actor.memory_size
 
     @property
     def data(self) -> WindowOfRecords:
@@ -124,14 +151,15 @@ class PPOLearner(AnyLearner[ConfigT]):
         config, world = self.config, self.world
         key_encoder, key_policy = jax.random.split(key)
         trunk = config.trunk(config.actor_hidden)
-        return make_actor(key_encoder, key_policy, config.policy, world.observation_spec, world.action_size, trunk)
+        spec, size = world.observation_spec, world.action_size
+        return make_actor(key_encoder, key_policy, config.policy, spec, size, trunk, config.recurrent)
 
     def init(self, key: Key) -> Learned:
         """See `learner.Learner.init`."""
         key_actor, key_critic = jax.random.split(key)
         config, spec = self.config, self.world.observation_spec
         actor = self._make_actor(key_actor)
-        critic = Critic(key_critic, spec, config.trunk(config.critic.critic_hidden), 1)
+        critic = Critic(key_critic, spec, config.trunk(config.critic.critic_hidden), 1, recurrent=config.recurrent)
         return Learned(
             actor=actor,
             actor_optimizer=self.actor_optimizer.init(eqx.filter(actor, eqx.is_array)),
@@ -144,6 +172,26 @@ class PPOLearner(AnyLearner[ConfigT]):
     def agent(self, learned: Learned) -> Agent:
         """See `learner.Learner.agent`."""
         return Agent(learned.actor, learned.normalizer, self.config.deterministic())
+
+    # ------------------------------------------------------------------ memory
+
+    def acting_memory(self, num_envs: int) -> Remembered | None:
+        """See `learner.Learner.acting_memory`: of a recurrence, that of the actor and that of the critic."""
+        if not self.config.recurrent.remembers:
+            return None
+        nothing = jnp.zeros((num_envs, self.memory_size))
+        return Remembered(nothing, nothing)
+
+    def explore_remembering(
+        self, learned: Learned, memory: Remembered | None, observation: Observation, key: Key
+    ) -> tuple[Remembered | None, Draw]:
+        """See `learner.Learner.explore_remembering`."""
+        if memory is None:
+            return None, self.explore(learned, observation, key)
+        agent = self.agent(learned)
+        actor, features = agent.recall(memory.actor, observation)
+        critic = learned.critic.recall(memory.critic, learned.normalizer(observation))
+        return Remembered(actor, critic), agent.draw(features, key)
 
     # ------------------------------------------------------------------ the iteration
 
@@ -177,26 +225,29 @@ class PPOLearner(AnyLearner[ConfigT]):
 
     def samples(self, learned: Learned, data: Records) -> Samples:
         """Advantages and targets of a window, and the densities with which it was drawn."""
-        config, shape = self.config, data.reward.shape
-
-        def flat(leaf):
-            return jax.lax.collapse(leaf, 0, 2)
-
-        observation, final = (jax.tree.map(flat, part) for part in (data.observation, data.final_observation))
-        value = learned.critic.values(observation, learned.normalizer)[0]
-        next_value = learned.critic.values(final, learned.normalizer)[0].reshape(shape)
+        config, sequence = self.config, sequence_of(data)
+        flat, unflat = (_by_step, lambda leaf: leaf.reshape(data.reward.shape))
+        if sequence is not None:
+            flat = unflat = _time_and_environments_exchanged
+        raw, final = (jax.tree.map(flat, part) for part in (data.observation, data.final_observation))
+        observation, final = learned.normalizer(raw), learned.normalizer(final)
+        if sequence is None:
+            value, next_value = (learned.critic.normalized_values(part)[0] for part in (observation, final))
+        else:
+            memories, (value,) = learned.critic.unrolled(observation, sequence.start.critic, sequence.begins)
+            (next_value,) = learned.critic.values_after(memories, final)
         returns = jax.vmap(td_lambda_targets, in_axes=(1, 1, 1, 1, None, None), out_axes=1)
         # GAE is the lambda-return less the value: both telescope to the same sum.
         ends = (data.terminated, data.truncated)
-        target = flat(returns(data.reward, *ends, next_value, config.discount, config.critic.gae_lambda))
+        target = flat(returns(data.reward, *ends, unflat(next_value), config.discount, config.critic.gae_lambda))
         weight = flat(data.valid).astype(target.dtype)
         record = jax.tree.map(flat, data.record)
-        log_prob = self._log_prob(learned.actor, learned.normalizer(observation), record)
+        log_prob = self._log_prob(learned.actor, observation, record, sequence)
         advantage = normalized(target - value, weight)
-        made = Samples(learned.normalizer(observation), record, log_prob, advantage, value, target, weight, weight)
+        made = Samples(observation, record, log_prob, advantage, value, target, weight, weight, sequence)
         if self.mirror is None:
             return made
-        copies = self._in_the_mirror(self.mirror, learned, observation, made)
+        copies = self._in_the_mirror(self.mirror, learned, raw, made)
         return jax.tree.map(lambda one, other: jnp.concatenate([one, other]), made, copies)
 
     def _in_the_mirror(self, mirror: Mirror, learned: Learned, observation: Observation, made: Samples) -> Samples:
@@ -210,9 +261,13 @@ class PPOLearner(AnyLearner[ConfigT]):
             drawn=jnp.zeros_like(made.drawn),
         )
 
-    def _log_prob(self, actor, observation, record):
-        features = jax.vmap(actor.encoder)(observation)
-        return jax.vmap(actor.policy.log_prob)(features, record)
+    def _log_prob(self, actor, observation, record, sequence=None):
+        return _over(actor.policy.log_prob, sequence)(self._features(actor, observation, sequence), record)
+
+    def _features(self, actor, observation, sequence):
+        if sequence is None:
+            return jax.vmap(actor.encoder)(observation)
+        return actor.unrolled(observation, sequence.start.actor, sequence.begins)
 
     def gradient_step(
         self, learned: Learned, batch: Samples, key: Key
@@ -233,7 +288,7 @@ class PPOLearner(AnyLearner[ConfigT]):
 
     def _actor_loss(self, actor, batch, key):
         config = self.config
-        log_prob = self._log_prob(actor, batch.observation, batch.record)
+        log_prob = self._log_prob(actor, batch.observation, batch.record, batch.sequence)
         delta = log_prob - batch.log_prob
         ratio = jnp.exp(jnp.clip(delta, -LARGEST_DELTA, LARGEST_DELTA))
         clipped = jnp.clip(ratio, 1.0 - config.clip_range, 1.0 + config.clip_range)
@@ -251,19 +306,22 @@ class PPOLearner(AnyLearner[ConfigT]):
             "actor/largest_log_ratio": (jnp.abs(delta) * batch.drawn).max(),
         }
         if config.entropy_coefficient > 0.0:
-            entropy = mean(self._entropy(actor, batch.observation, key))
+            entropy = mean(self._entropy(actor, batch, key))
             seen["policy/entropy"] = entropy
             loss -= config.entropy_coefficient * entropy
         return loss, jax.lax.stop_gradient(seen)
 
-    def _entropy(self, actor, observation, key):
+    def _entropy(self, actor, batch, key):
         """From one reparameterised draw per state."""
-        features = jax.vmap(actor.encoder)(observation)
-        noise = jax.vmap(actor.policy.noise)(jax.random.split(key, features.shape[0]))
-        return -jax.vmap(actor.policy.draw_with_log_prob)(features, noise)[1]
+        features = self._features(actor, batch.observation, batch.sequence)
+        noise = _over(actor.policy.noise, batch.sequence)(jax.random.split(key, features.shape[:-1]))
+        return -_over(actor.policy.draw_with_log_prob, batch.sequence)(features, noise)[1]
 
     def _critic_loss(self, critic, batch):
-        value = critic.normalized_values(batch.observation)[0]
+        if batch.sequence is None:
+            value = critic.normalized_values(batch.observation)[0]
+        else:
+            (value,) = critic.unrolled(batch.observation, batch.sequence.start.critic, batch.sequence.begins)[1]
         error = jnp.square(value - batch.target)
         limit = self.config.critic.value_clip
         if limit is not None:
@@ -283,10 +341,16 @@ class PPOLearner(AnyLearner[ConfigT]):
 
     def measure(self, learned: Learned, observation: Observation, key: Key) -> dict[str, Scalar]:
         """See `learner.Learner.measure`: the policy's noise where the environments are, and what it says of itself."""
-        agent = self.agent(learned)
-        std = agent.latent_std(observation, key)
+        return self.measure_remembering(learned, None, observation, key)
+
+    def measure_remembering(
+        self, learned: Learned, memory: Remembered | None, observation: Observation, key: Key
+    ) -> dict[str, Scalar]:
+        """See `measure`."""
+        agent, hidden = self.agent(learned), None if memory is None else memory.actor
+        std = agent.latent_std(observation, key, hidden=hidden)
         spread = {"std": std.mean(), "std_min": std.min(), "std_max": std.max()}
-        features = agent.features(observation)
+        features = agent.features(observation, hidden)
         diagnosed = jax.vmap(learned.actor.policy.diagnose)(features, agent.noise(key, features.shape[0]))
         return {f"policy/latent_{name}": value for name, value in spread.items()} | {
             f"policy/{name}": value.max() for name, value in diagnosed.items()
@@ -299,7 +363,29 @@ class Learner(PPOLearner[Config]):
     name: ClassVar[str] = "ppo"
 
 
-def normalized(advantage: Float[Array, "B"], weight: Float[Array, "B"]) -> Float[Array, "B"]:
+def sequence_of(data: Records) -> Sequence | None:
+    """The window as sequences; None where nothing is remembered."""
+    if data.memory is None:
+        return None
+    # An environment that only reset itself was asked too, with the last observation of the episode before.
+    ended = _time_and_environments_exchanged(data.terminated | data.truncated | ~data.valid)
+    return Sequence(data.memory, jnp.concatenate([jnp.zeros_like(ended[:, :1]), ended[:, :-1]], axis=1))
+
+
+def _by_step(leaf):
+    return jax.lax.collapse(leaf, 0, 2)
+
+
+def _time_and_environments_exchanged(leaf):
+    return jnp.swapaxes(leaf, 0, 1)
+
+
+def _over(function, sequence):
+    """The function for every sample, or for every step of every sequence."""
+    return jax.vmap(function) if sequence is None else jax.vmap(jax.vmap(function))
+
+
+def normalized(advantage: Float[Array, "*B"], weight: Float[Array, "*B"]) -> Float[Array, "*B"]:
     """Advantages of mean 0 and standard deviation 1, over those that count."""
     total = jnp.maximum(weight.sum(), 1.0)
     centred = advantage - (advantage * weight).sum() / total

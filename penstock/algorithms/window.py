@@ -122,7 +122,7 @@ def rollout_window(
             )
         recorded = Window(
             observation=jax.lax.stop_gradient(observation),
-            latent=jax.lax.stop_gradient(memory.latent),
+            latent=jax.lax.stop_gradient(memory.plan.latent),
             decision=decision,
             reward=transition.reward,
             bonus=extra,

@@ -20,6 +20,8 @@ class Records(eqx.Module):
         terminated: the episode ended inside the task: nothing to bootstrap from.
         truncated: the episode met its time limit: bootstrap from ``final_observation``.
         final_observation: the next observation, before any reset.
+        memory: ``(N, ...)`` each, what the learner remembered when the window began (`Learner.acting_memory`); None for
+            learners that remember nothing.
         valid: False where nothing happened, because a hosted environment only reset itself: not to be learned from.
     """
 
@@ -31,3 +33,4 @@ class Records(eqx.Module):
     truncated: Bool[AnyArray, "*H N"]
     final_observation: Observation
     valid: Bool[AnyArray, "*H N"]
+    memory: Any = None

@@ -22,6 +22,9 @@ Mode = Literal["deterministic", "noise-fed"]
 NOISE = "noise"
 """Name of the input that is the noise."""
 
+MEMORY, NEXT_MEMORY = "memory", "next_memory"
+"""Names of the input and the output of policies that remember: what is remembered before the decision, and after."""
+
 
 def inputs_of(observation: Observation) -> dict[str, np.ndarray]:
     """Parts of one observation by the names of inputs; parts that it does not have are left out."""
@@ -72,7 +75,7 @@ class Decision:
 
     @property
     def inputs(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shape and dtype of each input: the parts of the observation that the world has, and the noise."""
+        """Shape and dtype of each input: the parts of the observation that the world has, memory and noise."""
         spec = self.world.observation_spec
         shapes: dict[str, tuple[tuple[int, ...], Any]] = {}
         if spec.vector:
@@ -81,23 +84,31 @@ class Decision:
             shapes["points"] = (spec.points, 3), jnp.float32
         if spec.pixels is not None:
             shapes["pixels"] = spec.pixels, jnp.uint8
+        if self.agent.actor.recurrence is not None:
+            shapes[MEMORY] = (self.agent.actor.memory_size,), jnp.float32
         if self.mode == "noise-fed":
             shapes[NOISE] = self.agent.actor.policy.noise_shape, jnp.float32
         return {name: jax.ShapeDtypeStruct(*shape) for name, shape in shapes.items()}
 
     def __call__(self, **inputs: Any) -> dict[str, Float[Array, "..."]]:
-        """The output ``action``, in the environment's units: ``(d,)``, or ``(C, d)`` of an agent that plans ahead."""
+        """The output ``action``, in the environment's units: ``(d,)``, or ``(C, d)`` of an agent that plans ahead.
+
+        And ``next_memory``, of one that remembers.
+        """
         agent = self.agent
         vector = inputs.get("observation", jnp.zeros((0,)))
         seen = agent.normalizer(Observation(vector, inputs.get("points"), inputs.get("pixels")))
         features, policy = agent.actor.encoder(seen), agent.actor.policy
+        outputs = {}
+        if agent.actor.recurrence is not None:
+            outputs[NEXT_MEMORY], features = agent.actor.recurrence(inputs[MEMORY], features)
         if self.mode == "deterministic":
             drawn = agent.deterministic(policy, features)
         else:
             drawn = policy.draw(features, inputs[NOISE])
         chunk = agent.chunk_length
         action = drawn.action if chunk == 1 else drawn.action.reshape(chunk, -1)
-        return {"action": ActionRange.of(self.world).from_unit(action)}
+        return {"action": ActionRange.of(self.world).from_unit(action), **outputs}
 
     def program(self) -> Program:
         """The decision as a list of array operations; the same on every machine.
@@ -109,10 +120,11 @@ class Decision:
             return trace(self, self.inputs)
 
     def jitted(self) -> Any:
-        """The decision as a compiled function of the inputs, by position."""
+        """The decision as a compiled function of the inputs, by position: the action; with the memory, of who has one."""
         names = list(self.inputs)
 
         def decide(*values):
-            return self(**dict(zip(names, values, strict=True)))["action"]
+            outputs = self(**dict(zip(names, values, strict=True)))
+            return (outputs["action"], outputs[NEXT_MEMORY]) if NEXT_MEMORY in outputs else outputs["action"]
 
         return jax.jit(decide)

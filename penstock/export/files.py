@@ -24,7 +24,7 @@ from penstock._files import replacing, write_text
 from penstock._processor import plain_forms
 from penstock.export import reader
 from penstock.export._seal import require_seal, sealed
-from penstock.export.decision import NOISE, Decision
+from penstock.export.decision import MEMORY, NEXT_MEMORY, NOISE, Decision
 from penstock.export.program import Program, program_sha256
 from penstock.worlds.history import begun, shifted
 
@@ -33,6 +33,9 @@ FORMAT_VERSION = 1
 
 Target = Literal["numpy", "onnx", "stablehlo"]
 """What a policy is exported to."""
+
+Memory = Float[np.ndarray, "M"] | None
+"""What a recurrent policy remembers."""
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 """Of a StableHLO file."""
@@ -59,8 +62,20 @@ class PolicyFile(abc.ABC):
     def __init__(self, path: Path): ...
 
     @abc.abstractmethod
+    def outputs(self, inputs: Mapping[str, np.ndarray]) -> tuple[Float[np.ndarray, "..."], Memory]:
+        """The action ``(d,)``, or the plan ``(C, d)``, of one decision, and what is remembered behind it.
+
+        Args:
+            inputs: all of them, by name.
+        """
+
     def decide(self, inputs: Mapping[str, np.ndarray]) -> Float[np.ndarray, "..."]:
-        """The action ``(d,)``, or the plan ``(C, d)``, of one decision."""
+        """The first of `outputs`."""
+        return self.outputs(inputs)[0]
+
+    def no_memory(self) -> Memory:
+        """What is remembered when an episode begins; None of a policy that remembers nothing."""
+        return np.zeros(self.inputs[MEMORY][0], np.float32) if MEMORY in self.inputs else None
 
     @property
     def history(self) -> int:
@@ -188,9 +203,9 @@ class NumpyFile(PolicyFile):
         self.metadata = self._policy.metadata
         self.inputs = _inputs(self._policy.inputs)
 
-    def decide(self, inputs: Mapping[str, np.ndarray]) -> Float[np.ndarray, "..."]:
-        """See `PolicyFile.decide`."""
-        return self._policy.decide(**inputs)
+    def outputs(self, inputs: Mapping[str, np.ndarray]) -> tuple[Float[np.ndarray, "..."], Memory]:
+        """See `PolicyFile.outputs`."""
+        return self._policy.decide(**inputs), self._policy.memory
 
 
 # ---------------------------------------------------------------------- ONNX
@@ -212,9 +227,11 @@ class OnnxFile(PolicyFile):
         kinds = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}
         self.inputs = {one.name: (tuple(one.shape[1:]), kinds[one.type]) for one in self._session.get_inputs()}
 
-    def decide(self, inputs: Mapping[str, np.ndarray]) -> Float[np.ndarray, "..."]:
-        """See `PolicyFile.decide`."""
-        return self._session.run(["action"], {name: inputs[name][None] for name in self.inputs})[0][0]
+    def outputs(self, inputs: Mapping[str, np.ndarray]) -> tuple[Float[np.ndarray, "..."], Memory]:
+        """See `PolicyFile.outputs`."""
+        names = ["action", NEXT_MEMORY] if MEMORY in self.inputs else ["action"]
+        action, *memory = self._session.run(names, {name: inputs[name][None] for name in self.inputs})
+        return action[0], memory[0][0] if memory else None
 
 
 # ---------------------------------------------------------------------- StableHLO
@@ -254,9 +271,10 @@ class StableHloFile(PolicyFile):
         self._call = jax.jit(jax.export.deserialize(bytearray(module)).call)
         self.inputs = _inputs(self.metadata["inputs"])
 
-    def decide(self, inputs: Mapping[str, np.ndarray]) -> Float[np.ndarray, "..."]:
-        """See `PolicyFile.decide`."""
-        return np.asarray(self._call(*(inputs[name] for name in self.inputs)))
+    def outputs(self, inputs: Mapping[str, np.ndarray]) -> tuple[Float[np.ndarray, "..."], Memory]:
+        """See `PolicyFile.outputs`."""
+        made = jax.device_get(self._call(*(inputs[name] for name in self.inputs)))
+        return made if MEMORY in self.inputs else (made, None)
 
 
 FORMATS: dict[Target, type[PolicyFile]] = {"numpy": NumpyFile, "onnx": OnnxFile, "stablehlo": StableHloFile}
@@ -279,8 +297,9 @@ class Player:
         self.reset()
 
     def reset(self) -> None:
-        """Begins an episode: forgets what is planned and what was seen."""
+        """Begins an episode: forgets what is planned, what was seen, and what is remembered."""
         self._plan: list[np.ndarray] = []
+        self._memory = self.file.no_memory()
         self._seen: np.ndarray | None = None
 
     def act(self, observation: Mapping[str, np.ndarray]) -> Float[np.ndarray, "d"]:
@@ -307,7 +326,10 @@ class Player:
             inputs = dict(observation)
             if self.file.takes_noise:
                 inputs[NOISE] = self.random.standard_normal(self.file.inputs[NOISE][0]).astype(np.float32)
-            self._plan = list(np.atleast_2d(self.file.decide(inputs)))
+            if self._memory is not None:
+                inputs[MEMORY] = self._memory
+            action, self._memory = self.file.outputs(inputs)
+            self._plan = list(np.atleast_2d(action))
             if not np.isfinite(self._plan).all():
                 raise PenstockError(
                     f"'{self.file.path}' makes NaN or infinity of an observation whose largest number is "

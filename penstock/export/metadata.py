@@ -10,7 +10,7 @@ import numpy as np
 
 from penstock._mapping_files import read_mapping
 from penstock._own_sources import names_file
-from penstock.export.decision import ActionRange, Decision
+from penstock.export.decision import MEMORY, NEXT_MEMORY, ActionRange, Decision
 from penstock.storage.store import Manifest
 from penstock.training.parts import AGENT
 from penstock.training.plan import RunPlan
@@ -33,7 +33,7 @@ def describe(plan: RunPlan, decision: Decision, manifest: Manifest, seed: int) -
     actions one decision gives. ``actuators``: of a model of MuJoCo's, in the order of its controls, each one's name,
     joint, default position, gear, control range, and the gain and bias of its force. ``control``: time step in seconds,
     rate in Hz, and whether the environment states them: else they are assumed. ``world``, ``policy``, ``origin``: what
-    it was trained in, what it is, where it comes from.
+    it was trained in, what it is (``memory``: what it remembers), where it comes from.
 
     Args:
         plan: the run.
@@ -89,6 +89,7 @@ def describe(plan: RunPlan, decision: Decision, manifest: Manifest, seed: int) -
             "mode": decision.mode,
             "deterministic_action": decision.agent.deterministic.rule if decision.mode == "deterministic" else None,
             "noise_shape": list(decision.agent.actor.policy.noise_shape) if decision.mode == "noise-fed" else None,
+            "memory": _memory(plan, decision),
             "observations_normalized": decision.agent.normalizer.enabled,
         },
         "origin": {
@@ -106,6 +107,14 @@ def names_in_history(names: Sequence[str], length: int) -> list[str]:
     """Names of all numbers of a history: ``joint@-2``, ``joint@-1``, ``joint``, by control steps before the present."""
     ages = [f"@-{age}" for age in range(length - 1, 0, -1)]
     return [f"{name}{age}" for age in (*ages, "") for name in names]
+
+
+def _memory(plan: RunPlan, decision: Decision) -> dict[str, Any] | None:
+    """How a recurrent policy remembers; None of others."""
+    if decision.agent.actor.recurrence is None:
+        return None
+    kind, size = plan.settings.recurrent.recurrent, decision.agent.actor.memory_size
+    return {"cell": kind, "size": size, "input": MEMORY, "output": NEXT_MEMORY, "begins_with": "zeros"}
 
 
 def _options(plan: RunPlan) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from penstock.export.decision import NOISE, ActionRange, Decision
+from penstock.export.decision import MEMORY, NOISE, ActionRange, Decision
 from penstock.export.files import PolicyFile
 from penstock.observation import Observation
 from penstock.worlds.hosted.hosted_world import HostedWorld
@@ -17,6 +17,8 @@ TOLERANCE = 1e-5
 """Largest difference that passes, as a share of half the range of an action."""
 
 RANDOM_OBSERVATIONS = 1000
+SEQUENCE = 50
+"""Observations behind which a policy that remembers begins anew."""
 FAR = (1e1, 1e3, 1e6)
 """Edge observations lie so many standard deviations away, or are these numbers."""
 
@@ -47,7 +49,8 @@ def compare(decision: Decision, file: PolicyFile, seed: int = 0, count: int = RA
     """Runs observations through an agent and through the file that was made of it.
 
     The agent acts as it is evaluated: a batch of raw observations, compiled, its actions brought into the environment's
-    box by the world.
+    box by the world. Of a policy that remembers, the observations are sequences: file and agent each carry on what they
+    themselves remember.
 
     Args:
         decision: what was exported.
@@ -59,9 +62,12 @@ def compare(decision: Decision, file: PolicyFile, seed: int = 0, count: int = RA
     total = count + edges
     expected = _by_agent(decision, inputs)
     half = ActionRange.of(decision.world).half_width
-    differences = np.zeros(total)
+    differences, memory = np.zeros(total), None
     for index in range(total):
-        given = file.decide({name: values[index] for name, values in inputs.items()})
+        if index % SEQUENCE == 0:
+            memory = file.no_memory()
+        now = {name: values[index] for name, values in inputs.items()}
+        given, memory = file.outputs(now if memory is None else {**now, MEMORY: memory})
         relative = (np.asarray(given, np.float64) - expected[index]).reshape(-1, len(half)) / half
         differences[index] = np.abs(relative).max()
     worst = int(np.argmax(np.where(np.isnan(differences), np.inf, differences)))
@@ -77,20 +83,20 @@ def _by_agent(decision: Decision, inputs: Mapping[str, np.ndarray]) -> np.ndarra
     observation = jax.tree.map(jnp.asarray, Observation(vector, inputs.get("points"), inputs.get("pixels")))
 
     @jax.jit
-    def act(observation, noise):
+    def act(hidden, observation, noise):
+        hidden, features = agent.recall(hidden, observation)
         if noise is None:
-            return agent.mode(observation).action
-        return jax.vmap(agent.actor.policy.draw)(agent.features(observation), noise).action
+            return hidden, agent.draw(features, None).action
+        return hidden, jax.vmap(agent.actor.policy.draw)(features, noise).action
 
     # One at a time, as a robot asks: what a batch rounds differently would count as the file's difference.
-    noise = inputs.get(NOISE)
-    rows = [
-        act(
-            jax.tree.map(lambda leaf, row=row: leaf[row][None], observation),
-            None if noise is None else noise[row][None],
-        )
-        for row in range(total)
-    ]
+    noise, rows, hidden = inputs.get(NOISE), [], None
+    for row in range(total):
+        if row % SEQUENCE == 0:
+            hidden = jnp.zeros((1, agent.actor.memory_size))
+        seen = jax.tree.map(lambda leaf, row=row: leaf[row][None], observation)
+        hidden, action = act(hidden, seen, None if noise is None else noise[row][None])
+        rows.append(action)
     unit = np.concatenate([np.asarray(row) for row in rows]).reshape(-1, world.action_size)
     if isinstance(world, HostedWorld):
         scaled = world.declared.actions.from_unit(unit)
@@ -118,6 +124,8 @@ def _observations(decision: Decision, random: np.random.Generator, count: int) -
     number = len(edges)
     made = {}
     for name, shape in shapes.items():
+        if name == MEMORY:
+            continue
         if shape.dtype == jnp.uint8:
             made[name] = random.integers(0, 256, (count + number, *shape.shape), np.uint8)
             continue

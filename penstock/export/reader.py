@@ -1,7 +1,6 @@
 """Runs a policy that Penstock exported to a .npz file. Needs NumPy alone.
 
-policy = Policy("policy.npz")
-policy.reset()                  # when an episode begins
+policy = Policy("policy.npz")   # policy.reset() when an episode begins
 action = policy(observation)    # at every control step, in the units of the actuators
 """
 
@@ -33,34 +32,32 @@ class Policy:
     def __init__(self, path, seed=None):
         with np.load(path, allow_pickle=False) as file:
             self._constants = {name: file[name] for name in file.files}
-        self.metadata = json.loads(self._constants.pop("metadata").item())
-        program = json.loads(self._constants.pop("program").item())
-        self.inputs, self._output = program["inputs"], program["outputs"]["action"]
+        self.metadata, program = (json.loads(self._constants.pop(name).item()) for name in ("metadata", "program"))
+        self.inputs, self._outputs = program["inputs"], program["outputs"]
         self._steps, self._random = [], np.random.default_rng(seed)
         for name, arguments, result, given in program["instructions"]:
             parameters = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
             self._steps.append((OPERATIONS.get(name) or getattr(np, name), arguments, result, parameters))
-        self._history = self.metadata.get("observation", {}).get("history", {}).get("length", 1)
         self.reset()
 
     def reset(self):
-        """Begins an episode: forgets what is planned and what was seen."""
-        self._plan, self._seen = [], None
+        """Begins an episode: forgets what is planned, what was seen, and what is remembered."""
+        self._plan, self._seen, self.memory = [], [], np.zeros(self.inputs.get("memory", {"shape": 0})["shape"])
 
     def __call__(self, observation=None, **others):
         """The action of this step, of what is observed now; the next one, where the policy plans several at once."""
-        if self._history > 1:
-            kept = [observation] * self._history if self._seen is None else [*self._seen[1:], observation]
-            self._seen, observation = kept, np.concatenate(kept)
+        length = self.metadata.get("observation", {}).get("history", {"length": 1})["length"]
+        self._seen = [*self._seen[1:], observation] if self._seen else [observation] * length
+        observation = observation if length == 1 else np.concatenate(self._seen)
         if not self._plan:
             self._plan = list(np.atleast_2d(self.decide(observation, **others)))
         return self._plan.pop(0)
 
     def decide(self, observation=None, **others):
-        """The action ``(d,)``, or the plan ``(C, d)``, of a whole history; ``others``: points, pixels, noise, where it takes any."""
+        """The action ``(d,)``, or the plan ``(C, d)``, of a whole history; ``others``: points, pixels, noise, memory."""
         if others.keys() - self.inputs.keys():
             raise TypeError(f"This policy takes {list(self.inputs)}, and not {list(others)}.")
-        given, values = {"observation": observation, **others}, dict(self._constants)
+        given, values = {"observation": observation, "memory": self.memory, **others}, dict(self._constants)
         for name, wanted in self.inputs.items():
             if name == "noise" and given.get(name) is None:
                 given[name] = self._random.standard_normal(wanted["shape"])
@@ -70,4 +67,6 @@ class Policy:
         with np.errstate(all="ignore"):
             for function, arguments, result, parameters in self._steps:
                 values[result] = function(*[values[argument] for argument in arguments], **parameters)
-        return finite("action", values[self._output])
+        made = {name: finite(name, values[value]) for name, value in self._outputs.items()}
+        self.memory = made.get("next_memory")
+        return made["action"]

@@ -6,25 +6,58 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jaxtyping
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
+from penstock._errors import require
 from penstock._types import Actions, Key, PerEnvFlag
-from penstock.networks import Encoder, Normalizer
+from penstock.networks import Encoder, Normalizer, Recurrence
 from penstock.observation import Observation
 from penstock.policies.deterministic_action import ZERO_NOISE, DeterministicAction
-from penstock.policies.planning import Plan, next_action, no_plan
+from penstock.policies.memory import Memory
+from penstock.policies.planning import next_action, no_plan
 from penstock.policies.policy import Draw, Policy
+
+Hidden = Float[Array, "N M"] | None
+"""What a recurrent cell remembers of N environments."""
 
 
 class Actor(eqx.Module):
-    """What the actor's optimiser trains: an encoder and a policy on its features."""
+    """What the actor's optimiser trains: an encoder and a policy on its features.
+
+    Attributes:
+        encoder: of normalised observations.
+        policy: on what comes out of the encoder, or of the recurrence behind it.
+        recurrence: a cell with a memory; None for policies that see what is observed now.
+    """
 
     encoder: Encoder
     policy: Policy
+    recurrence: Recurrence | None = None
+
+    @property
+    def memory_size(self) -> int:
+        """M, numbers that are remembered of an environment; 0 where there is no recurrence."""
+        return 0 if self.recurrence is None else self.recurrence.memory_size
+
+    def unrolled(
+        self, observation: Observation, memory: Float[Array, "N M"], begins: Bool[Array, "N H"]
+    ) -> Float[Array, "N H features"]:
+        """What the policy saw in H control steps of N environments, for actors with a recurrence.
+
+        Args:
+            observation: ``(N, H, ...)``, normalised.
+            memory: before the first step.
+            begins: whether an episode begins at the step.
+        """
+        assert self.recurrence is not None
+        return jax.vmap(self.recurrence.unroll)(memory, jax.vmap(jax.vmap(self.encoder))(observation), begins)[1]
 
 
 class Agent(eqx.Module):
     """The one thing that acts: an actor with frozen observation statistics. Methods take batches of N raw observations.
+
+    A recurrent agent also takes ``hidden``, what it remembers of each environment, ``(N, M)``; None stands for the
+    beginning of an episode, at which that is zeros. Others have no use for it.
 
     Attributes:
         actor: encoder and policy.
@@ -40,10 +73,21 @@ class Agent(eqx.Module):
 
     def __check_init__(self):
         self.deterministic.require(self.actor.policy)
+        rule = "must be 1 with a recurrence, which is to see every observation"
+        require(self.chunk_length == 1 or self.actor.recurrence is None, "chunk_length", self.chunk_length, rule)
 
-    def features(self, observation: Observation) -> Float[Array, "N features"]:
-        """Normalised and encoded observations."""
-        return jax.vmap(self.actor.encoder)(self.normalizer(observation))
+    def features(self, observation: Observation, hidden: Hidden = None) -> Float[Array, "N features"]:
+        """What the policy sees: normalised and encoded observations, or what a recurrent cell makes of them."""
+        return self.recall(hidden, observation)[1]
+
+    def recall(self, hidden: Hidden, observation: Observation) -> tuple[Hidden, Float[Array, "N features"]]:
+        """What is remembered after an observation, and `features`."""
+        encoded = jax.vmap(self.actor.encoder)(self.normalizer(observation))
+        if self.actor.recurrence is None:
+            return hidden, encoded
+        if hidden is None:
+            hidden = jnp.zeros((encoded.shape[0], self.actor.memory_size), encoded.dtype)
+        return jax.vmap(self.actor.recurrence)(hidden, encoded)
 
     # ------------------------------------------------------------------ whole draws, (N, C * d)
 
@@ -51,19 +95,27 @@ class Agent(eqx.Module):
         """Independent noise for each of N draws."""
         return jax.vmap(self.actor.policy.noise)(jax.random.split(key, count))
 
-    def sample(self, observation: Observation, key: Key) -> Draw:
+    def sample(self, observation: Observation, key: Key, hidden: Hidden = None) -> Draw:
         """One reparameterised draw per environment."""
-        features = self.features(observation)
-        return jax.vmap(self.actor.policy.draw)(features, self.noise(key, features.shape[0]))
+        return self.draw(self.features(observation, hidden), key)
 
-    def sample_with_log_prob(self, observation: Observation, key: Key) -> tuple[Draw, Float[Array, "N"]]:
+    def sample_with_log_prob(
+        self, observation: Observation, key: Key, hidden: Hidden = None
+    ) -> tuple[Draw, Float[Array, "N"]]:
         """The same with the log-density of each draw. See `Policy.log_prob`."""
-        features = self.features(observation)
+        features = self.features(observation, hidden)
         return jax.vmap(self.actor.policy.draw_with_log_prob)(features, self.noise(key, features.shape[0]))
 
-    def mode(self, observation: Observation) -> Draw:
+    def mode(self, observation: Observation, hidden: Hidden = None) -> Draw:
         """The deterministic draw per environment, by the agent's rule."""
-        return jax.vmap(lambda features: self.deterministic(self.actor.policy, features))(self.features(observation))
+        return self.draw(self.features(observation, hidden), None)
+
+    def draw(self, features: Float[Array, "N features"], key: Key | None) -> Draw:
+        """One draw per environment from `features`; without a key the deterministic one."""
+        policy = self.actor.policy
+        if key is None:
+            return jax.vmap(lambda features: self.deterministic(policy, features))(features)
+        return jax.vmap(policy.draw)(features, self.noise(key, features.shape[0]))
 
     def acting_by(self, rule: DeterministicAction | None) -> "Agent":
         """The same agent with another rule for `mode`; None leaves it."""
@@ -71,22 +123,23 @@ class Agent(eqx.Module):
 
     # ------------------------------------------------------------------ acting, step by step
 
-    def initial_memory(self, num_envs: int) -> Plan:
+    def initial_memory(self, num_envs: int) -> Memory:
         """What the agent remembers before the first step."""
-        return no_plan(num_envs, self.actor.policy.flat_size)
+        plan = no_plan(num_envs, self.actor.policy.flat_size)
+        return Memory(plan, jnp.zeros((num_envs, self.actor.memory_size)))
 
     def act(
         self,
-        memory: Plan,
+        memory: Memory,
         step: Int[Array, ""],
         observation: Observation,
         key: jaxtyping.Key[Array, ""] | None,
         *,
         replan: bool = False,
-    ) -> tuple[Plan, Actions, PerEnvFlag]:
+    ) -> tuple[Memory, Actions, PerEnvFlag]:
         """The action of this step.
 
-        After the world has moved on, the memory is to be told who was reset: `Plan.after`.
+        After the world has moved on, the memory is to be told who was reset: `Memory.after`.
 
         Args:
             memory: as `initial_memory` or the last `act` returned it.
@@ -98,15 +151,20 @@ class Agent(eqx.Module):
         Returns:
             The memory, actions ``(N, d)`` in [-1, 1], and which environments decided anew.
         """
+        recurrent = self.actor.recurrence is not None
+        hidden, features = self.recall(memory.hidden, observation) if recurrent else (memory.hidden, None)
 
-        def consult():
-            return self.mode(observation) if key is None else self.sample(observation, key)
+        def consult():  # whoever remembers nothing encodes only what it decides on
+            return self.draw(self.features(observation) if features is None else features, key)
 
-        return next_action(memory, step, self.chunk_length, consult, always=replan)
+        plan, action, decision = next_action(memory.plan, step, self.chunk_length, consult, always=replan)
+        return Memory(plan, hidden), action, decision
 
     # ------------------------------------------------------------------ what it is like
 
-    def latent_std(self, observation: Observation, key: Key, draws: int = 32) -> Float[Array, "flat"]:
+    def latent_std(
+        self, observation: Observation, key: Key, draws: int = 32, hidden: Hidden = None
+    ) -> Float[Array, "flat"]:
         """Standard deviation of each latent entry over fresh noise at a fixed state, root mean square over N states.
 
         A Gaussian's sigma; for a flow, what its steps make of the unit noise with which they start.
@@ -115,8 +173,9 @@ class Agent(eqx.Module):
             observation: N raw observations.
             key: key of the noise.
             draws: samples per state, at least 2.
+            hidden: what is remembered there.
         """
-        features = self.features(observation)
+        features = self.features(observation, hidden)
         keys = jax.random.split(key, (features.shape[0], draws))
         latent = jax.vmap(lambda f, ks: jax.vmap(lambda k: self.actor.policy.sample(f, k).latent)(ks))(features, keys)
         return jnp.sqrt(latent.var(axis=1, ddof=1).mean(axis=0))

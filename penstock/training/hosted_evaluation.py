@@ -55,24 +55,26 @@ class HostedEvaluator:
         self.episodes = world.num_envs
         at_once = min(self.episodes, PROCESSES_AT_ONCE) if world.vectorization == "processes" else self.episodes
         self.world = world.with_num_envs(world.at_once or at_once)
-        structure = jax.tree.structure(jax.eval_shape(learner.evaluated, learner.shapes()))
+        shapes = jax.eval_shape(learner.evaluated, learner.shapes())
+        structure = jax.tree.structure(shapes)
+        self._start = np.zeros((self.world.num_envs, shapes.actor.memory_size), np.float32)
         self.traces = 0
         self._info = EpisodeInfo(self.world.num_envs)
         self._missing_told = False
 
-        def act(leaves, observation, key, t, deterministic):
+        def act(leaves, hidden, observation, key, t, deterministic):
             self.traces += 1
             agent = jax.tree.unflatten(structure, leaves).acting_by(rule)
-            sample = agent.mode(observation) if deterministic else agent.sample(observation, jax.random.fold_in(key, t))
-            return sample.action
+            hidden, features = agent.recall(hidden, observation)
+            return hidden, agent.draw(features, None if deterministic else jax.random.fold_in(key, t)).action
 
-        self._act = jax.jit(act, static_argnums=4)
+        self._act = jax.jit(act, static_argnums=5)
 
     def compile(self, leaves: list[jax.Array]) -> None:
         """Compiles both ways of acting."""
         observation = jax.tree.map(np.asarray, blank(self.world.observation_spec, self.world.num_envs))
         for deterministic in (False, True):
-            self._act(leaves, observation, jax.random.key(0), np.int32(0), deterministic)
+            self._act(leaves, self._start, observation, jax.random.key(0), np.int32(0), deterministic)
 
     def run(
         self,
@@ -130,15 +132,16 @@ class HostedEvaluator:
         key_world, key_policy = jax.random.split(key)
         world = self.world
         for done_before in range(0, self.episodes, world.num_envs):
-            state = world.reset(jax.random.fold_in(key_world, done_before))
+            state, hidden = world.reset(jax.random.fold_in(key_world, done_before)), self._start
             key_round = jax.random.fold_in(key_policy, done_before)
             alive = np.ones((world.num_envs,), bool)
             total, length = np.zeros((world.num_envs,)), np.zeros((world.num_envs,))
             self._info.forget()
             for t in range(world.episode_length):
                 yield t, (done_before + world.num_envs * t / world.episode_length) / self.episodes
-                action = np.asarray(self._act(leaves, state.observation, key_round, np.int32(t), deterministic))
-                state, transition = world.step(state, action)
+                hidden, action = self._act(leaves, hidden, state.observation, key_round, np.int32(t), deterministic)
+                # Of an environment whose episode ends, nothing counts that comes after: what it remembers may stay.
+                state, transition = world.step(state, np.asarray(action))
                 total += np.where(alive, transition.reward, 0.0)
                 length += alive
                 self._info.add(transition.diagnostics, alive)

@@ -37,6 +37,7 @@ from penstock.algorithms.learner import (
     where_due,
 )
 from penstock.data import Records, Replay
+from penstock.networks.recurrence import cleared
 from penstock.training.drivers.memory import allocated, experience_shapes, memory_notice, remembered, require_memory
 from penstock.training.drivers.rates import Rates, rates_of
 from penstock.training.drivers.state import RunState
@@ -53,7 +54,9 @@ def begin(learner: Learner, key: Key) -> RunState:
     """The state of one seed before the first iteration."""
     keys, need = learner.run_keys(key), learner.data
     world = _world(learner).reset(keys.world, stagger=need.stagger)
-    memory = Replay.create(experience_shapes(learner), allocated(learner)) if isinstance(need, Batches) else None
+    memory = learner.acting_memory(_world(learner).num_envs)
+    if isinstance(need, Batches):
+        memory = Replay.create(experience_shapes(learner), allocated(learner))
     return RunState(learner.init(keys.learned), world, memory, keys.base, Clock.start())
 
 
@@ -88,18 +91,23 @@ def _differentiated(learner, state):
 def _recorded(learner, state, steps):
     world = _world(learner)
 
-    def control_step(world_state, index):
+    def control_step(carry, index):
+        world_state, memory = carry
         observation = world_state.observation
         key = purpose_key(state.key, state.clock.update * steps + index, "explore")
-        drawn = learner.explore(state.learned, observation, key)
+        memory, drawn = learner.explore_remembering(state.learned, memory, observation, key)
         world_state, seen = world.step(world_state, drawn.action)
         ends = seen.terminated, seen.truncated, seen.final_observation, jnp.ones_like(seen.terminated)
-        return world_state, (Records(observation, drawn.action, drawn.record, seen.reward, *ends), _shown(seen))
+        records = Records(observation, drawn.action, drawn.record, seen.reward, *ends)
+        return (world_state, cleared(memory, seen.done)), (records, _shown(seen))
 
-    world_state, (records, shown) = jax.lax.scan(control_step, state.world, jnp.arange(steps))
+    start = (state.world, state.memory)
+    (world_state, memory), (records, shown) = jax.lax.scan(control_step, start, jnp.arange(steps))
+    records = dataclasses.replace(records, memory=state.memory)
     updated = learner.update(state.learned, jax.lax.stop_gradient(records), state.key, state.clock)
     metrics = _world_metrics(shown) | updated.metrics
-    return dataclasses.replace(state, learned=updated.learned, world=world_state), metrics, Evidence(shown[0])
+    after = dataclasses.replace(state, learned=updated.learned, world=world_state, memory=memory)
+    return after, metrics, Evidence(shown[0])
 
 
 def _sampled(learner, state, need: Batches):
@@ -282,7 +290,9 @@ def block_of(learner: Learner, iterations: Int[Array, ""], clock: Clock) -> Call
         state, measured = jax.lax.fori_loop(0, iterations, body, (state, none))
         key = purpose_key(state.key, state.clock.update, "measure")
         assert isinstance(state.world, WorldState)
-        numbers: dict[str, Scalar] = learner.measure(state.learned, state.world.observation, key)
+        memory = None if isinstance(state.memory, Replay) else state.memory
+        observation = state.world.observation
+        numbers: dict[str, Scalar] = learner.measure_remembering(state.learned, memory, observation, key)
         return state.parts, state.clock, results(measured) | numbers
 
     return block

@@ -36,6 +36,7 @@ from penstock.algorithms.learner import (
     results,
 )
 from penstock.data import Batch, Experience, Records, Replay
+from penstock.networks.recurrence import cleared
 from penstock.training.drivers.memory import allocated, experience_shapes, memory_notice, remembered, require_memory
 from penstock.training.drivers.rates import Rates, rates_of
 from penstock.training.drivers.seen import Seen
@@ -117,21 +118,24 @@ class HostedDriver:
         self.traces["init"] += 1
         return strong(self.learner.init(self.learner.run_keys(key).learned))
 
-    def _traced_act(self, leaves, observation, key, count):
+    def _traced_act(self, leaves, memory, observation, key, count):
+        """What is remembered now, and what was drawn: actions and records."""
         self.traces["act"] += 1
         learned = jax.tree.unflatten(self._structure, leaves)
-        drawn = self.learner.explore(learned, observation, purpose_key(key, count, "explore"))
-        return drawn.action, drawn.record if isinstance(self.learner.data, WindowOfRecords) else None
+        key = purpose_key(key, count, "explore")
+        memory, drawn = self.learner.explore_remembering(learned, memory, observation, key)
+        return memory, (drawn.action, drawn.record if isinstance(self.learner.data, WindowOfRecords) else None)
 
     def _traced_learn(self, leaves, measured, data, key, clock, rates):
         self.traces["learn"] += 1
         learned, metrics = self._learned_from(jax.tree.unflatten(self._structure, leaves), data, key, clock, rates)
         return strong(jax.tree.leaves(learned)), added(measured, metrics)
 
-    def _traced_measure(self, leaves, observation, key, clock):
+    def _traced_measure(self, leaves, memory, observation, key, clock):
         self.traces["measure"] += 1
         learned = jax.tree.unflatten(self._structure, leaves)
-        return self.learner.measure(learned, observation, purpose_key(key, clock.update, "measure"))
+        key = purpose_key(key, clock.update, "measure")
+        return self.learner.measure_remembering(learned, memory, observation, key)
 
     def _learned_from(self, learned, data, key, clock, rates):
         """What the updates on ``data`` make of it: one for each of several batches, or one for a window of records."""
@@ -167,18 +171,20 @@ class HostedDriver:
             numbers,
             np.zeros((2,), np.uint32),
         )
-        need, memory = self.learner.data, None
-        if isinstance(need, Batches):
-            memory = jax.tree.map(on_host, jax.eval_shape(lambda: Replay.create(example, allocated(self.learner))))
+        memory = self._no_memory()
+        if isinstance(self.learner.data, Batches):
+            memory = jax.eval_shape(lambda: Replay.create(example, allocated(self.learner)))
+        memory = jax.tree.map(on_host, memory)
         learned = jax.eval_shape(self._learn_all, keys)
         return RunState(learned, jax.tree.map(on_host, world), memory, keys, Clock.start())
 
     def init(self, keys: Key[Array, "K"]) -> RunState:
         """Draws the states before the first iteration, and starts the environments."""
         key_world, key_base = self._split(keys)
-        seeds, need, memory = keys.shape[0], self.learner.data, None
+        seeds = keys.shape[0]
         self._open(seeds)
-        if isinstance(need, Batches):
+        memory = _stack_on_host([self._no_memory()] * seeds)
+        if isinstance(self.learner.data, Batches):
             rings = [Replay.create_on_host(self._example(), allocated(self.learner)) for _ in range(seeds)]
             memory = _stack_on_host(rings)
         states = [world.reset(key_world[index]) for index, world in enumerate(self.worlds)]
@@ -196,9 +202,12 @@ class HostedDriver:
 
     def _begin_next_episodes(self, states: RunState) -> list[HostedState]:
         """Cuts the episodes that are under way."""
-        if states.memory is not None:
-            for index in range(states.seeds):
-                states.seed(index).memory.cut()
+        for index in range(states.seeds):
+            memory = states.seed(index).memory
+            if isinstance(memory, Replay):
+                memory.cut()
+            else:
+                jax.tree.map(lambda leaf: leaf.fill(0.0), memory)
         for index, world in enumerate(self.worlds):
             self.seen[index] = Seen(world.num_envs)
         return [world.restart(states.seed(index).world) for index, world in enumerate(self.worlds)]
@@ -208,11 +217,12 @@ class HostedDriver:
         del iterations
         state = states.seed(0)
         leaves = jax.tree.leaves(state.learned)
-        drawn = self._act(leaves, state.world.observation, state.key, np.int32(0))
+        remembered = self._no_memory()
+        drawn = self._act(leaves, remembered, state.world.observation, state.key, np.int32(0))[1]
         data = self._example_data(state, drawn)
         nothing_yet = self._nothing(leaves, data, state)
         self._learn(_copies(leaves), nothing_yet, data, state.key, Clock.start(), self._rates(0, states.seeds))
-        self._measure(leaves, state.world.observation, state.key, Clock.start())
+        self._measure(leaves, remembered, state.world.observation, state.key, Clock.start())
         if keys is not None:
             self.evaluator.compile(self._agent_leaves(states, 0))
 
@@ -222,7 +232,10 @@ class HostedDriver:
         ran = [one(index, states.seed(index), int(iterations)) for index in range(len(self.worlds))]
         learned = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(state.learned for state, _ in ran))
         world = _stack_on_host([state.world for state, _ in ran])
-        states = RunState(learned, world, states.memory, states.key, ran[0][0].clock)
+        memory = states.memory  # a replay memory was written to where it is
+        if not isinstance(memory, Replay):
+            memory = _stack_on_host([state.memory for state, _ in ran])
+        states = RunState(learned, world, memory, states.key, ran[0][0].clock)
         self.evaluator.tell_missing(self.worlds[0], self.supervision)
         return states, _by_name([metrics for _, metrics in ran])
 
@@ -293,7 +306,7 @@ class HostedDriver:
                 box = (num_envs, world.action_size)
                 action = _random(words, _WARMUP, count).uniform(-1.0, 1.0, box).astype(np.float32)
             else:
-                action = np.asarray(self._act(leaves, present.observation, key, np.int32(count))[0])
+                action = np.asarray(self._act(leaves, None, present.observation, key, np.int32(count))[1][0])
             acted = drawn = handed = learned = time.perf_counter()
             if env_steps >= need.warmup_steps and int(replay.filled) * num_envs >= need.batch_size:
                 batches = self._draw(replay, words, gradient_steps)
@@ -327,32 +340,36 @@ class HostedDriver:
     def _train_on_records(self, index: int, state: RunState, iterations: int) -> tuple[RunState, dict[str, Any]]:
         need, world, key = self.learner.data, self.worlds[index], state.key
         assert isinstance(need, WindowOfRecords)
-        leaves, clock = _copies(jax.tree.leaves(state.learned)), state.clock
+        leaves, clock, memory = _copies(jax.tree.leaves(state.learned)), state.clock, state.memory
         rates = self._rates(index, len(self.worlds))
         present, seen, measured = world.present(), self.seen[index], None
         for iteration in range(iterations):
             if iteration and self._stops_here:
                 break
-            steps, first = [], int(clock.update) * need.steps
+            steps, first, at_first = [], int(clock.update) * need.steps, memory
             for t in range(need.steps):
                 observation = present.observation
-                drawn = jax.tree.map(np.asarray, self._act(leaves, observation, key, np.int32(first + t)))
+                acted = self._act(leaves, memory, observation, key, np.int32(first + t))
+                memory, drawn = jax.tree.map(np.asarray, acted)
                 present, transition = world.step(present, drawn[0])
                 seen.add(transition)
                 steps.append(_record(observation, drawn, transition))
-            records = _stack_on_host(steps)
+                memory = cleared(memory, transition.done | ~steps[-1].valid)
+            records = dataclasses.replace(_stack_on_host(steps), memory=at_first)
             if measured is None:
                 measured = self._nothing(leaves, records, state)
             leaves, measured = self._learn(leaves, measured, records, key, clock, rates)
             env_steps = clock.env_steps + world.num_envs * need.steps
             clock = dataclasses.replace(clock, update=clock.update + 1, env_steps=env_steps)
-        return self._ended(index, state, leaves, present, clock, measured)
+        after = dataclasses.replace(state, memory=memory)
+        return self._ended(index, after, leaves, present, clock, measured)
 
     def _ended(self, index, state, leaves, present, clock, measured):
         """State and metrics at the end of a block."""
         metrics = {name: float(value) for name, value in results(measured).items()} | self.seen[index].take()
         metrics["world/bad_starts"] = float(self.worlds[index].take_bad_starts())
-        numbers = self._measure(leaves, present.observation, state.key, clock)
+        memory = None if isinstance(state.memory, Replay) else state.memory
+        numbers = self._measure(leaves, memory, present.observation, state.key, clock)
         metrics |= {name: float(value) for name, value in numbers.items()}
         learned = jax.tree.unflatten(self._structure, leaves)
         return RunState(learned, present, state.memory, state.key, clock), metrics
@@ -386,7 +403,12 @@ class HostedDriver:
         observation = state.world.observation
         valid = no if self.world.declared.idle_steps else None
         blank = Transition(observation, zero, no, no, observation, no, {}, valid)
-        return _stack_on_host([_record(observation, jax.device_get(drawn), blank)] * need.steps)
+        records = _stack_on_host([_record(observation, jax.device_get(drawn), blank)] * need.steps)
+        return dataclasses.replace(records, memory=self._no_memory())
+
+    def _no_memory(self) -> Any:
+        """What is remembered of environments whose episodes begin, on the host."""
+        return jax.tree.map(np.array, self.learner.acting_memory(self.world.num_envs))
 
     @property
     def _stops_here(self) -> bool:

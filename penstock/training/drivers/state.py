@@ -10,7 +10,7 @@ import jaxtyping
 import numpy as np
 from jaxtyping import Array
 
-from penstock._types import AxisNames
+from penstock._types import AxisNames, environment_axis
 from penstock.algorithms.learner import Clock
 from penstock.data import Replay
 from penstock.worlds import World
@@ -22,7 +22,8 @@ class RunState(eqx.Module):
     Attributes:
         learned: what the algorithm learns.
         world: state of the N environments; for hosted worlds, what is known of it.
-        memory: what the driver keeps for the learner: a replay memory, or None.
+        memory: what the driver keeps for the learner: a replay memory, what is remembered while acting
+            (`Learner.acting_memory`), or None.
         key: base random key; never consumed, only folded with purpose and count.
         clock: how far the run is.
     """
@@ -78,9 +79,12 @@ class RunState(eqx.Module):
         def unnamed(tree):
             return jax.tree.map(lambda leaf: AxisNames((None,) * leaf.ndim), tree)
 
-        learned, memory, key = (unnamed(one_seed(part)) for part in (self.learned, self.memory, self.key))
-        if isinstance(self.memory, Replay):
-            memory = one_seed(self.memory).axes()
+        learned, key = (unnamed(one_seed(part)) for part in (self.learned, self.key))
+        memory = one_seed(self.memory)
+        if isinstance(memory, Replay):
+            memory = memory.axes()
+        else:
+            memory = jax.tree.map(lambda leaf: environment_axis(leaf.shape, 0), memory)
         parts = learned, world.axes(one_seed(self.world)), memory, key
         seeds = jax.tree.map(lambda names: AxisNames(("seed", *names.names)), parts)
         return jax.tree.unflatten(jax.tree.structure(self), jax.tree.leaves((*seeds, unnamed(self.clock))))
