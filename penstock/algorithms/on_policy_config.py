@@ -6,9 +6,9 @@ from penstock._errors import ConfigurationError, require
 from penstock._settings import Part
 from penstock.algorithms.learner import AlgorithmSettings
 from penstock.algorithms.pathwise_config import initial_gain
+from penstock.algorithms.recurrent_settings import MemorylessSettings, RecurrentSettings
 from penstock.algorithms.rules import require_betas, require_rate, require_widths
-from penstock.algorithms.symmetry import SymmetrySettings
-from penstock.networks import RecurrentSettings, Trunk
+from penstock.networks import Trunk
 from penstock.policies import GaussianSettings, PolicySettings
 
 RATE_BOUNDS = (1e-5, 1e-2)
@@ -89,14 +89,12 @@ class OnPolicyConfig(AlgorithmSettings):
     are."""
     policy: PolicySettings = GaussianSettings(state_dependent_std=False, initial_log_std=0.0)
     """The policy; its class first."""
-    recurrent: RecurrentSettings = RecurrentSettings()
-    """What policy and critic remember."""
+    recurrent: RecurrentSettings = MemorylessSettings()
+    """What policy and critic remember; without a memory, what a mirror does to observations and actions."""
     critic: AdvantageSettings = AdvantageSettings()
     """The critic, and how advantages are made of it."""
     optimizer: ClippedAdamSettings = ClippedAdamSettings()
     """The optimiser of actor and critic."""
-    symmetry: SymmetrySettings = SymmetrySettings()
-    """What a mirror does to observations and actions."""
 
     def __post_init__(self):
         for field in ("window", "epochs", "minibatches"):
@@ -108,11 +106,6 @@ class OnPolicyConfig(AlgorithmSettings):
         )
         require_widths("actor_hidden", self.actor_hidden)
         self.trunk(self.actor_hidden)  # refuses an unknown activation
-        if self.recurrent.remembers and self.symmetry.mirrored_observation:
-            raise ConfigurationError(
-                f"mirrored_observation: what a memory holds has no mirror, and recurrent = "
-                f"{self.recurrent.recurrent!r}. Leave one of the two out, or see the past by a history (--history)."
-            )
 
     @property
     def iteration_steps(self) -> int:

@@ -129,7 +129,7 @@ class PPOLearner(AnyLearner[ConfigT]):
     def __init__(self, config: ConfigT, world: World, planned_updates: int):
         super().__init__(config, world, planned_updates)
         config.require_minibatches(world.num_envs)
-        self.mirror = config.symmetry.mirror(world.observation_spec, world.action_size)
+        self.mirror = config.recurrent.mirror(world.observation_spec, world.action_size)
         self.actor_optimizer = self._optimizer(config.optimizer.actor_learning_rate)
         self.critic_optimizer = self._optimizer(config.critic.critic_learning_rate)
         actor = jax.eval_shape(self._make_actor, jax.random.key(0))
@@ -152,14 +152,16 @@ class PPOLearner(AnyLearner[ConfigT]):
         key_encoder, key_policy = jax.random.split(key)
         trunk = config.trunk(config.actor_hidden)
         spec, size = world.observation_spec, world.action_size
-        return make_actor(key_encoder, key_policy, config.policy, spec, size, trunk, config.recurrent)
+        return make_actor(key_encoder, key_policy, config.policy, spec, size, trunk, config.recurrent.build)
 
     def init(self, key: Key) -> Learned:
         """See `learner.Learner.init`."""
         key_actor, key_critic = jax.random.split(key)
         config, spec = self.config, self.world.observation_spec
         actor = self._make_actor(key_actor)
-        critic = Critic(key_critic, spec, config.trunk(config.critic.critic_hidden), 1, recurrent=config.recurrent)
+        critic = Critic(
+            key_critic, spec, config.trunk(config.critic.critic_hidden), 1, recurrent=config.recurrent.build
+        )
         return Learned(
             actor=actor,
             actor_optimizer=self.actor_optimizer.init(eqx.filter(actor, eqx.is_array)),

@@ -34,7 +34,7 @@ class SymmetrySettings(Part):
     """Symmetry: the same for what critics alone see, where the world has it."""
 
     def __post_init__(self):
-        for field in dataclasses.fields(self):
+        for field in dataclasses.fields(SymmetrySettings):
             _require_mirror(field.name, getattr(self, field.name))
         if bool(self.mirrored_observation) != bool(self.mirrored_action):
             given, missing = "mirrored_observation", "mirrored_action"

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from penstock._types import Key
-from penstock.networks import MLP, Encoder, Normalizer, Recurrence, RecurrentSettings, Trunk, make_encoder
+from penstock.networks import MLP, Encoder, Normalizer, Recurrence, RecurrenceMaker, Trunk, make_encoder
 from penstock.observation import Observation, ObservationSpec
 
 
@@ -42,13 +42,13 @@ class Critic(eqx.Module):
         trunk: Trunk,
         size: int,
         phases: int = 1,
-        recurrent: RecurrentSettings | None = None,
+        recurrent: RecurrenceMaker | None = None,
     ):
         key_encoder, key_networks = jax.random.split(key)
         self.encoder = make_encoder(key_encoder, spec.for_critics(), trunk)
         self.recurrence = None
         if recurrent is not None:
-            self.recurrence = recurrent.build(jax.random.fold_in(key_encoder, 1), self.encoder.size)
+            self.recurrence = recurrent(jax.random.fold_in(key_encoder, 1), self.encoder.size)
         features = self.encoder.size if self.recurrence is None else self.recurrence.size
         inputs = features + (phases if phases > 1 else 0)
         self.networks = eqx.filter_vmap(lambda k: MLP(k, inputs, 1, trunk))(jax.random.split(key_networks, size))

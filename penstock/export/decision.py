@@ -120,7 +120,7 @@ class Decision:
             return trace(self, self.inputs)
 
     def jitted(self) -> Any:
-        """The decision as a compiled function of the inputs, by position: the action; with the memory, of who has one."""
+        """The decision as a compiled function of the inputs, by position: the action, and any memory."""
         names = list(self.inputs)
 
         def decide(*values):

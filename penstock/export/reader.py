@@ -54,7 +54,7 @@ class Policy:
         return self._plan.pop(0)
 
     def decide(self, observation=None, **others):
-        """The action ``(d,)``, or the plan ``(C, d)``, of a whole history; ``others``: points, pixels, noise, memory."""
+        """The action ``(d,)``, or the plan ``(C, d)``, of a history; ``others``: points, pixels, noise, memory."""
         if others.keys() - self.inputs.keys():
             raise TypeError(f"This policy takes {list(self.inputs)}, and not {list(others)}.")
         given, values = {"observation": observation, "memory": self.memory, **others}, dict(self._constants)

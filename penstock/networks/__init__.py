@@ -3,19 +3,17 @@
 from penstock.networks.encoders import Encoder, PixelEncoder, PointCloudEncoder, VectorEncoder, make_encoder
 from penstock.networks.mlp import ACTIVATIONS, MLP, Trunk
 from penstock.networks.normalizer import Normalizer
-from penstock.networks.recurrence import GRUSettings, LSTMSettings, Recurrence, RecurrentSettings
+from penstock.networks.recurrence import Recurrence, RecurrenceMaker
 
 __all__ = [
     "ACTIVATIONS",
     "MLP",
     "Encoder",
-    "GRUSettings",
-    "LSTMSettings",
     "Normalizer",
     "PixelEncoder",
     "PointCloudEncoder",
     "Recurrence",
-    "RecurrentSettings",
+    "RecurrenceMaker",
     "Trunk",
     "VectorEncoder",
     "make_encoder",

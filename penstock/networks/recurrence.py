@@ -1,7 +1,6 @@
 """Recurrent cells: a memory that every observation changes, and that starts from zeros when an episode begins."""
 
-import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any, Literal
 
 import equinox as eqx
@@ -10,8 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from penstock._errors import require
-from penstock._settings import Choice
 from penstock._types import Key
 
 CellName = Literal["gru", "lstm"]
@@ -86,72 +83,5 @@ def cleared(memory: Any, where: Any) -> Any:
     return jax.tree.map(clear, memory)
 
 
-# ---------------------------------------------------------------------- settings
-
-
-@dataclasses.dataclass(frozen=True)
-class RecurrentSettings(Choice):
-    """No recurrence: the policy sees what is observed now. Base of those that remember."""
-
-    recurrent: str = "none"
-    """Memory of policy and critic: none, gru or lstm, a cell between the normalised observation and the networks."""
-
-    @property
-    def remembers(self) -> bool:
-        """Whether there is a cell."""
-        return False
-
-    def build(self, key: Key, inputs: int) -> Recurrence | None:
-        """Draws a cell; None where there is none.
-
-        Args:
-            key: key of the weights.
-            inputs: number of features that go in.
-        """
-        del key, inputs
-        return None
-
-    @classmethod
-    def kinds(cls) -> Mapping[str, "RecurrentSettings"]:
-        """See `Choice.kinds`."""
-        return RECURRENCES
-
-
-@dataclasses.dataclass(frozen=True)
-class GRUSettings(RecurrentSettings):
-    """A gated recurrent unit."""
-
-    recurrent: str = "gru"
-    """Memory of policy and critic: none, gru or lstm, a cell between the normalised observation and the networks."""
-    recurrent_size: int = 256
-    """H, numbers that a recurrent cell gives to the networks behind it. rsl_rl and SB3-contrib: 256."""
-
-    def __post_init__(self):
-        require(self.recurrent_size >= 1, "recurrent_size", self.recurrent_size, "must be at least 1")
-
-    @property
-    def remembers(self) -> bool:
-        """True."""
-        return True
-
-    def build(self, key: Key, inputs: int) -> Recurrence:
-        """See `RecurrentSettings.build`."""
-        return Recurrence(key, inputs, self.recurrent_size, "gru")
-
-
-@dataclasses.dataclass(frozen=True)
-class LSTMSettings(GRUSettings):
-    """A long short-term memory."""
-
-    recurrent: str = "lstm"
-    """Memory of policy and critic: none, gru or lstm, a cell between the normalised observation and the networks."""
-
-    def build(self, key: Key, inputs: int) -> Recurrence:
-        """See `RecurrentSettings.build`."""
-        return Recurrence(key, inputs, self.recurrent_size, "lstm")
-
-
-RECURRENCES: dict[str, RecurrentSettings] = {
-    settings.recurrent: settings for settings in (RecurrentSettings(), GRUSettings(), LSTMSettings())
-}
-"""Kinds by name."""
+RecurrenceMaker = Callable[[Key, int], Recurrence | None]
+"""Draws a cell from a key, for a number of features that go in; None for none."""

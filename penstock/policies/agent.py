@@ -80,13 +80,15 @@ class Agent(eqx.Module):
         """What the policy sees: normalised and encoded observations, or what a recurrent cell makes of them."""
         return self.recall(hidden, observation)[1]
 
-    def recall(self, hidden: Hidden, observation: Observation) -> tuple[Hidden, Float[Array, "N features"]]:
+    def recall(
+        self, hidden: Hidden, observation: Observation
+    ) -> tuple[Float[Array, "N M"], Float[Array, "N features"]]:
         """What is remembered after an observation, and `features`."""
         encoded = jax.vmap(self.actor.encoder)(self.normalizer(observation))
-        if self.actor.recurrence is None:
-            return hidden, encoded
         if hidden is None:
             hidden = jnp.zeros((encoded.shape[0], self.actor.memory_size), encoded.dtype)
+        if self.actor.recurrence is None:
+            return hidden, encoded
         return jax.vmap(self.actor.recurrence)(hidden, encoded)
 
     # ------------------------------------------------------------------ whole draws, (N, C * d)

@@ -15,7 +15,7 @@ from penstock._errors import ConfigurationError, require
 from penstock._own_code import load_own, resolved_spec
 from penstock._settings import Choice
 from penstock._types import Key
-from penstock.networks import RecurrentSettings, Trunk, make_encoder
+from penstock.networks import RecurrenceMaker, Trunk, make_encoder
 from penstock.observation import ObservationSpec
 from penstock.policies.agent import Actor
 from penstock.policies.coupling_flow import CouplingFlow
@@ -360,7 +360,7 @@ def make_actor(
     spec: ObservationSpec,
     flat_size: int,
     trunk: Trunk,
-    recurrent: RecurrentSettings | None = None,
+    recurrent: RecurrenceMaker | None = None,
 ) -> Actor:
     """Builds encoder and policy for a world.
 
@@ -371,9 +371,9 @@ def make_actor(
         spec: of the observations.
         flat_size: numbers that a draw of the policy emits.
         trunk: hidden layers.
-        recurrent: of the cell between encoder and policy; None for none.
+        recurrent: draws the cell between encoder and policy; None for none.
     """
     encoder = make_encoder(key_encoder, spec, trunk)
-    recurrence = None if recurrent is None else recurrent.build(jax.random.fold_in(key_encoder, 1), encoder.size)
+    recurrence = None if recurrent is None else recurrent(jax.random.fold_in(key_encoder, 1), encoder.size)
     size = encoder.size if recurrence is None else recurrence.size
     return Actor(encoder, settings.build(key_policy, size, flat_size, trunk), recurrence)

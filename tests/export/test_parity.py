@@ -17,9 +17,13 @@ class Overheard(PolicyFile):
     def __init__(self, file, change=lambda index, action: action):
         self.file, self.change, self.asked = file, change, []
 
-    def decide(self, inputs):
+    def no_memory(self):
+        return self.file.no_memory()
+
+    def outputs(self, inputs):
         self.asked.append(inputs)
-        return self.change(len(self.asked) - 1, self.file.decide(inputs))
+        action, memory = self.file.outputs(inputs)
+        return self.change(len(self.asked) - 1, action), memory
 
 
 @pytest.fixture(scope="module")
