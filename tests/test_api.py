@@ -63,6 +63,14 @@ def run(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def remembering(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "remembering"
+    small = {"window": 8, "epochs": 1, "minibatches": 2, "actor_hidden": (8,), "critic_hidden": (8,)}
+    memory = {"history": 2, "recurrent": "gru", "recurrent_size": 6}
+    return penstock.train("ppo", f"{__file__}:Reach", run_dir=folder, **{**RUN, **small, **memory})
+
+
+@pytest.fixture(scope="module")
 def hosted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "hosted"
     small = {"batch_size": 8, "warmup_steps": 8, "collect_steps": 4, "actor_hidden": (8,), "critic_hidden": (8,)}
@@ -144,6 +152,59 @@ def test_a_plan_of_actions_is_followed(run):
     agent.act(observation)
     agent.reset()
     np.testing.assert_allclose(agent.act(observation)[0], plan[0], rtol=1e-5)
+
+
+def test_agents_remember_and_forget(remembering):
+    """What an agent does with single observations is what the run's own world shows it with histories."""
+    agent, world = remembering.agent(), remembering.plan.make_world().with_num_envs(2)
+    state, memory = world.reset(jax.random.key(0)), agent.agent.initial_memory(2)
+    for step in range(8):  # over the end of both episodes
+        seen = jax.tree.map(jnp.asarray, state.observation)
+        assert seen.vector.shape == (2, 10)
+        memory, action, _ = agent.agent.act(memory, jnp.asarray(step), seen, None)
+        given = Observation(np.asarray(state.observation.vector)[:, -5:])
+        mine = agent.act(given)
+        np.testing.assert_allclose(mine, world.declared.actions.from_unit(np.asarray(action)), rtol=1e-5)
+        state, transition = world.step(state, np.asarray(action))
+        memory = memory.after(jnp.asarray(transition.done))
+        if transition.done.any():
+            agent.reset(transition.done)
+    first = agent.act(given)
+    agent.reset([True, False])
+    assert not np.allclose(agent.act(given), first), "what was seen before matters"
+    agent.reset()
+    alone = np.asarray(agent.act(given))
+    agent.act(given)
+    agent.reset([True, False])
+    again = np.asarray(agent.act(given))
+    np.testing.assert_allclose(again[0], alone[0], rtol=1e-5)
+    assert not np.allclose(again[1], alone[1])
+    world.close()
+
+
+def test_an_exported_file_remembers_in_the_environment_itself(remembering):
+    from penstock.export.files import open_policy
+    from penstock.export.playing import play
+
+    agent, env, rewards = remembering.agent(), Reach(), []
+    observation, _ = env.reset(seed=3)
+    for _ in range(5):
+        observation, reward, *_ = env.step(agent.act(observation))
+        rewards.append(reward)
+    file = open_policy(remembering.export("numpy"))
+    about = file.metadata["observation"]
+    assert about["size"] == 10 and about["names"][0] == "age@-1" and about["names"][5] == "age"
+    assert about["history"] == {"length": 2, "sensed": 5, "order": "oldest first", "begins_with": "copies of the first"}
+    memory = file.metadata["policy"]["memory"]
+    assert memory == {
+        "cell": "gru",
+        "size": 6,
+        "input": "memory",
+        "output": "next_memory",
+        "begins_with": "zeros",
+    }
+    world = penstock.make_world(f"{__file__}:Reach")
+    np.testing.assert_allclose([step.reward for step in play(file, world, 3)], rewards, rtol=1e-5)
 
 
 def test_evaluation_tells_of_every_seed(run):

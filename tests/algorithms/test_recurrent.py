@@ -10,15 +10,17 @@ import numpy as np
 import pytest
 
 from penstock._errors import ConfigurationError
-from penstock.algorithms import nfpo, ppo
-from penstock.algorithms.learner import Clock, results
+from penstock.algorithms import ppo
+from penstock.algorithms.learner import Clock, Updated
 from penstock.networks import Recurrence
-from penstock.training.drivers.functional import FunctionalDriver, begin, iterate, seed_keys
+from penstock.networks.recurrence import cleared
+from penstock.training.drivers.functional import begin, iterate, seed_keys
 from penstock.training.drivers.hosted import HostedDriver
 from penstock.worlds import FunctionalWorld, Vmapped, make_world
 from penstock.worlds.hosted.environments import own_source
 from penstock.worlds.hosted.hosted_world import HostedWorld
 from tests.algorithms.test_ppo import DENSE
+from tests.export.exported_agents import shaken
 from tests.worlds.hosted_environments import Counting
 from tests.worlds.test_history import Counter
 
@@ -26,9 +28,23 @@ TINY = {"window": 6, "epochs": 1, "minibatches": 1, "actor_hidden": (4,), "criti
 KINDS = ("gru", "lstm")
 
 
-def learner_of(world, algorithm=ppo, kind="gru", size=3, **settings):
-    config = algorithm.Config.preset(TINY, recurrent=kind, recurrent_size=size, **settings)
-    return algorithm.Learner(config, world, 4)
+def learner_of(world, kind="gru", size=3, **settings):
+    return ppo.Learner(ppo.Config.preset(TINY, recurrent=kind, recurrent_size=size, **settings), world, 4)
+
+
+def gathered(learner, windows=2):
+    """State behind some windows in which nothing is learned, and the data of the last.
+
+    Layers that begin at zero are shaken: what is remembered would not matter.
+    """
+    learner.update = lambda learned, data, key, clock: Updated(learned, {"data": data})
+    iteration = jax.jit(lambda state: iterate(learner, state)[:2])
+    state = begin(learner, jax.random.key(2))
+    state = eqx.tree_at(lambda state: state.learned.actor.policy, state, replace_fn=lambda p: jax.tree.map(shaken, p))
+    for _ in range(windows):
+        state, metrics = iteration(state)
+    del learner.update
+    return state, metrics["data"]
 
 
 # ------------------------------------------------------------------------------------------------- by hand
@@ -83,27 +99,24 @@ def test_a_cell_is_that_of_the_textbooks(kind):
 def test_exactly_those_forget_whose_episode_ended(kind):
     """In compiled worlds: environments end after 2 to 4 steps, and windows of 6 begin in the middle of episodes."""
     world = FunctionalWorld("counter", Vmapped(Counter()), 7)  # which no action changes
-    learner = learner_of(world, kind=kind, normalize_observations=False, actor_learning_rate=1e-12)
-    state = begin(learner, jax.random.key(2))
-    played, vectors, done = state.world, [], []
+    learner = learner_of(world, kind=kind)
+    played, vectors, done = begin(learner, jax.random.key(2)).world, [], []
+    step = jax.jit(world.step)
     for _ in range(12):
         vectors.append(played.observation.vector)
-        played, transition = world.step(played, jnp.zeros((7, 1)))
+        played, transition = step(played, jnp.zeros((7, 1)))
         done.append(np.asarray(transition.done))
     assert 0 < done[-1].sum() < 7 and 0 < done[5].sum() < 7
-    cells = state.learned.actor.recurrence, state.learned.critic.recurrence
-    for window in (1, 2):
-        state = jax.jit(lambda state: iterate(learner, state)[0])(state)
-        steps = 6 * window
-        expected = memories_by_hand(cells[0], np.stack(vectors[:steps]), done[:steps])
-        np.testing.assert_allclose(state.memory.actor, expected, atol=1e-5)
-        zero = ~np.asarray(state.memory.actor).any(axis=1)
-        np.testing.assert_array_equal(zero, done[steps - 1])
-        np.testing.assert_array_equal(~np.asarray(state.memory.critic).any(axis=1), done[steps - 1])
-        if window == 1:  # critics learn: their own cell as it began; they see the privileged part, too
-            number = np.stack(vectors[:steps])
-            seen = np.concatenate([number, number[..., :1]], axis=2)
-            np.testing.assert_allclose(state.memory.critic, memories_by_hand(cells[1], seen, done[:steps]), atol=1e-5)
+    state, data = gathered(learner)
+    vectors = np.stack(vectors) / np.float32(np.sqrt(1.0 + 1e-5))
+    # Of what critics see, the privileged part is the first number; and it is not normalised.
+    privileged = np.concatenate([vectors, vectors[..., :1] * np.sqrt(1.0 + 1e-5)], axis=2)
+    for name, seen in (("actor", vectors), ("critic", privileged)):
+        cell = getattr(state.learned, name).recurrence
+        for memory, steps in ((data.memory, 6), (state.memory, 12)):
+            found = getattr(memory, name)
+            np.testing.assert_allclose(found, memories_by_hand(cell, seen[:steps], done[:steps]), atol=1e-5)
+            np.testing.assert_array_equal(~np.asarray(found).any(axis=1), done[steps - 1])
 
 
 class Ends(Counting):
@@ -155,52 +168,39 @@ def test_exactly_those_forget_in_worlds_of_the_host():
 # ------------------------------------------------------------------------------------------------- ratios
 
 
-@pytest.mark.parametrize(("policy", "kind"), [*((policy, "gru") for policy in DENSE), ("coupling", "lstm")])
+@pytest.mark.parametrize(("policy", "kind"), [*((policy, "gru") for policy in DENSE), ("gaussian", "lstm")])
 def test_ratios_are_one_before_the_first_gradient_step(policy, kind):
-    """In windows that begin and end in the middle of episodes, and in minibatches of some of the environments."""
+    """Unrolled windows have the densities with which was acted, whole or in minibatches; with one fault they have not.
+
+    The windows begin and end in the middle of episodes.
+    """
     world = make_world("classic/multi-goal", 4, episode_length=4)
     learner = learner_of(world, kind=kind, policy=policy)
-    halves = learner_of(world, kind=kind, policy=policy, minibatches=2, actor_learning_rate=1e-12)
-    state = begin(learner, jax.random.key(0))
-    iteration = jax.jit(lambda state: [iterate(each, state)[:2] for each in (learner, halves)])
-    for _ in range(3):
-        (state, metrics), (_, others) = iteration(state)
-        for seen in (results(metrics), results(others)):
-            assert seen["actor/largest_log_ratio"] < 2e-5 and abs(seen["actor/kl"]) < 1e-6
-            assert seen["actor/clipped"] == 0.0 and seen["actor/skipped"] == 0.0
+    state, data = gathered(learner)
+    assert np.asarray(data.truncated)[:-1].any() and np.asarray(data.memory.actor).all()
+    agent = learner.agent(state.learned)
 
+    def step(memory, now):
+        observation, record, done = now
+        memory, features = agent.recall(memory, observation)
+        return cleared(memory, done), jax.vmap(agent.actor.policy.log_prob)(features, record)
 
-def test_a_window_that_forgets_its_beginning_meets_other_ratios():
-    """Against the fault that the test above guards: memory at the window's beginning, and resets inside it."""
-    world = make_world("classic/multi-goal", 4, episode_length=4)
-    learner = learner_of(world)
-    state = iterate(learner, begin(learner, jax.random.key(0)))[0]
-    kept = {}
-    learner.update = lambda learned, data, key, clock: (
-        kept.update(data=data) or ppo.Learner.update(learner, learned, data, key, clock)
-    )
-    iterate(learner, state)
-    data, learned = kept["data"], state.learned
-    right = learner.samples(learned, data).log_prob
-    for wrong in (
-        dataclasses.replace(data, memory=jax.tree.map(jnp.zeros_like, data.memory)),
-        dataclasses.replace(data, terminated=~data.valid, truncated=~data.valid),
+    ends = data.truncated | data.terminated
+    _, acted = jax.lax.scan(step, data.memory.actor, (data.observation, data.record, ends))
+    of = jax.jit(lambda data: learner.samples(state.learned, data))
+    samples = of(data)
+    np.testing.assert_allclose(samples.log_prob, acted.T, atol=2e-5)
+    some = jax.tree.map(lambda leaf: leaf[np.array([3, 1])], samples)
+    again = learner._log_prob(agent.actor, some.observation, some.record, some.sequence)
+    np.testing.assert_allclose(again, some.log_prob, atol=2e-5)
+    for fault in (
+        {"memory": jax.tree.map(jnp.zeros_like, data.memory)},
+        {"terminated": ~data.valid, "truncated": ~data.valid},
     ):
-        assert np.abs(learner.samples(learned, wrong).log_prob - right).max() > 1e-4
+        assert np.abs(of(dataclasses.replace(data, **fault)).log_prob - acted.T).max() > 1e-4
 
 
 # ------------------------------------------------------------------------------------------------- the losses
-
-
-def window_of(learner):
-    """Data of a window that began in the middle of episodes, and what was learned before it."""
-    state = iterate(learner, begin(learner, jax.random.key(0)))[0]
-    kept = []
-    learner.update = lambda learned, data, key, clock: (
-        kept.append(data) or type(learner).update(learner, learned, data, key, clock)
-    )
-    iterate(learner, state)
-    return state.learned, kept[0]
 
 
 def flat_of(tree):
@@ -215,13 +215,15 @@ def test_unrolled_losses_and_their_gradients_are_those_of_numpy(kind):
     with jax.enable_x64(True):
         world = make_world("classic/double-integrator", 2, episode_length=4)
         learner = learner_of(world, kind=kind, size=2, window=5, actor_hidden=(2,), critic_hidden=(2,))
-        learned, data = window_of(learner)
+        state, data = gathered(learner)
+        learned = state.learned
         assert np.asarray(data.truncated)[:-1].any() and np.asarray(data.memory.actor).any()
         learned, data = jax.tree.map(
             lambda leaf: leaf.astype(jnp.float64) if eqx.is_inexact_array(leaf) else leaf, (learned, data)
         )
         samples = learner.samples(learned, data)
-        samples = dataclasses.replace(samples, log_prob=samples.log_prob - 0.05)  # ratios of 1.05: none is clipped
+        apart = 0.1 * jnp.sin(jnp.arange(samples.log_prob.size, dtype=float)).reshape(samples.log_prob.shape)
+        samples = dataclasses.replace(samples, log_prob=samples.log_prob - apart)  # ratios none of which is clipped
         key = jax.random.key(0)
         losses = {
             "actor": lambda actor: learner._actor_loss(actor, samples, key)[0],
@@ -288,7 +290,8 @@ def test_unrolled_losses_and_their_gradients_are_those_of_numpy(kind):
 def test_what_comes_after_a_time_limit_is_judged_with_the_memory_of_its_episode():
     world = make_world("classic/double-integrator", 2, episode_length=4)
     learner = learner_of(world, gae_lambda=0.0, discount=0.5)
-    learned, data = window_of(learner)
+    state, data = gathered(learner)
+    learned = state.learned
     samples = learner.samples(learned, data)
     critic = learned.critic
     net = jax.tree.map(lambda leaf: np.asarray(leaf[0], float), eqx.filter(critic.networks, eqx.is_array))
@@ -314,7 +317,8 @@ def test_what_comes_after_a_time_limit_is_judged_with_the_memory_of_its_episode(
 def test_minibatches_are_whole_windows_of_environments():
     world = make_world("classic/double-integrator", 4, episode_length=4)
     learner = learner_of(world, minibatches=2)
-    learned, data = window_of(learner)
+    state, data = gathered(learner)
+    learned = state.learned
     seen = []
 
     def watched(learned, batch, key):
@@ -333,19 +337,3 @@ def test_minibatches_are_whole_windows_of_environments():
     np.testing.assert_array_equal(starts, np.asarray(data.memory.actor)[order])
     with pytest.raises(ConfigurationError, match="minibatches = 3: must divide num_envs = 4 with recurrent = 'gru'"):
         learner_of(world, minibatches=3)
-
-
-# ------------------------------------------------------------------------------------------------- several seeds
-
-
-def test_seeds_side_by_side_do_what_each_does_alone():
-    world = make_world("classic/double-integrator", 4, episode_length=4)
-    learner = learner_of(world, nfpo, coupling_layers=2)
-    driver = FunctionalDriver(learner, world.with_num_envs(2), together=True)
-    alone = FunctionalDriver(learner, world.with_num_envs(2))
-    both, _ = driver.train(driver.init(seed_keys(0, 2)), jnp.asarray(2))
-    second, _ = alone.train(alone.init(seed_keys(1, 1)), jnp.asarray(2))
-    assert both.memory.actor.shape == (2, 4, 3)
-    np.testing.assert_allclose(both.memory.actor[1], second.memory.actor[0], atol=1e-5)
-    names = {leaf.names for leaf in jax.tree.leaves(both.axes(world).memory)}
-    assert names == {("seed", "environment", None)}

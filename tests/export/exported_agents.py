@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from penstock.export.decision import Decision
-from penstock.networks import Normalizer, Trunk, make_encoder
+from penstock.networks import Normalizer, Recurrence, Trunk, make_encoder
 from penstock.observation import Observation, ObservationSpec
 from penstock.policies import Actor, Agent
 from penstock.policies.deterministic_action import DeterministicAction
@@ -25,16 +25,20 @@ class Seen(World):
         self.name, self.observation_spec, self.action_size = "mine", spec, ACTIONS
 
 
-def decision(settings, *, rule="zero", chunk=1, mode="deterministic", spec=None, hidden=(16, 8), **trunk):
+def decision(
+    settings, *, rule="zero", chunk=1, mode="deterministic", spec=None, hidden=(16, 8), recurrent=None, **trunk
+):
     """A decision of an agent whose weights are large enough to matter."""
     spec = spec or ObservationSpec(SIZE)
     trunk = Trunk(hidden, output_gain=1.0, **trunk)
     encoder = make_encoder(jax.random.key(1), spec, trunk)
-    policy = settings.build(jax.random.key(0), encoder.size, ACTIONS * chunk, trunk)
+    recurrence = recurrent and Recurrence(jax.random.key(2), encoder.size, 6, recurrent)
+    features = recurrence.size if recurrence else encoder.size
+    policy = settings.build(jax.random.key(0), features, ACTIONS * chunk, trunk)
     policy = jax.tree.map(shaken, policy)
     seen = 3.0 + 2.0 * np.random.default_rng(0).standard_normal((50, spec.vector)).astype(np.float32)
     normalizer = Normalizer.create(spec.vector).merge(Observation(jnp.asarray(seen)))
-    agent = Agent(Actor(encoder, policy), normalizer, DeterministicAction(rule), chunk)
+    agent = Agent(Actor(encoder, policy, recurrence), normalizer, DeterministicAction(rule), chunk)
     return Decision(agent, Seen(spec), mode)
 
 

@@ -283,6 +283,29 @@ class PointCloud(_Probe):
         return Observation(jnp.zeros(1), state[1])
 
 
+class Cue(_Probe):
+    """Three steps: a cue c of -1 or 1 is shown at the first, 0 at the others. Reward -(a - c / 2)^2 at the last.
+
+    Right answer for who remembers: a = c / 2, return 0. Whoever sees the present alone can do no better than a = 0,
+    return -1/4.
+    """
+
+    episode_length: int = eqx.field(static=True, default=3)
+
+    def initial(self, key):
+        return jnp.where(jax.random.bernoulli(key), 1.0, -1.0), jnp.zeros((), jnp.int32)
+
+    def advance(self, state, action):
+        cue, age = state
+        last = age == 2
+        reward = jnp.where(last, -jnp.square(action[0] - 0.5 * cue), 0.0)
+        return (cue, age + 1), _outcome(reward, last)
+
+    def observe(self, state):
+        cue, age = state
+        return Observation(jnp.where(age == 0, cue, 0.0)[None])
+
+
 ALL = (
     ConstantRewardTruncated,
     ConstantRewardTerminated,
@@ -295,5 +318,6 @@ ALL = (
     TwoDoors,
     TwoActions,
     PointCloud,
+    Cue,
 )
 """Every probe class; each can be built without arguments."""

@@ -8,6 +8,7 @@ import pytest
 from driven import Driven
 
 from penstock.algorithms.registry import algorithm_entry, family
+from penstock.training.evaluation import run_episodes
 from penstock.worlds import Observation
 from tests.learning import probe_worlds as probes
 
@@ -15,7 +16,7 @@ DISCOUNT = 0.9
 ON_POLICY = [pytest.param(name, marks=[] if name == "ppo" else pytest.mark.slow) for name in family("on-policy")]
 
 
-def learn(algorithm, task, updates, **settings):
+def learn(algorithm, task, updates, history=1, **settings):
     """Trains on a probe and returns the learner and its last state."""
     entry = algorithm_entry(algorithm)
     defaults = {
@@ -29,7 +30,8 @@ def learn(algorithm, task, updates, **settings):
         "discount": DISCOUNT,
         "normalize_observations": False,
     }
-    learner = Driven(entry.learner(entry.config.preset(defaults, **settings), probes.probe(task, 32), updates))
+    world = probes.probe(task, 32).with_history(history)
+    learner = Driven(entry.learner(entry.config.preset(defaults, **settings), world, updates))
 
     @jax.jit
     def run(key):
@@ -65,6 +67,19 @@ def test_actions_answer_the_observation(algorithm):
     observations = np.linspace(-0.9, 0.9, 7, dtype=np.float32)
     right = task.right_action(observations)
     np.testing.assert_allclose(actions_at(learner, state, observations), right, atol=0.12)
+
+
+def test_what_was_seen_is_remembered():
+    """Of a cue that is shown at the first of three steps alone: by a recurrent cell or a history, and not without."""
+    found = {}
+    memories = {"none": {}, "gru": {"recurrent": "gru", "recurrent_size": 8}, "history": {"history": 3}}
+    for name, memory in memories.items():
+        learner, state = learn("ppo", probes.Cue(), 80, window=9, minibatches=2, **memory)
+        world = learner.world.with_num_envs(64)
+        evaluation = eqx.filter_jit(run_episodes)(learner.agent(state), world, jax.random.key(1), deterministic=True)[0]
+        found[name] = float(evaluation.episode_return.mean())
+    assert found["none"] == pytest.approx(-0.25, abs=0.05)
+    assert found["gru"] > -0.03 and found["history"] > -0.03
 
 
 @pytest.mark.slow

@@ -34,9 +34,23 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path):
     assert last["actor/learning_rate"] != pytest.approx(3e-4), "the rate was adapted"
 
 
-@pytest.mark.parametrize("policy", ["gaussian", "noisy-flow"])  # whose record is the latent, and the path to it
-def test_a_run_on_a_hosted_world_goes_on(policy, tmp_path):
-    fields = {"num_envs": 2, "steps": 64, "evaluate_every": 16, "settings": {**TINY, "policy": policy}}
+def test_a_stopped_run_goes_on_with_what_it_remembers(tmp_path):
+    """The memories of a recurrence and histories, in the middle of episodes, of two seeds."""
+    settings = {**TINY, "recurrent": "lstm", "recurrent_size": 4}
+    fields = {"seeds": 2, "history": 2, "steps": 128, "world_options": {"episode_length": 7}}
+    plan = plan_of("ppo", "classic/double-integrator", settings=settings, **fields)
+    train(plan, tmp_path / "whole")
+    assert train(plan, tmp_path / "stopped", on_metrics=lambda rows: rows[0]["update"] == 3).exit_code == 75
+    assert train(plan, tmp_path / "stopped").finished
+    assert_same_run(tmp_path / "whole", tmp_path / "stopped")
+
+
+RECURRENT = {"recurrent": "gru", "recurrent_size": 4}
+
+
+@pytest.mark.parametrize("settings", [{}, {"policy": "noisy-flow"}, RECURRENT], ids=["latents", "paths", "memories"])
+def test_a_run_on_a_hosted_world_goes_on(settings, tmp_path):
+    fields = {"num_envs": 2, "steps": 64, "evaluate_every": 16, "settings": {**TINY, **settings}}
     plan = plan_of("ppo", f"{ENVIRONMENTS}:Counting", **fields)
     stopped = train(plan, tmp_path, on_metrics=lambda rows: rows[0]["env_steps"] >= 32)
     assert stopped.exit_code == 75
