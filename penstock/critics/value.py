@@ -6,7 +6,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from penstock._types import Key
-from penstock.networks import MLP, Encoder, Normalizer, Recurrence, RecurrenceMaker, Trunk, make_encoder
+from penstock.networks import MLP, Encoder, Normalizer, Recurrence, Trunk, make_encoder
+from penstock.networks.recurrence import RecurrenceMaker
 from penstock.observation import Observation, ObservationSpec
 
 

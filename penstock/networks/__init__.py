@@ -3,7 +3,7 @@
 from penstock.networks.encoders import Encoder, PixelEncoder, PointCloudEncoder, VectorEncoder, make_encoder
 from penstock.networks.mlp import ACTIVATIONS, MLP, Trunk
 from penstock.networks.normalizer import Normalizer
-from penstock.networks.recurrence import Recurrence, RecurrenceMaker
+from penstock.networks.recurrence import Recurrence
 
 __all__ = [
     "ACTIVATIONS",
@@ -13,7 +13,6 @@ __all__ = [
     "PixelEncoder",
     "PointCloudEncoder",
     "Recurrence",
-    "RecurrenceMaker",
     "Trunk",
     "VectorEncoder",
     "make_encoder",

@@ -15,7 +15,8 @@ from penstock._errors import ConfigurationError, require
 from penstock._own_code import load_own, resolved_spec
 from penstock._settings import Choice
 from penstock._types import Key
-from penstock.networks import RecurrenceMaker, Trunk, make_encoder
+from penstock.networks import Trunk, make_encoder
+from penstock.networks.recurrence import RecurrenceMaker
 from penstock.observation import ObservationSpec
 from penstock.policies.agent import Actor
 from penstock.policies.coupling_flow import CouplingFlow

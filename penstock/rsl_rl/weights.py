@@ -127,6 +127,8 @@ def _policy(source: Agent | CouplingFlow) -> CouplingFlow:
         wrong = "it observes more than a vector, which an MLPModel does not"
     elif isinstance(source, Agent) and source.chunk_length != 1:
         wrong = f"it plans {source.chunk_length} actions at a time, and rsl_rl acts step by step"
+    elif isinstance(source, Agent) and source.actor.recurrence is not None:
+        wrong = "it has a recurrent cell, and an MLPModel has none"
     elif len(policy.context) < 2:
         wrong = "rsl_rl's MLP has a hidden layer before its last layer: actor_hidden needs two widths or more"
     elif any(layer.norm is not None for layer in policy.context):

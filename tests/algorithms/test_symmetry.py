@@ -63,6 +63,16 @@ def test_the_privileged_part_has_a_mirror_of_its_own():
     assert seen.vector.tolist() == [[1.0, -2.0]] and seen.privileged.tolist() == [[4.0, 3.0]]
 
 
+def test_every_observation_of_a_history_is_mirrored_alike():
+    """The mirror is that of one observation, however many the policy sees."""
+    settings = SymmetrySettings((2, 1, -3), (-1,))
+    mirror = settings.mirror(ObservationSpec(6, history=2), 1)
+    seen = mirror.observation(Observation(jnp.array([[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]])))
+    assert seen.vector.tolist() == [[2.0, 1.0, -3.0, 5.0, 4.0, -6.0]]
+    with pytest.raises(ConfigurationError, match="mirrored_observation: has 6 entries, and this world has 3"):
+        SymmetrySettings((1, 2, 3, 4, 5, 6), (-1,)).mirror(ObservationSpec(6, history=2), 1)
+
+
 @pytest.mark.parametrize(("algorithm", "policy"), [(ppo, "gaussian"), (nfpo, "coupling"), (ppo, "noisy-flow")])
 def test_copies_are_what_the_mirror_shows(algorithm, policy):
     """By hand: everything of the window again, entries turned, with the density and advantage of the step itself."""

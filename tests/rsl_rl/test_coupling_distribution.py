@@ -18,7 +18,7 @@ from tensordict import TensorDict
 
 from penstock._errors import ConfigurationError, PenstockError
 from penstock.networks import ACTIVATIONS as JAX_ACTIVATIONS
-from penstock.networks import Normalizer, Trunk, VectorEncoder
+from penstock.networks import Normalizer, Recurrence, Trunk, VectorEncoder
 from penstock.observation import Observation
 from penstock.policies import Actor, Agent, CouplingFlow, SquashedGaussian
 from penstock.rsl_rl import CouplingFlowDistribution
@@ -173,6 +173,9 @@ def test_policies_that_cannot_move_are_refused():
         actor_config(Agent(Actor(VectorEncoder(3), gaussian), off))
     with pytest.raises(ConfigurationError, match="plans 2 actions"):
         actor_config(Agent(Actor(VectorEncoder(3), flow_of(2)), off, chunk_length=2))
+    cell = Recurrence(key, 3, 3, "gru")
+    with pytest.raises(ConfigurationError, match="it has a recurrent cell, and an MLPModel has none"):
+        actor_config(Agent(Actor(VectorEncoder(3), flow_of(2), cell), off))
     plain = MLPModel(observed(np.zeros((1, 3))), {"actor": ["policy"]}, "actor", 2, hidden_dims=[16])
     with pytest.raises(ConfigurationError, match=r"its distribution is NoneType. Build it from actor_config"):
         load_weights(plain, flow_of(2))
