@@ -182,6 +182,22 @@ def test_agents_remember_and_forget(remembering):
     world.close()
 
 
+def test_evaluation_remembers(remembering):
+    """On a world of the host, step by step: the return that is logged is that of an agent with its memory."""
+    world, agent = remembering.plan.make_world().with_num_envs(2), remembering.agent().agent
+    key_world, _ = jax.random.split(jax.random.split(jax.random.key(12345))[1])
+    state, memory, total = world.reset(jax.random.fold_in(key_world, 0)), agent.initial_memory(2), np.zeros(2)
+    for step in range(5):
+        seen = jax.tree.map(jnp.asarray, state.observation)
+        memory, action, _ = agent.act(memory, jnp.asarray(step), seen, None)
+        state, transition = world.step(state, np.asarray(action))
+        total += transition.reward
+    assert transition.done.all()
+    world.close()
+    found = remembering.evaluate(episodes=2)[0]["eval/return_deterministic"]
+    np.testing.assert_allclose(found, total.mean(), rtol=1e-6)
+
+
 def test_an_exported_file_remembers_in_the_environment_itself(remembering):
     from penstock.export.files import open_policy
     from penstock.export.playing import play

@@ -343,13 +343,18 @@ class PPOLearner(AnyLearner[ConfigT]):
 
     def measure(self, learned: Learned, observation: Observation, key: Key) -> dict[str, Scalar]:
         """See `learner.Learner.measure`: the policy's noise where the environments are, and what it says of itself."""
-        return self.measure_remembering(learned, None, observation, key)
+        return self._measured(learned, None, observation, key)
 
     def measure_remembering(
         self, learned: Learned, memory: Remembered | None, observation: Observation, key: Key
     ) -> dict[str, Scalar]:
         """See `measure`."""
-        agent, hidden = self.agent(learned), None if memory is None else memory.actor
+        if memory is None:
+            return self.measure(learned, observation, key)
+        return self._measured(learned, memory.actor, observation, key)
+
+    def _measured(self, learned, hidden, observation, key):
+        agent = self.agent(learned)
         std = agent.latent_std(observation, key, hidden=hidden)
         spread = {"std": std.mean(), "std_min": std.min(), "std_max": std.max()}
         features = agent.features(observation, hidden)
