@@ -141,7 +141,7 @@ class Agent(eqx.Module):
     ) -> tuple[Memory, Actions, PerEnvFlag]:
         """The action of this step.
 
-        After the world has moved on, the memory is to be told who was reset: `Memory.after`.
+        After the world has moved on, the memory is to be told who was reset: `memory.Memory.after`.
 
         Args:
             memory: as `initial_memory` or the last `act` returned it.
