@@ -170,7 +170,7 @@ class PPOLearner(AnyLearner[ConfigT]):
         metrics["actor/learning_rate"] = self.actor_optimizer.rate.initial * learned.rate
         happened = jnp.maximum(samples.drawn.sum(), 1.0)
         metrics["train/reward"] = (jnp.where(data.valid, data.reward, 0.0)).sum() / happened
-        metrics["policy/saturation"] = (jnp.abs(data.action) > 0.99).mean()
+        metrics["policy/saturation"] = learned.actor.policy.squashing.saturated(data.action).mean()
         metrics["critic/target_mean"] = (samples.target * samples.drawn).sum() / happened
         learned = dataclasses.replace(learned, normalizer=learned.normalizer.merge(data.observation))
         return Updated(learned, means(metrics) | counts({name: value.sum() for name, value in skipped.items()}))

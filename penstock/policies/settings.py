@@ -25,6 +25,7 @@ from penstock.policies.gaussian import LOG_STD_BOUNDS, SquashedGaussian
 from penstock.policies.marginal_flow import MarginalFlow
 from penstock.policies.noisy_flow import NoisyFlow, largest_step_std, path_entropy_target
 from penstock.policies.policy import Policy
+from penstock.policies.squash import SquashName
 from penstock.policies.steppers import require_scheme
 from penstock.policies.velocity_fields import VelocityName, make_velocity
 from penstock.policies.velocity_flow import VelocityFlow
@@ -84,7 +85,7 @@ class PolicySettings(Choice):
 
 @dataclasses.dataclass(frozen=True)
 class GaussianSettings(PolicySettings):
-    """A tanh-squashed Gaussian."""
+    """A squashed Gaussian."""
 
     policy: str = "gaussian"
     """Policy class: gaussian (tanh-squashed), flow (velocity flow), noisy-flow (with the density of its path),
@@ -93,6 +94,9 @@ class GaussianSettings(PolicySettings):
     """Gaussian: standard deviation as a function of the state (SAPO) or one global vector (SHAC)."""
     initial_log_std: float = -1.0
     """Gaussian: initial log standard deviation of the latent."""
+    squash: SquashName = "tanh"
+    """How a latent becomes an action in [-1, 1]: tanh, with the density of the action; or clip, with the density of the
+    latent, as if the environment clipped (Stable-Baselines3, rsl_rl). For algorithms without gradients of actions."""
 
     def __post_init__(self):
         low, high = LOG_STD_BOUNDS
@@ -109,6 +113,7 @@ class GaussianSettings(PolicySettings):
             state_dependent_std=self.state_dependent_std,
             initial_log_std=self.initial_log_std,
             output_gain=0.01 if trunk.output_gain is None else trunk.output_gain,
+            squash=self.squash,
         )
 
 
@@ -259,6 +264,9 @@ class CouplingSettings(PolicySettings):
     scale_bound: ScaleBound = "tanh"
     """Coupling: how log-scales are bounded: tanh (l tanh(u), NFPO's), scaled-tanh (l tanh(u / l)), clip, or none, which
     is known to explode."""
+    squash: SquashName = "tanh"
+    """How a latent becomes an action in [-1, 1]: tanh, with the density of the action; or clip, with the density of the
+    latent, as if the environment clipped (Stable-Baselines3, rsl_rl). For algorithms without gradients of actions."""
 
     def __post_init__(self):
         require(self.coupling_layers >= 1, "coupling_layers", self.coupling_layers, "must be at least 1")
@@ -278,6 +286,7 @@ class CouplingSettings(PolicySettings):
             masks=self.masks,
             hidden=usual_hidden(trunk.hidden[-1]) if self.coupling_hidden is None else self.coupling_hidden,
             base_std=self.base_std,
+            squash=self.squash,
         )
 
 
