@@ -7,8 +7,8 @@ A policy is a pytree and a pure function of features and explicit noise. It acts
     log_prob(features, record)     the log-density of what was drawn: of the action, or of the path that led to it
     velocity(features, x, tau)     the velocity field of a flow
 
-The latent ``x`` is the action before squashing, ``a = tanh(x)`` or, where a policy is told so, ``clip(x)``. A policy emits
-``flat_size`` numbers; an agent that plans ahead reads them as C actions of d entries (`penstock.policies.agent`).
+The latent ``x`` is the action before squashing, ``a = tanh(x)`` or, where a policy is told so, ``clip(x)``. A policy
+emits ``flat_size`` numbers; an agent that plans ahead reads them as C actions of d entries (`penstock.policies.agent`).
 """
 
 import abc

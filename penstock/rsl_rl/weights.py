@@ -28,8 +28,8 @@ NAMES = {"silu": "swish"}
 def actor_config(source: Agent | CouplingFlow) -> dict[str, Any]:
     """The part ``actor`` of rsl_rl's configuration for a model that can compute what the policy computes.
 
-    Actions are squashed as the policy's are: by tanh they lie in (-1, 1), and the environment is to scale them. Where the
-    policy clips, they are the latents themselves, and the environment is to clip them to [-1, 1] as well.
+    Actions are squashed as the policy's are: by tanh they lie in (-1, 1), and the environment is to scale them. Where
+    the policy clips, they are the latents themselves, and the environment is to clip them to [-1, 1] as well.
 
     Args:
         source: an agent, or its policy alone.

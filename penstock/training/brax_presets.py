@@ -1,9 +1,9 @@
 """Settings of PPO for worlds in MJX and in Brax, as those who made the worlds tuned Brax's PPO for them.
 
 Sources: ``mujoco_playground/config/{locomotion,manipulation,dm_control_suite}_params.py`` of
-google-deepmind/mujoco_playground at d5e6b47, ``notebooks/training.ipynb`` of google/brax at 0b96d05, and, where both are
-silent, the defaults of ``brax/training/agents/ppo/{train,networks,losses}.py`` there. What Brax does and Penstock does
-not, or does otherwise, is listed in docs/ppo.md.
+google-deepmind/mujoco_playground at d5e6b47, ``notebooks/training.ipynb`` of google/brax at 0b96d05, and, where both
+are silent, the defaults of ``brax/training/agents/ppo/{train,networks,losses}.py`` there. What Brax does and Penstock
+does not, or does otherwise, is listed in docs/ppo.md.
 """
 
 import math
@@ -99,9 +99,7 @@ def _biped(millions: int, num_evals: int) -> dict[str, Any]:
 
 
 def _suite(millions: int = 60, discounting: float = 0.995) -> dict[str, Any]:
-    return _brax_ppo(
-        millions * 1_000_000, 2048, 1024, 30, 16, discounting, 1e-3, 1e-2, num_evals=10, policy=(32,) * 4
-    )
+    return _brax_ppo(millions * 1_000_000, 2048, 1024, 30, 16, discounting, 1e-3, 1e-2, num_evals=10, policy=(32,) * 4)
 
 
 def _panda(policy: tuple[int, ...] = (32,) * 4, millions: int = 20) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Settings per world, in one readable place. Explicit options override them.
 
 A preset has run fields (number of environments, budget) and settings for all algorithms of a family alike, so that arms
-compared on a world share window, networks and critic; what belongs to one algorithm is listed under its name. Run fields
-of one family alone are listed under ``FAMILY run``, where its settings were tuned for another number of environments.
+compared on a world share window, networks and critic; what belongs to one algorithm is listed under its name. Run
+fields of one family alone are listed under ``FAMILY run``, where its settings belong to a number of environments.
 """
 
 from typing import Any

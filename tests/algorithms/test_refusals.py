@@ -46,7 +46,7 @@ def test_policies_that_cannot_do_what_is_needed_are_refused():
 def test_actions_that_are_clipped_have_no_gradient(name):
     entry = ALGORITHMS[name]
     config = entry.config.preset({}, policy="gaussian", squash="clip")
-    with pytest.raises(CapabilityError, match=rf"{name} needs .*a gradient of its actions.*SquashedGaussian") as refused:
+    with pytest.raises(CapabilityError, match=rf"{name} needs .*a gradient of its actions.*Gaussian") as refused:
         entry.learner(config, make_world("classic/double-integrator", 16), 4)
     assert "leave --squash at tanh" in str(refused.value) or name == "sapo"  # which lacks a density as well
 
