@@ -124,7 +124,9 @@ class PPOLearner(AnyLearner[ConfigT]):
         config, world = self.config, self.world
         key_encoder, key_policy = jax.random.split(key)
         trunk = config.trunk(config.actor_hidden)
-        return make_actor(key_encoder, key_policy, config.policy, world.observation_spec, world.action_size, trunk)
+        return make_actor(
+            key_encoder, key_policy, config.acting_policy, world.observation_spec, world.action_size, trunk
+        )
 
     def init(self, key: Key) -> Learned:
         """See `learner.Learner.init`."""

@@ -194,7 +194,7 @@ def require_of_policy(policy: Policy, needs: Iterable[Need], algorithm: str, hin
     """
     missing = [need for need in needs if not policy.offers(need)]
     if missing == [Need.ACTION_GRADIENT]:
-        hint = "Where it clips there is none; leave --squash at tanh."
+        hint = "Where it clips there is none: take one that squashes by tanh."
     if missing:
         raise CapabilityError(
             f"{algorithm} needs {' and '.join(need.value for need in missing)}, which {type(policy).__name__} does not "

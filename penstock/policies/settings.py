@@ -72,6 +72,17 @@ class PolicySettings(Choice):
         """What the policy does without noise."""
         return ZERO_NOISE
 
+    def clipped(self) -> "PolicySettings":
+        """The same, for a policy that clips its latent in the place of tanh, and has the density of the latent.
+
+        Raises:
+            ConfigurationError: the policy cannot.
+        """
+        raise ConfigurationError(
+            f"squash = 'clip': policy = {self.policy!r} has its density behind tanh. Leave squash at tanh, or choose "
+            "policy = 'gaussian' or 'coupling'."
+        )
+
     @classmethod
     def kinds(cls) -> Mapping[str, "PolicySettings"]:
         """See `Choice.kinds`."""
@@ -87,6 +98,8 @@ class PolicySettings(Choice):
 class GaussianSettings(PolicySettings):
     """A squashed Gaussian."""
 
+    squash: ClassVar[SquashName] = "tanh"
+    """See `penstock.policies.squash`; a subclass may clip."""
     policy: str = "gaussian"
     """Policy class: gaussian (tanh-squashed), flow (velocity flow), noisy-flow (with the density of its path),
     marginal-flow (with that of its action), coupling (normalizing flow, NFPO's) or deterministic."""
@@ -94,9 +107,6 @@ class GaussianSettings(PolicySettings):
     """Gaussian: standard deviation as a function of the state (SAPO) or one global vector (SHAC)."""
     initial_log_std: float = -1.0
     """Gaussian: initial log standard deviation of the latent."""
-    squash: SquashName = "tanh"
-    """How a latent becomes an action in [-1, 1]: tanh, with the density of the action; or clip, with the density of the
-    latent, as if the environment clipped (Stable-Baselines3, rsl_rl). For algorithms without gradients of actions."""
 
     def __post_init__(self):
         low, high = LOG_STD_BOUNDS
@@ -115,6 +125,20 @@ class GaussianSettings(PolicySettings):
             output_gain=0.01 if trunk.output_gain is None else trunk.output_gain,
             squash=self.squash,
         )
+
+    def clipped(self) -> PolicySettings:
+        """See `PolicySettings.clipped`."""
+        if type(self) is not GaussianSettings:
+            return super().clipped()  # what a subclass builds is its own
+        return ClippedGaussianSettings(**vars(self))
+
+
+@dataclasses.dataclass(frozen=True)
+class ClippedGaussianSettings(GaussianSettings):
+    """A clipped Gaussian."""
+
+    squash: ClassVar[SquashName] = "clip"
+    """See `GaussianSettings`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,6 +269,8 @@ class CouplingSettings(PolicySettings):
 
     has_rules: ClassVar[bool] = True
     """See `PolicySettings`: zero noise is neither mean nor mode in general."""
+    squash: ClassVar[SquashName] = "tanh"
+    """See `penstock.policies.squash`; a subclass may clip."""
     masks: ClassVar[MaskScheme] = "halves"
     """Which entries a layer keeps: halves (first half, then the rest) or alternating (even, then odd); a subclass may
     choose."""
@@ -264,9 +290,6 @@ class CouplingSettings(PolicySettings):
     scale_bound: ScaleBound = "tanh"
     """Coupling: how log-scales are bounded: tanh (l tanh(u), NFPO's), scaled-tanh (l tanh(u / l)), clip, or none, which
     is known to explode."""
-    squash: SquashName = "tanh"
-    """How a latent becomes an action in [-1, 1]: tanh, with the density of the action; or clip, with the density of the
-    latent, as if the environment clipped (Stable-Baselines3, rsl_rl). For algorithms without gradients of actions."""
 
     def __post_init__(self):
         require(self.coupling_layers >= 1, "coupling_layers", self.coupling_layers, "must be at least 1")
@@ -288,6 +311,20 @@ class CouplingSettings(PolicySettings):
             base_std=self.base_std,
             squash=self.squash,
         )
+
+    def clipped(self) -> PolicySettings:
+        """See `PolicySettings.clipped`."""
+        if type(self) is not CouplingSettings:
+            return super().clipped()  # what a subclass builds is its own
+        return ClippedCouplingSettings(**vars(self))
+
+
+@dataclasses.dataclass(frozen=True)
+class ClippedCouplingSettings(CouplingSettings):
+    """A normalizing flow whose latent is clipped."""
+
+    squash: ClassVar[SquashName] = "clip"
+    """See `CouplingSettings`."""
 
 
 @dataclasses.dataclass(frozen=True)

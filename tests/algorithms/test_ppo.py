@@ -413,6 +413,10 @@ def test_nfpo_is_ppo_with_a_coupling_flow():
         ),
         ({"value_clip": -1.0}, "value_clip = -1.0: must be greater than 0, or None"),
         ({"entropy_coefficient": -0.1}, "entropy_coefficient = -0.1: must be 0 or greater"),
+        (
+            {"squash": "clip", "policy": "noisy-flow"},
+            "squash = 'clip': policy = 'noisy-flow' has its density behind tanh",
+        ),
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings, sentence):

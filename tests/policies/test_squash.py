@@ -63,13 +63,10 @@ def test_squashings_by_hand():
 def test_a_clipped_policy_has_the_density_of_its_latent(settings):
     """The same weights with both: one latent, the actions apart, and densities that differ by the change of volume."""
 
-    def built(squash):
-        made = type(settings)(**{**vars(settings), "squash": squash}).build(
-            jax.random.key(0), 2, 3, Trunk((8, 8), layer_norm=False)
-        )
-        return drawn_anew(made)
+    def built(settings):
+        return drawn_anew(settings.build(jax.random.key(0), 2, 3, Trunk((8, 8), layer_norm=False)))
 
-    tanh, clip = built("tanh"), built("clip")
+    tanh, clip = built(settings), built(settings.clipped())
     features, noise = jnp.array([0.5, -1.0]), 2.0 * jax.random.normal(jax.random.key(1), (16, 3))
     (smooth, dense), (cut, known) = (
         jax.jit(jax.vmap(policy.draw_with_log_prob, in_axes=(None, 0)))(features, noise) for policy in (tanh, clip)
@@ -88,7 +85,7 @@ def test_a_clipped_policy_has_the_density_of_its_latent(settings):
 
 @pytest.mark.parametrize("rule", ["zero", "typical", "mean", "modal", "likeliest"])
 def test_a_clipped_policy_without_noise_stays_in_the_box(rule):
-    made = CouplingSettings(squash="clip").build(jax.random.key(0), 2, 2, Trunk((8, 8), layer_norm=False))
+    made = CouplingSettings().clipped().build(jax.random.key(0), 2, 2, Trunk((8, 8), layer_norm=False))
     policy = drawn_anew(made, 0.4)
     decide = DeterministicAction(rule)
     decide.require(policy)
