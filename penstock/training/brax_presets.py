@@ -175,22 +175,26 @@ _TASKS: dict[str, dict[str, Any]] = {
 }
 
 
-def _brax(millions: int, num_envs: int, batch: int, unroll: int, updates: int, *rest: float, **others: Any) -> Any:
+def _brax(millions: int, num_evals: int, num_envs: int, batch: int, *rest: Any, num_minibatches: int = 32) -> Any:
+    """With Brax's default networks."""
     return _brax_ppo(
-        millions * 1_000_000, num_envs, batch, unroll, updates, *rest, num_evals=20, policy=(32,) * 4, **others
+        *(millions * 1_000_000, num_envs, batch, *rest),
+        num_evals=num_evals,
+        policy=(32,) * 4,
+        num_minibatches=num_minibatches,
     )
 
 
 _BRAX = {
-    "": _brax(50, 4096, 2048, 5, 4, 0.97, 3e-4, 1e-2),  # those of ant; hopper and walker2d have SAC's there
-    "ant": _brax(50, 4096, 2048, 5, 4, 0.97, 3e-4, 1e-2),
-    "halfcheetah": _brax(50, 2048, 512, 20, 8, 0.95, 3e-4, 1e-3),
-    "humanoid": _brax(50, 2048, 1024, 10, 8, 0.97, 3e-4, 1e-3),
-    "humanoidstandup": _brax(100, 2048, 1024, 15, 8, 0.97, 6e-4, 1e-2),
-    "inverted_pendulum": _brax(2, 2048, 1024, 5, 4, 0.97, 3e-4, 1e-2),
-    "inverted_double_pendulum": _brax(20, 2048, 1024, 5, 4, 0.97, 3e-4, 1e-2),
-    "pusher": _brax(50, 2048, 512, 30, 8, 0.95, 3e-4, 1e-2, num_minibatches=16),
-    "reacher": _brax(50, 2048, 256, 50, 8, 0.95, 3e-4, 1e-3),
+    "": _brax(50, 10, 4096, 2048, 5, 4, 0.97, 3e-4, 1e-2),  # those of ant; hopper and walker2d have SAC's there
+    "ant": _brax(50, 10, 4096, 2048, 5, 4, 0.97, 3e-4, 1e-2),
+    "halfcheetah": _brax(50, 20, 2048, 512, 20, 8, 0.95, 3e-4, 1e-3),
+    "humanoid": _brax(50, 10, 2048, 1024, 10, 8, 0.97, 3e-4, 1e-3),
+    "humanoidstandup": _brax(100, 20, 2048, 1024, 15, 8, 0.97, 6e-4, 1e-2),
+    "inverted_pendulum": _brax(2, 20, 2048, 1024, 5, 4, 0.97, 3e-4, 1e-2),
+    "inverted_double_pendulum": _brax(20, 20, 2048, 1024, 5, 4, 0.97, 3e-4, 1e-2),
+    "pusher": _brax(50, 20, 2048, 512, 30, 8, 0.95, 3e-4, 1e-2, num_minibatches=16),
+    "reacher": _brax(50, 20, 2048, 256, 50, 8, 0.95, 3e-4, 1e-3),
 }
 
 BRAX_PRESETS: dict[str, dict[str, Any]] = {
