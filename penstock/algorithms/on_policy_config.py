@@ -10,6 +10,7 @@ from penstock.algorithms.rules import require_betas, require_rate, require_width
 from penstock.algorithms.symmetry import SymmetrySettings
 from penstock.networks import Trunk
 from penstock.policies import GaussianSettings, PolicySettings
+from penstock.policies.squash import SquashName
 
 RATE_BOUNDS = (1e-5, 1e-2)
 """Within them an adapted learning rate stays (rsl_rl)."""
@@ -87,6 +88,9 @@ class OnPolicyConfig(AlgorithmSettings):
     normalize_observations: bool = True
     """Normalise observation vectors by running statistics, frozen within an iteration. Point clouds and pixels never
     are."""
+    squash: SquashName = "tanh"
+    """How a latent becomes an action in [-1, 1]: tanh, with the density of the action; or clip, with the density of the
+    latent, as if the environment clipped (gaussian and coupling). SB3, rsl_rl: clip."""
     policy: PolicySettings = GaussianSettings(state_dependent_std=False, initial_log_std=0.0)
     """The policy; its class first."""
     critic: AdvantageSettings = AdvantageSettings()
@@ -106,11 +110,17 @@ class OnPolicyConfig(AlgorithmSettings):
         )
         require_widths("actor_hidden", self.actor_hidden)
         self.trunk(self.actor_hidden)  # refuses an unknown activation
+        _ = self.acting_policy  # refuses one that cannot clip
 
     @property
     def iteration_steps(self) -> int:
         """Control steps per iteration."""
         return self.window
+
+    @property
+    def acting_policy(self) -> PolicySettings:
+        """The policy, squashed as ``squash`` says."""
+        return self.policy.clipped() if self.squash == "clip" else self.policy
 
     def trunk(self, hidden: tuple[int, ...]) -> Trunk:
         """Shape of a network with these hidden layers."""

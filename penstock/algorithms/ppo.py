@@ -124,7 +124,9 @@ class PPOLearner(AnyLearner[ConfigT]):
         config, world = self.config, self.world
         key_encoder, key_policy = jax.random.split(key)
         trunk = config.trunk(config.actor_hidden)
-        return make_actor(key_encoder, key_policy, config.policy, world.observation_spec, world.action_size, trunk)
+        return make_actor(
+            key_encoder, key_policy, config.acting_policy, world.observation_spec, world.action_size, trunk
+        )
 
     def init(self, key: Key) -> Learned:
         """See `learner.Learner.init`."""
@@ -170,7 +172,7 @@ class PPOLearner(AnyLearner[ConfigT]):
         metrics["actor/learning_rate"] = self.actor_optimizer.rate.initial * learned.rate
         happened = jnp.maximum(samples.drawn.sum(), 1.0)
         metrics["train/reward"] = (jnp.where(data.valid, data.reward, 0.0)).sum() / happened
-        metrics["policy/saturation"] = (jnp.abs(data.action) > 0.99).mean()
+        metrics["policy/saturation"] = learned.actor.policy.squashing.saturated(data.action).mean()
         metrics["critic/target_mean"] = (samples.target * samples.drawn).sum() / happened
         learned = dataclasses.replace(learned, normalizer=learned.normalizer.merge(data.observation))
         return Updated(learned, means(metrics) | counts({name: value.sum() for name, value in skipped.items()}))

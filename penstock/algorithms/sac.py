@@ -100,7 +100,7 @@ class Learner(OffPolicyLearner[Config]):
     name: ClassVar[str] = "sac"
     num_critics: ClassVar[int] = 2
     """Size of the ensemble, of which targets and the actor use the minimum; a subclass may have another."""
-    needs: ClassVar[tuple[Need, ...]] = (Need.DENSITY,)
+    needs: ClassVar[tuple[Need, ...]] = (Need.DENSITY, Need.ACTION_GRADIENT)
     policy_hint: ClassVar[str] = "Choose another with --policy, for example gaussian or noisy-flow."
 
     def __init__(self, config: Config, world: World, planned_updates: int):

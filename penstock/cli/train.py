@@ -33,7 +33,7 @@ class TrainOptions(Grouped, Generic[ConfigT]):
     world_option: tuple[str, ...] = ()
     """Options of the world, as name=value, for example observation=points."""
     preset: str = ""
-    """Settings by name in place of the world's: light (small and fast, for a CPU)."""
+    """Settings by name in place of the world's: light (small and fast, for a CPU), or rsl-rl (on-policy: rsl_rl's)."""
     steps: int = 200_000
     """Environment steps per seed, all environments together."""
     num_envs: int = 32

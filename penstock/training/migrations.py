@@ -62,6 +62,7 @@ ADDED_LATER: dict[str, Any] = {
     "actor_batch_renorm": False,
     "state_dependent_std": True,
     "stepper": "euler",
+    "squash": "tanh",
 }
 """Settings that came after the first runs, and what was done before there was a choice."""
 
