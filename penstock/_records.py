@@ -1,7 +1,8 @@
 """Frozen dataclasses that are pytrees, for what is made anew at every control step on the host.
 
 `equinox.Module` does the same and checks more: making one takes 10 to 25 microseconds, which is as long as a step of
-MuJoCo. Here it takes about one. Modules with weights are Equinox's.
+MuJoCo. Here it takes about one. Modules with weights are Equinox's. `jax.tree_util.register_dataclass` is as quick, but
+puts leaves back through the constructor, whose annotations tests check; those of a transformed tree need not be arrays.
 """
 
 import dataclasses
