@@ -117,11 +117,6 @@ class CrossQCritic(CriticBase):
 class Samples(Alternative):
     """What a sample of the replay memory spans: control steps, or one action chunk."""
 
-    n_step: ClassVar[int] = 1
-    """Longest span of a sample of single actions."""
-    chunk_length: ClassVar[int] = 1
-    """Actions that the policy plans at a decision."""
-
     @classmethod
     def kinds(cls) -> "tuple[Samples, ...]":
         """See `Alternative.kinds`."""
@@ -132,9 +127,12 @@ class Samples(Alternative):
 class StepSamples(Samples):
     """Single actions."""
 
+    chunk_length: ClassVar[int] = 1
+    """See `ChunkSamples`."""
+
     n_step: int = 1
-    """Longest span of a sample in control steps; the value is bootstrapped behind it. Or in its place chunk_length:
-    action chunks."""
+    """Longest span of a sample in control steps; the value is bootstrapped behind it. Or, in its place,
+    --chunk-length C: action chunks."""
 
     def __post_init__(self):
         require(self.n_step >= 1, "n_step", self.n_step, "must be at least 1")
@@ -143,6 +141,9 @@ class StepSamples(Samples):
 @dataclasses.dataclass(frozen=True)
 class ChunkSamples(Samples):
     """Action chunks."""
+
+    n_step: ClassVar[int] = 1
+    """See `StepSamples`."""
 
     chunk_length: int = 1
     """C, actions planned per policy call and run open loop; critics judge whole chunks. Must divide
@@ -179,7 +180,7 @@ class OffPolicyConfig(AlgorithmSettings):
     activation: str = "relu"
     """Activation of networks that have none of their own: relu, silu, gelu, elu, mish or tanh. A decoded velocity and
     SAC Flow's gated one have."""
-    samples: Samples = StepSamples()
+    samples: StepSamples | ChunkSamples = StepSamples()
     """What a sample of the memory spans."""
     policy: PolicySettings = GaussianSettings(initial_log_std=0.0)
     """The policy; its class first."""
@@ -194,16 +195,18 @@ class OffPolicyConfig(AlgorithmSettings):
         require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "must be at least 0")
         require(0.0 <= self.discount <= 1.0, "discount", self.discount, "must lie in [0, 1]")
         require_widths("actor_hidden", self.actor_hidden)
+        chunk_length = self.samples.chunk_length
+        chunks = f" / chunk_length = {chunk_length}" if chunk_length > 1 else ""
         require(
-            self.batch_size <= self.replay_capacity,
+            self.batch_size <= self.replay_capacity // chunk_length,
             "batch_size",
             self.batch_size,
-            f"must not exceed replay_capacity = {self.replay_capacity}",
+            f"must not exceed replay_capacity = {self.replay_capacity}{chunks}",
         )
         require(
-            self.collect_steps % self.samples.chunk_length == 0,
+            self.collect_steps % chunk_length == 0,
             "chunk_length",
-            self.samples.chunk_length,
+            chunk_length,
             f"must divide collect_steps = {self.collect_steps}, so that every iteration begins with a fresh plan",
         )
         self.actor_trunk()  # refuses an unknown activation
