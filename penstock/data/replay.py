@@ -4,17 +4,17 @@ The same ring serves functional worlds (JAX arrays, inside `jax.jit`) and hosted
 written in place): `Replay` holds either. A control step of N environments is one slot; what is sampled is a slot and an
 environment.
 
-With action chunks, stretches of C slots begin where all environments plan (`penstock.policies.planning`), and what is
-sampled is a stretch and an environment. Q(s, a_0 .. a_{C-1}) is the value of running these actions whatever happens in
+With action chunks, C slots in a row begin where all environments plan (`penstock.policies.planning`), and what is
+sampled is such a chunk and an environment. Q(s, a_0 .. a_{C-1}) is the value of running these actions whatever happens in
 between. A sample of it needs actions that were chosen at s alone:
 
-    a stretch from its beginning    one plan, made at s: a sample of exactly that
+    a chunk from its beginning      one plan, made at s: a sample of exactly that
     C steps from anywhere else      hold actions that were chosen after s, in view of what had happened. Where the
                                     world has noise, or hides a part of its state, they tell of it, and a value
                                     learned from them is that of knowing what will happen
-    a plan that a reset began       ends with the stretch, before its C actions have run
+    a plan that a reset began       ends with the chunk of all, before its C actions have run
 
-Only the first is drawn. Where an episode ends inside a stretch the rest of the plan did not run. It is kept all the
+Only the first is drawn. Where an episode ends inside a chunk the rest of the plan did not run. It is kept all the
 same, in the place of what the next episode did: blanks there would tell the critic that the episode ended.
 """
 
@@ -42,8 +42,8 @@ class Experience(eqx.Module):
 
     Attributes:
         observation: what the policy acted on, raw.
-        action: inside the box [-1, 1]; with chunks, of the plan with which the stretch began, also where its
-            episode has ended since.
+        action: inside the box [-1, 1]; with chunks, of the plan with which the chunk began, also where its episode
+            has ended since.
         reward: of the step.
         terminated: the episode ended inside the task: nothing to bootstrap from.
         truncated: the episode met its time limit: bootstrap from ``next_observation``.
@@ -192,8 +192,8 @@ class Replay(eqx.Module):
                 chunks.
             recent: how many of the batch come from the newest data.
             newest: how many transitions count as newest.
-            chunk_length: C: samples are whole stretches, which the slots 0, C, 2 C, .. begin, and end early at the end
-                of an episode. Counts of transitions stay counts of steps.
+            chunk_length: C: samples are whole chunks, which the slots 0, C, 2 C, .. begin, and end early at the end of
+                an episode. Counts of transitions stay counts of steps.
         """
         uniform = jax.random.uniform(key, (batch_size + 1,))
         return self.gather(uniform, discount, n_step=n_step, recent=recent, newest=newest, chunk_length=chunk_length)
@@ -219,21 +219,19 @@ class Replay(eqx.Module):
             chunk_length: see `sample`.
 
         Raises:
-            ConfigurationError: the ring does not hold whole stretches.
+            ConfigurationError: the ring does not hold whole chunks.
         """
         # Attributes of a module are slow to read, and the host draws in Python: each is read once.
         ring, filled, slots, num_envs = self.ring, self.filled, self.slots, self.num_envs
         reward, terminated, truncated = ring.reward, ring.terminated, ring.truncated
         xp = np if isinstance(reward, np.ndarray) else jnp
-        require(
-            slots % chunk_length == 0,
-            "chunk_length",
-            chunk_length,
-            f"must divide the {slots} control steps of the ring",
-        )
-        unfinished = self.position % chunk_length  # steps of the stretch that is being written; its oldest are gone
-        stretches = (filled - unfinished) // chunk_length
-        count = stretches * num_envs
+        unfinished, whole = 0, filled
+        if chunk_length > 1:
+            told = f"must divide the {slots} control steps of the ring"
+            require(slots % chunk_length == 0, "chunk_length", chunk_length, told)
+            unfinished = self.position % chunk_length  # steps of the chunk that is being written: its oldest are gone
+            whole = (filled - unfinished) // chunk_length
+        count = whole * num_envs
         begin = uniform[-1]
         rank = _stratified(xp, uniform[recent:-1], begin, count)  # 0 is the oldest transition
         late = xp.minimum(count, -(-newest // chunk_length))
@@ -246,7 +244,7 @@ class Replay(eqx.Module):
             return (oldest + age) % slots
 
         def age_of(rank):
-            return filled - unfinished - (stretches - rank // num_envs) * chunk_length
+            return filled - unfinished - (whole - rank // num_envs) * chunk_length
 
         if ring.valid is not None:
             place = lambda rank: (slot(age_of(rank)), rank % num_envs)  # noqa: E731
@@ -263,10 +261,11 @@ class Replay(eqx.Module):
             last = xp.where(going, at, last)
             weight = xp.where(going, weight * discount, weight)
             going = going & ~(terminated[at, env] | truncated[at, env])
-        action = ring.action[first, env]
         if chunk_length > 1:
-            chunk = ring.action[first[:, None] + np.arange(chunk_length), env[:, None]]
-            action = chunk.reshape(first.shape[0], -1)
+            chunks = ring.action[first[:, None] + np.arange(chunk_length), env[:, None]]
+            action = chunks.reshape(first.shape[0], -1)
+        else:
+            action = ring.action[first, env]
         return Batch(
             observation=jax.tree.map(lambda leaf: leaf[first, env], ring.observation),
             action=action,
