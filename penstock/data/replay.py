@@ -5,8 +5,8 @@ written in place): `Replay` holds either. A control step of N environments is on
 environment.
 
 With action chunks, C slots in a row begin where all environments plan (`penstock.policies.planning`), and what is
-sampled is such a chunk and an environment. Q(s, a_0 .. a_{C-1}) is the value of running these actions whatever happens in
-between. A sample of it needs actions that were chosen at s alone:
+sampled is such a chunk and an environment. Q(s, a_0 .. a_{C-1}) is the value of running these actions whatever happens
+in between. A sample of it needs actions that were chosen at s alone:
 
     a chunk from its beginning      one plan, made at s: a sample of exactly that
     C steps from anywhere else      hold actions that were chosen after s, in view of what had happened. Where the
