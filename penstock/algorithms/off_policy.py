@@ -3,9 +3,9 @@
 SAC, TD3, CrossQ, FlowRL and SAC Flow each state in their own file what they learn (``init``) and one gradient step on a
 batch (``gradient_step``). Acting, remembering and sampling are the drivers' part (``penstock/training/drivers``).
 
-With ``chunk_length`` C what they call an action is a plan of C actions, which runs open loop: a reward is the discounted
-sum of those of its k steps, C or those until the episode ended, and their gamma is ``gamma^k``. So none of them knows of
-chunks, but for the size of an action (`OffPolicyLearner.flat_size`).
+With ``chunk_length`` C what they call an action is a plan of C actions, which runs open loop. A reward is then the
+discounted sum of those of its k steps, C or those until the episode ended, and their gamma is ``gamma^k``. So none of
+them knows of chunks, but for the size of an action (`OffPolicyLearner.flat_size`).
 """
 
 import abc
