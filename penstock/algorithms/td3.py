@@ -82,7 +82,7 @@ class Learner(OffPolicyLearner[Config]):
 
     def init(self, key: Key) -> Learned:
         """See `learner.Learner.init`."""
-        config, spec, d = self.config, self.world.observation_spec, self.world.action_size
+        config, spec, d = self.config, self.world.observation_spec, self.flat_size
         key_encoder, key_policy, key_critic = jax.random.split(key, 3)
         actor = make_actor(key_encoder, key_policy, config.policy, spec, d, config.actor_trunk())
         trunk = Trunk(config.critic.critic_hidden, config.activation, config.layer_norm)

@@ -11,6 +11,7 @@ from penstock._types import Key
 from penstock.algorithms.learner import Learner
 from penstock.observation import blank
 from penstock.policies import DeterministicAction
+from penstock.policies.planning import Plan
 from penstock.training.episode_info import EpisodeInfo
 from penstock.training.evaluation import Evaluation, as_logged
 from penstock.worlds.hosted.hosted_world import HostedWorld
@@ -48,9 +49,17 @@ class HostedEvaluator:
         learner: the algorithm.
         world: one environment per episode.
         rule: of the deterministic action, in place of the run's.
+        replan_every_step: for chunked policies; see `run_episodes`.
     """
 
-    def __init__(self, learner: Learner, world: HostedWorld, rule: DeterministicAction | None = None):
+    def __init__(
+        self,
+        learner: Learner,
+        world: HostedWorld,
+        rule: DeterministicAction | None = None,
+        *,
+        replan_every_step: bool = False,
+    ):
         self.learner = learner
         self.episodes = world.num_envs
         at_once = min(self.episodes, PROCESSES_AT_ONCE) if world.vectorization == "processes" else self.episodes
@@ -60,19 +69,26 @@ class HostedEvaluator:
         self._info = EpisodeInfo(self.world.num_envs)
         self._missing_told = False
 
-        def act(leaves, observation, key, t, deterministic):
+        def act(leaves, memory, observation, key, t, deterministic):
             self.traces += 1
             agent = jax.tree.unflatten(structure, leaves).acting_by(rule)
-            sample = agent.mode(observation) if deterministic else agent.sample(observation, jax.random.fold_in(key, t))
-            return sample.action
+            # Each environment plays one episode, so all plan at its beginning, and every C steps.
+            noise = None if deterministic else jax.random.fold_in(key, t)
+            return agent.act(memory, t, observation, noise, replan=replan_every_step)[:2]
 
-        self._act = jax.jit(act, static_argnums=4)
+        self._act = jax.jit(act, static_argnums=5)
+        self._structure = structure
+
+    def _memory(self, leaves: list[jax.Array]) -> Plan:
+        """What the agent remembers before the first step."""
+        return jax.tree.unflatten(self._structure, leaves).initial_memory(self.world.num_envs)
 
     def compile(self, leaves: list[jax.Array]) -> None:
         """Compiles both ways of acting."""
         observation = jax.tree.map(np.asarray, blank(self.world.observation_spec, self.world.num_envs))
+        memory = self._memory(leaves)
         for deterministic in (False, True):
-            self._act(leaves, observation, jax.random.key(0), np.int32(0), deterministic)
+            self._act(leaves, memory, observation, jax.random.key(0), np.int32(0), deterministic)
 
     def run(
         self,
@@ -135,10 +151,11 @@ class HostedEvaluator:
             alive = np.ones((world.num_envs,), bool)
             total, length = np.zeros((world.num_envs,)), np.zeros((world.num_envs,))
             self._info.forget()
+            memory = self._memory(leaves)
             for t in range(world.episode_length):
                 yield t, (done_before + world.num_envs * t / world.episode_length) / self.episodes
-                action = np.asarray(self._act(leaves, state.observation, key_round, np.int32(t), deterministic))
-                state, transition = world.step(state, action)
+                memory, action = self._act(leaves, memory, state.observation, key_round, np.int32(t), deterministic)
+                state, transition = world.step(state, np.asarray(action))
                 total += np.where(alive, transition.reward, 0.0)
                 length += alive
                 self._info.add(transition.diagnostics, alive)

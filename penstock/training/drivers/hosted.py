@@ -37,6 +37,7 @@ from penstock.algorithms.learner import (
 )
 from penstock.data import Batch, Experience, Records, Replay
 from penstock.training.drivers.memory import allocated, experience_shapes, memory_notice, remembered, require_memory
+from penstock.training.drivers.open_loop import after, next_actions, no_plans
 from penstock.training.drivers.rates import Rates, rates_of
 from penstock.training.drivers.seen import Seen
 from penstock.training.drivers.state import RunState
@@ -284,18 +285,22 @@ class HostedDriver:
         leaves = _copies(jax.tree.leaves(state.learned))  # given away at the first gradient step
         measured = self._nothing(leaves, self._draw(replay, words, 0), state)
         present, seen = world.present(), self.seen[index]
+        plans = no_plans(num_envs, need.chunk_length, world.action_size, host=True)
+        box = (num_envs, need.chunk_length * world.action_size)
+
+        def consult():
+            if env_steps < need.warmup_steps:
+                return _random(words, _WARMUP, count).uniform(-1.0, 1.0, box).astype(np.float32)
+            return np.asarray(self._act(leaves, present.observation, key, np.int32(count))[0])
+
         for step in range(iterations * need.steps):
             if step and step % need.steps == 0 and self._stops_here:
                 iterations = step // need.steps
                 break
             begin = time.perf_counter()
-            if env_steps < need.warmup_steps:
-                box = (num_envs, world.action_size)
-                action = _random(words, _WARMUP, count).uniform(-1.0, 1.0, box).astype(np.float32)
-            else:
-                action = np.asarray(self._act(leaves, present.observation, key, np.int32(count))[0])
+            plans, action, kept = next_actions(plans, step, consult)
             acted = drawn = handed = learned = time.perf_counter()
-            if env_steps >= need.warmup_steps and int(replay.filled) * num_envs >= need.batch_size:
+            if env_steps >= need.warmup_steps and replay.filled // need.chunk_length * num_envs >= need.batch_size:
                 batches = self._draw(replay, words, gradient_steps)
                 drawn = time.perf_counter()
                 if watch.apart:
@@ -311,7 +316,8 @@ class HostedDriver:
             observation = present.observation
             present, transition = world.step(present, action)
             stepped = time.perf_counter()
-            replay.write(remembered(observation, action, transition))
+            plans = after(plans, transition)
+            replay.write(remembered(observation, kept, transition))
             seen.add(transition)
             env_steps += num_envs
             count += 1
