@@ -1,5 +1,7 @@
 """Which policy runs under which algorithm: every pair is built, and trained for two iterations or refused.
 
+Once with single actions, once with chunks of two.
+
 python benchmarks/cross_product.py               the table, from what is built (seconds)
 python benchmarks/cross_product.py --train       also trains every pair that was built (minutes)
 python benchmarks/cross_product.py --write       puts the table into docs/policies.md
@@ -15,6 +17,7 @@ import numpy as np
 from penstock._errors import PenstockError
 from penstock.algorithms.learner import results
 from penstock.algorithms.registry import ALGORITHMS
+from penstock.cli.train import refuse_options_of_others
 from penstock.training.drivers.functional import begin, iterate
 from penstock.worlds import make_world
 
@@ -44,13 +47,22 @@ PAGE = Path(__file__).parent.parent / "docs" / "policies.md"
 BEGIN, END = "<!-- cross product -->", "<!-- end of cross product -->"
 
 
-def built(algorithm: str, policy: str):
+CHUNK = 2
+"""Actions of a chunk, where there are chunks."""
+
+
+def built(algorithm: str, policy: str, chunk_length: int = 1):
     """A learner with this policy, or the sentence that refuses it."""
     entry = ALGORITHMS[algorithm]
     chosen = {"policy": policy, **POLICIES[policy]}
+    if chunk_length > 1:
+        chosen["chunk_length"] = chunk_length
     if algorithm == "crossq" and policy != "gaussian":
         chosen["actor_batch_renorm"] = False
     try:
+        if chunk_length > 1:
+            kinds = entry.config.of(**entry.config.choosing(["chunk_length"]))
+            refuse_options_of_others(entry, ["--chunk-length"], kinds)
         config = entry.config.preset(SMALL[entry.family], **chosen)
         return entry.learner(config, make_world("classic/double-integrator", 4, episode_length=10), 8)
     except PenstockError as error:
@@ -66,13 +78,19 @@ def trained(learner) -> dict[str, float]:
     return {name: float(value) for name, value in results(metrics).items()}
 
 
-def pairs() -> dict[tuple[str, str], object]:
+Pairs = dict[tuple[str, str], object]
+"""Learners or sentences, by algorithm and policy."""
+
+
+def pairs(chunk_length: int = 1) -> Pairs:
     """Every algorithm with every policy: a learner, or a sentence."""
-    return {(algorithm, policy): built(algorithm, policy) for algorithm in ALGORITHMS for policy in POLICIES}
+    return {
+        (algorithm, policy): built(algorithm, policy, chunk_length) for algorithm in ALGORITHMS for policy in POLICIES
+    }
 
 
-def table(found: dict[tuple[str, str], object]) -> str:
-    """The table in Markdown: what runs, and why the rest does not."""
+def table(found: Pairs, chunked: Pairs) -> str:
+    """The table in Markdown: what runs, alone and with chunks, and why the rest does not."""
     reasons: dict[str, int] = {}
 
     def cell(algorithm, policy):
@@ -82,14 +100,25 @@ def table(found: dict[tuple[str, str], object]) -> str:
             return "**yes**" if default else "yes"
         return f"no [{reasons.setdefault(reason(outcome), len(reasons) + 1)}]"
 
+    def chunks(algorithm):
+        outcomes = [chunked[algorithm, policy] for policy in POLICIES if not isinstance(found[algorithm, policy], str)]
+        refused = {reason(outcome) for outcome in outcomes if isinstance(outcome, str)}
+        if not refused:
+            return "yes"
+        assert len(refused) == 1 and all(isinstance(outcome, str) for outcome in outcomes), outcomes
+        return f"no [{reasons.setdefault(refused.pop(), len(reasons) + 1)}]"
+
     rows = [f"| {name} | {' | '.join(cell(name, policy) for policy in POLICIES)} |" for name in ALGORITHMS]
-    head = f"| algorithm | {' | '.join(POLICIES)} |\n|---|{'---|' * len(POLICIES)}"
+    rows = [f"{row} {chunks(name)} |" for row, name in zip(rows, ALGORITHMS, strict=True)]
+    head = f"| algorithm | {' | '.join(POLICIES)} | chunks of any of these |\n|---|{'---|' * (len(POLICIES) + 1)}"
     notes = [f"[{number}] It {words}." for words, number in reasons.items()]
     return "\n".join([head, *rows, "", *notes])
 
 
 def reason(sentence: str) -> str:
     """What a refusal says without the names of the pair."""
+    if "has no such setting" in sentence:
+        return f"has no setting `{sentence.split(':')[0]}`: it decides at every step"
     needs = re.search(r"needs .*?(?=, which)", sentence)
     return needs.group() if needs else sentence
 
@@ -105,14 +134,16 @@ def main() -> None:
     parser.add_argument("--train", action="store_true", help="train every pair that can be built")
     parser.add_argument("--write", action="store_true", help="put the table into docs/policies.md")
     arguments = parser.parse_args()
-    found = pairs()
-    print(table(found))
+    found, chunked = pairs(), pairs(CHUNK)
+    print(table(found, chunked))
     if arguments.write:
-        PAGE.write_text(page_with(table(found)))
-    for (algorithm, policy), outcome in found.items() if arguments.train else ():
-        if not isinstance(outcome, str):
-            metrics = trained(outcome)
-            print(f"{algorithm:<9} {policy:<13} {'finite' if np.isfinite(list(metrics.values())).all() else metrics}")
+        PAGE.write_text(page_with(table(found, chunked)))
+    for length, of_length in ((1, found), (CHUNK, chunked)) if arguments.train else ():
+        for (algorithm, policy), outcome in of_length.items():
+            if not isinstance(outcome, str):
+                metrics = trained(outcome)
+                finite = "finite" if np.isfinite(list(metrics.values())).all() else metrics
+                print(f"{algorithm:<9} {policy:<13} {length} {finite}")
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ PATHWISE = {"window": 8, "actor_hidden": (16,), "critic_hidden": (16,), "critic_
 NO_CRITIC = {name: value for name, value in PATHWISE.items() if not name.startswith("critic")}
 OFF_POLICY = {"collect_steps": 8, "warmup_steps": 32, "batch_size": 16, "replay_capacity": 4000, "updates_per_step": 2}
 OFF_POLICY |= {"actor_hidden": (16,), "critic_hidden": (16, 16)}
+ON_POLICY = {"window": 8, "epochs": 2, "minibatches": 2, "actor_hidden": (16,), "critic_hidden": (16,)}
 FLOWRL = {"critic_hidden": (16, 16, 16, 16)}
 
 HOSTED = f"{Path(__file__).resolve()}:Spring"
@@ -64,6 +65,8 @@ CASES: dict[str, tuple[str, str, dict, dict]] = {
         f"{name} hosted": (name, HOSTED, OFF_POLICY | more, {})
         for name, more in (("sac", {}), ("td3", {}), ("crossq", {}), ("flowrl", FLOWRL), ("sac-flow", {}))
     },
+    **{f"{name} pendulum": (name, "classic/pendulum", ON_POLICY, {"episode_length": 37}) for name in ("ppo", "nfpo")},
+    **{f"{name} hosted": (name, HOSTED, ON_POLICY, {}) for name in ("ppo", "nfpo")},
 }
 """Name to (algorithm, world, settings, options of the world)."""
 
@@ -127,7 +130,7 @@ def compare(cases: list[str]) -> None:
     """Prints what differs, and exits with 1 if anything does."""
     known, differing = json.loads(OUTPUT.read_text()), 0
     for case in cases:
-        told = differences(known[case], rows_of(case))
+        told = differences(known[case], rows_of(case)) if case in known else ["never recorded"]
         print(f"{case}: {'; '.join(told) if told else 'equal in every bit'}", flush=True)
         differing += bool(told)
         jax.clear_caches()

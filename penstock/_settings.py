@@ -3,12 +3,13 @@
 A configuration is a frozen dataclass that derives from `Settings`. A field whose value is a `Part` brings the fields of
 that part; a `Choice` is a part of which there are several kinds, and its own field of the part's name says which. So
 ``policy = flow`` brings ``flow_steps``, and ``policy = gaussian`` has no such setting: what would do nothing cannot be
-expressed. Command lines, presets and ``config.json`` know flat names only.
+expressed. Of an `Alternative` the field that is named says which kind it is: ``n_step`` or ``chunk_length``. Command
+lines, presets and ``config.json`` know flat names only.
 """
 
 import abc
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar, TypeVar
 
 from penstock._errors import ConfigurationError, require, suggest
@@ -44,6 +45,22 @@ class Choice(Part, abc.ABC):
         if name not in kinds:
             raise ConfigurationError(f"{field} = {name!r}: unknown.{suggest(str(name), kinds)}")
         return kinds[name]
+
+
+class Alternative(Part, abc.ABC):
+    """A part of which there are several kinds without a field in common: whichever is named says which kind it is."""
+
+    @classmethod
+    @abc.abstractmethod
+    def kinds(cls) -> "tuple[Alternative, ...]":
+        """The kinds there are, with default values."""
+
+    def told_by(self, names: Iterable[str]) -> "Alternative":
+        """The kind to which the last of these names belongs that belongs to one; without any, this one."""
+        kind = self
+        for name in names:
+            kind = next((other for other in self.kinds() if name in _names(other)), kind)
+        return self if type(kind) is type(self) else kind
 
 
 class Settings:
@@ -118,6 +135,8 @@ class Settings:
         for name, default in _part_fields(cls).items():
             if isinstance(default, Choice) and name in flat and flat[name] != getattr(default, name):
                 default = default.kind(name, flat[name])
+            elif isinstance(default, Alternative):
+                default = default.told_by(flat)
             parts[name] = default
         return parts
 
@@ -143,16 +162,27 @@ class Settings:
         return [name for name, default in _part_fields(cls).items() if isinstance(default, Choice)]
 
     @classmethod
+    def choosing(cls, names: Iterable[str]) -> dict[str, Any]:
+        """Those of ``names`` that choose the kind of an `Alternative`, with default values."""
+        alternatives = [part for part in _part_fields(cls).values() if isinstance(part, Alternative)]
+        values = {name: getattr(kind, name) for part in alternatives for kind in part.kinds() for name in _names(kind)}
+        return {name: values[name] for name in names if name in values}
+
+    @classmethod
     def all_parts(cls) -> Iterator[Part]:
         """Every part that a configuration may have, of every kind, with default values."""
         for name, default in _part_fields(cls).items():
             yield default
             if isinstance(default, Choice):
                 yield from (kind for key, kind in default.kinds().items() if key != getattr(default, name))
+            if isinstance(default, Alternative):
+                yield from (kind for kind in default.kinds() if type(kind) is not type(default))
 
     @classmethod
     def _no_such(cls, name, parts, where):
         for part, chosen in parts.items():
+            if isinstance(chosen, Alternative) and any(name in _names(kind) for kind in chosen.kinds()):
+                return f"{where}{name}: does nothing beside {' and '.join(_names(chosen))}. Leave one of the two out."
             if not isinstance(chosen, Choice):
                 continue
             owners = [kind for kind, settings in chosen.kinds().items() if name in _names(settings)]
@@ -186,7 +216,11 @@ class Settings:
         mine, parts = self.flat(), self._parts(flat)
         for name, part in parts.items():
             now = getattr(self, name)
-            if name in flat and getattr(now, name) != getattr(part, name):
+            if isinstance(part, Alternative):
+                other = type(now.told_by(flat)) is not type(now)
+            else:
+                other = name in flat and getattr(now, name) != getattr(part, name)
+            if other:
                 mine = {field: value for field, value in mine.items() if field not in _names(now)}
         return self._build({**mine, **flat}, "")
 

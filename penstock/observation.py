@@ -2,10 +2,10 @@
 
 import dataclasses
 
-import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Float, UInt8
 
+from penstock._records import pytree_record
 from penstock._types import AnyArray
 
 
@@ -38,7 +38,8 @@ class ObservationSpec:
         return dataclasses.replace(self, vector=self.vector + self.privileged, privileged=0)
 
 
-class Observation(eqx.Module):
+@pytree_record
+class Observation:
     """One observation, or a batch of them (leading axes ``...``).
 
     Attributes:

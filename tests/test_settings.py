@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from penstock._errors import ConfigurationError, require
-from penstock._settings import Choice, Part, Settings
+from penstock._settings import Alternative, Choice, Part, Settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +54,42 @@ class Train(Settings):
 @dataclasses.dataclass(frozen=True)
 class Coasting(Train):
     brakes: None = None
+
+
+class Load(Alternative):
+    @classmethod
+    def kinds(cls):
+        return Freight(), Passengers()
+
+
+@dataclasses.dataclass(frozen=True)
+class Freight(Load):
+    tons: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Passengers(Load):
+    seats: int = 50
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded(Settings):
+    cars: int = 3
+    load: Load = Freight(tons=7)
+
+
+def test_the_field_that_is_named_chooses_between_alternatives():
+    assert Loaded.of().flat() == {"cars": 3, "tons": 7} and Loaded.of(cars=1).load == Freight(7)
+    seated = Loaded.of(seats=8)
+    assert seated.flat() == {"cars": 3, "seats": 8} and Loaded.of(**seated.flat()) == seated
+    assert seated.changed(cars=1) == Loaded(1, Passengers(8)) and seated.changed(seats=9).load == Passengers(9)
+    assert seated.changed(tons=2) == Loaded(3, Freight(2)) and Loaded.of(tons=2).changed(seats=4).load == Passengers(4)
+    assert Loaded.preset({"tons": 4, "cars": 1}, seats=5) == Loaded(1, Passengers(5))
+    assert Loaded.all_names() == {"cars", "tons", "seats"}
+    assert Loaded.choosing(["seats", "cars"]) == {"seats": 50}
+    for both in ({"tons": 1, "seats": 2}, {"seats": 2, "tons": 1}):
+        with pytest.raises(ConfigurationError, match=r"^(tons|seats): does nothing beside (tons|seats)\. Leave one of"):
+            Loaded.of(**both)
 
 
 def test_flat_names_make_parts_and_come_back():

@@ -156,7 +156,7 @@ class Learner(OffPolicyLearner[Config]):
 
     def init(self, key: Key) -> Learned:
         """See `learner.Learner.init`."""
-        config, spec, d = self.config, self.world.observation_spec, self.world.action_size
+        config, spec, d = self.config, self.world.observation_spec, self.flat_size
         keys = jax.random.split(key, 5)
         trunk, widths = config.actor_trunk(), config.critic.critic_hidden
         actor = self.make_actor(keys[0], keys[1])
@@ -194,9 +194,8 @@ class Learner(OffPolicyLearner[Config]):
 
     def make_actor(self, key_encoder: Key, key_policy: Key) -> Actor:
         """Draws encoder and policy."""
-        config, world = self.config, self.world
-        trunk = config.actor_trunk()
-        return make_actor(key_encoder, key_policy, config.policy, world.observation_spec, world.action_size, trunk)
+        config, spec = self.config, self.world.observation_spec
+        return make_actor(key_encoder, key_policy, config.policy, spec, self.flat_size, config.actor_trunk())
 
     def weight(self, difference: Float[Array, "B"]) -> Float[Array, "B"]:
         """Weights of the flow-matching errors from ``D = Q_b(s, a) - Q(s, pi(s))``; a subclass may have others."""
@@ -215,7 +214,7 @@ class Learner(OffPolicyLearner[Config]):
         # What is not uniform is recent, as released: 52 of 256. A product such as 0.1 * 10 may fall short of 1.
         recent = config.batch_size - math.floor((1.0 - config.recent_fraction) * config.batch_size + 1e-9)
         return {
-            "n_step": config.n_step,
+            "n_step": config.samples.n_step,
             "recent": recent,
             "newest": config.newest,
         }

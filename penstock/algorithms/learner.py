@@ -99,6 +99,11 @@ class Batches(DataNeed):
     updates_per_step: int
     sampling: Mapping[str, Any]
 
+    @property
+    def chunk_length(self) -> int:
+        """C: actions that `Learner.explore` plans at a decision and an action of a sample has; 1 without chunks."""
+        return self.sampling.get("chunk_length", 1)
+
 
 class Clock(eqx.Module):
     """How far a run is. All seeds share it, so conditions on it are conditions under several seeds too.

@@ -2,6 +2,10 @@
 
 SAC, TD3, CrossQ, FlowRL and SAC Flow each state in their own file what they learn (``init``) and one gradient step on a
 batch (``gradient_step``). Acting, remembering and sampling are the drivers' part (``penstock/training/drivers``).
+
+With ``chunk_length`` C what they call an action is a plan of C actions, which runs open loop. A reward is then the
+discounted sum of those of its k steps, C or those until the episode ended, and their gamma is ``gamma^k``. So none of
+them knows of chunks, but for the size of an action (`OffPolicyLearner.flat_size`).
 """
 
 import abc
@@ -31,16 +35,21 @@ class OffPolicyLearner(Learner[ConfigT]):
         super().__init__(config, world, planned_updates)
         self.require_policy(self.shapes().actor.policy)
         planned = planned_updates * world.num_envs * config.collect_steps
-        for field, most in (("warmup_steps", planned - 1), ("batch_size", planned)):
+        for field, most in (("warmup_steps", planned - 1), ("batch_size", planned // config.samples.chunk_length)):
             if getattr(config, field) > most:
+                chunks = (
+                    f" in chunks of chunk_length = {config.samples.chunk_length}"
+                    if config.samples.chunk_length > 1
+                    else ""
+                )
                 raise ConfigurationError(
-                    f"{field} = {getattr(config, field)}: the whole run has {planned} environment steps, so nothing "
-                    f"would be learned. Pass more --steps, or a smaller --{field.replace('_', '-')}."
+                    f"{field} = {getattr(config, field)}: the whole run has {planned} environment steps{chunks}, so "
+                    f"nothing would be learned. Pass more --steps, or a smaller --{field.replace('_', '-')}."
                 )
         require(
-            config.n_step <= min(self.capacity, planned) // world.num_envs,
+            config.samples.n_step <= min(self.capacity, planned) // world.num_envs,
             "n_step",
-            config.n_step,
+            config.samples.n_step,
             f"must not exceed the {min(self.capacity, planned) // world.num_envs} control steps that the replay memory "
             "holds",
         )
@@ -63,7 +72,7 @@ class OffPolicyLearner(Learner[ConfigT]):
 
     def sampling(self) -> dict[str, int]:
         """How batches are drawn: keyword arguments of `Replay.gather`."""
-        return {"n_step": self.config.n_step}
+        return {"n_step": self.config.samples.n_step}
 
     # ------------------------------------------------------------------ what follows
 
@@ -87,14 +96,23 @@ class OffPolicyLearner(Learner[ConfigT]):
             capacity=self.capacity,
             warmup_steps=config.warmup_steps,
             updates_per_step=config.updates_per_step,
-            sampling={"discount": config.discount, **self.sampling()},
+            sampling={"discount": config.discount, "chunk_length": config.samples.chunk_length, **self.sampling()},
         )
 
     @property
     def capacity(self) -> int:
-        """Transitions that the memory holds, in whole control steps; a batch at least."""
-        num_envs = self.world.num_envs
-        return num_envs * max(self.config.replay_capacity // num_envs, -(-self.config.batch_size // num_envs))
+        """Transitions that the memory holds, in whole control steps; a batch at least.
+
+        With chunks in whole stretches of them, and one stretch more than a batch: one is being written.
+        """
+        stretch = self.world.num_envs * self.config.samples.chunk_length
+        batch = -(-self.config.batch_size // self.world.num_envs) + (self.config.samples.chunk_length > 1)
+        return stretch * max(self.config.replay_capacity // stretch, batch)
+
+    @property
+    def flat_size(self) -> int:
+        """Numbers of one decision, C * d: what a draw of the policy emits, and what critics judge."""
+        return self.config.samples.chunk_length * self.world.action_size
 
     def initial_normalizer(self) -> Normalizer | None:
         """Statistics of no observation yet; None where observations are not normalised."""
@@ -109,7 +127,7 @@ class OffPolicyLearner(Learner[ConfigT]):
     def agent_in_batches(self, actor: Actor) -> Agent:
         """An agent on the observations of batches, which are normalised already."""
         unchanged = Normalizer.create(self.world.observation_spec.vector, enabled=False)
-        return Agent(actor, unchanged, self.config.deterministic())
+        return Agent(actor, unchanged, self.config.deterministic(), self.config.samples.chunk_length)
 
 
 def polyak(target: PyTree, online: PyTree, rate: float) -> PyTree:

@@ -2,10 +2,10 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from penstock._errors import ConfigurationError, require
-from penstock._settings import Choice, Part
+from penstock._settings import Alternative, Choice, Part
 from penstock.algorithms.learner import AlgorithmSettings
 from penstock.algorithms.rules import require_betas, require_rate, require_widths
 from penstock.networks import Trunk
@@ -114,6 +114,46 @@ class CrossQCritic(CriticBase):
 
 
 @dataclasses.dataclass(frozen=True)
+class Samples(Alternative):
+    """What a sample of the replay memory spans: control steps, or one action chunk."""
+
+    @classmethod
+    def kinds(cls) -> "tuple[Samples, ...]":
+        """See `Alternative.kinds`."""
+        return StepSamples(), ChunkSamples()
+
+
+@dataclasses.dataclass(frozen=True)
+class StepSamples(Samples):
+    """Single actions."""
+
+    chunk_length: ClassVar[int] = 1
+    """See `ChunkSamples`."""
+
+    n_step: int = 1
+    """Longest span of a sample in control steps; the value is bootstrapped behind it. Or, in its place,
+    --chunk-length C: action chunks."""
+
+    def __post_init__(self):
+        require(self.n_step >= 1, "n_step", self.n_step, "must be at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class ChunkSamples(Samples):
+    """Action chunks."""
+
+    n_step: ClassVar[int] = 1
+    """See `StepSamples`."""
+
+    chunk_length: int = 1
+    """C, actions planned per policy call and run open loop; critics judge whole chunks. Must divide
+    ``collect_steps``."""
+
+    def __post_init__(self):
+        require(self.chunk_length >= 1, "chunk_length", self.chunk_length, "must be at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
 class OffPolicyConfig(AlgorithmSettings):
     """Settings that every off-policy algorithm has. Each adds its parts ``policy`` and ``critic``."""
 
@@ -124,8 +164,6 @@ class OffPolicyConfig(AlgorithmSettings):
     replay_capacity: int = 1_000_000
     """Transitions that the replay memory holds, all environments together. No more are allocated than ``steps`` will
     fill, on functional worlds rounded up."""
-    n_step: int = 1
-    """Longest span of a sample in control steps; the value is bootstrapped behind it."""
     warmup_steps: int = 5_000
     """Environment steps with uniformly random actions before the first gradient step."""
     collect_steps: int = 64
@@ -142,6 +180,8 @@ class OffPolicyConfig(AlgorithmSettings):
     activation: str = "relu"
     """Activation of networks that have none of their own: relu, silu, gelu, elu, mish or tanh. A decoded velocity and
     SAC Flow's gated one have."""
+    samples: StepSamples | ChunkSamples = StepSamples()
+    """What a sample of the memory spans."""
     policy: PolicySettings = GaussianSettings(initial_log_std=0.0)
     """The policy; its class first."""
     critic: CriticSettings = CriticSettings()
@@ -150,16 +190,24 @@ class OffPolicyConfig(AlgorithmSettings):
     """The optimiser of all networks."""
 
     def __post_init__(self):
-        for field in ("batch_size", "replay_capacity", "n_step", "collect_steps", "updates_per_step", "policy_delay"):
+        for field in ("batch_size", "replay_capacity", "collect_steps", "updates_per_step", "policy_delay"):
             require(getattr(self, field) >= 1, field, getattr(self, field), "must be at least 1")
         require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "must be at least 0")
         require(0.0 <= self.discount <= 1.0, "discount", self.discount, "must lie in [0, 1]")
         require_widths("actor_hidden", self.actor_hidden)
+        chunk_length = self.samples.chunk_length
+        chunks = f" / chunk_length = {chunk_length}" if chunk_length > 1 else ""
         require(
-            self.batch_size <= self.replay_capacity,
+            self.batch_size <= self.replay_capacity // chunk_length,
             "batch_size",
             self.batch_size,
-            f"must not exceed replay_capacity = {self.replay_capacity}",
+            f"must not exceed replay_capacity = {self.replay_capacity}{chunks}",
+        )
+        require(
+            self.collect_steps % chunk_length == 0,
+            "chunk_length",
+            chunk_length,
+            f"must divide collect_steps = {self.collect_steps}, so that every iteration begins with a fresh plan",
         )
         self.actor_trunk()  # refuses an unknown activation
 

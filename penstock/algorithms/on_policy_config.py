@@ -7,9 +7,10 @@ from penstock._settings import Part
 from penstock.algorithms.learner import AlgorithmSettings
 from penstock.algorithms.pathwise_config import initial_gain
 from penstock.algorithms.recurrent_settings import MemorylessSettings, RecurrentSettings
-from penstock.algorithms.rules import require_betas, require_rate, require_widths
+from penstock.algorithms.rules import require_rate, require_widths
 from penstock.networks import Trunk
 from penstock.policies import GaussianSettings, PolicySettings
+from penstock.policies.squash import SquashName
 
 RATE_BOUNDS = (1e-5, 1e-2)
 """Within them an adapted learning rate stays (rsl_rl)."""
@@ -47,14 +48,11 @@ class ClippedAdamSettings(Part):
     """KL divergence from the policy that acted, by which the actor's learning rate is adapted at every minibatch:
     divided by 1.5 above twice of it, multiplied by 1.5 below half of it, within [1e-5, 1e-2]. None keeps the rate.
     rsl_rl: 0.01."""
-    adam_betas: tuple[float, float] = (0.9, 0.999)
-    """Decay rates of Adam's two moments."""
     gradient_clip: float = 0.5
     """Largest global norm of actor and critic gradients, each. rsl_rl: 1."""
 
     def __post_init__(self):
         require_rate("actor_learning_rate", self.actor_learning_rate)
-        require_betas(self.adam_betas)
         require(self.gradient_clip > 0.0, "gradient_clip", self.gradient_clip, "must be greater than 0")
         above = self.kl_target is None or self.kl_target > 0.0
         require(above, "kl_target", self.kl_target, "must be greater than 0, or None")
@@ -87,6 +85,9 @@ class OnPolicyConfig(AlgorithmSettings):
     normalize_observations: bool = True
     """Normalise observation vectors by running statistics, frozen within an iteration. Point clouds and pixels never
     are."""
+    squash: SquashName = "tanh"
+    """How a latent becomes an action in [-1, 1]: tanh, with the density of the action; or clip, with the density of the
+    latent, as if the environment clipped (gaussian and coupling). SB3, rsl_rl: clip."""
     policy: PolicySettings = GaussianSettings(state_dependent_std=False, initial_log_std=0.0)
     """The policy; its class first."""
     recurrent: RecurrentSettings = MemorylessSettings()
@@ -106,11 +107,17 @@ class OnPolicyConfig(AlgorithmSettings):
         )
         require_widths("actor_hidden", self.actor_hidden)
         self.trunk(self.actor_hidden)  # refuses an unknown activation
+        _ = self.acting_policy  # refuses one that cannot clip
 
     @property
     def iteration_steps(self) -> int:
         """Control steps per iteration."""
         return self.window
+
+    @property
+    def acting_policy(self) -> PolicySettings:
+        """The policy, squashed as ``squash`` says."""
+        return self.policy.clipped() if self.squash == "clip" else self.policy
 
     def trunk(self, hidden: tuple[int, ...]) -> Trunk:
         """Shape of a network with these hidden layers."""

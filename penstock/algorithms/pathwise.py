@@ -28,7 +28,7 @@ from penstock.algorithms.window import Window, phase_of, rollout_window
 from penstock.critics import Critic, fit_values, segment_return, td_lambda_targets
 from penstock.networks import Normalizer
 from penstock.networks.optimization import Optimizer, guarded_step, make_optimizer
-from penstock.policies import Actor, Agent, make_actor
+from penstock.policies import Actor, Agent, Need, make_actor
 from penstock.worlds import FunctionalWorld, Observation, World
 from penstock.worlds.world import WorldState
 
@@ -89,6 +89,7 @@ class PathwiseLearner(Learner[ConfigT]):
     `remember`; none overrides `update`.
     """
 
+    needs: ClassVar[tuple[Need, ...]] = (Need.ACTION_GRADIENT,)
     num_critics: ClassVar[int]
     """Size of the value ensemble; 0 for none."""
     has_bonus: ClassVar[bool] = False

@@ -22,7 +22,7 @@ clipped apart, as in rsl_rl 5 (github.com/leggedrobotics/rsl_rl); the estimator 
 """
 
 import dataclasses
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import equinox as eqx
 import jax
@@ -34,6 +34,7 @@ from penstock.algorithms.keys import purpose_key
 from penstock.algorithms.learner import Clock, Updated, WindowOfRecords, counts, means
 from penstock.algorithms.learner import Learner as AnyLearner
 from penstock.algorithms.on_policy_config import RATE_BOUNDS, OnPolicyConfig
+from penstock.algorithms.sequences import Remembered, Sequence, by_step, exchanged, over, sequence_of
 from penstock.algorithms.symmetry import Mirror
 from penstock.critics import Critic, td_lambda_targets
 from penstock.data import Records
@@ -70,25 +71,6 @@ class Learned(eqx.Module):
     critic_optimizer: PyTree
     normalizer: Normalizer
     rate: Scalar
-
-
-class Remembered(NamedTuple):
-    """What actor and critic remember of N environments, ``(N, M)`` each."""
-
-    actor: Float[Array, "N M"]
-    critic: Float[Array, "N M"]
-
-
-class Sequence(eqx.Module):
-    """What is needed to remember once more what was remembered in a window.
-
-    Attributes:
-        start: before its first step.
-        begins: whether an episode begins at a step behind the first.
-    """
-
-    start: Remembered
-    begins: Bool[Array, "N H"]
 
 
 class Samples(eqx.Module):
@@ -144,7 +126,7 @@ class PPOLearner(AnyLearner[ConfigT]):
     def _optimizer(self, learning_rate: float) -> Optimizer:
         settings = self.config.optimizer
         return make_optimizer(
-            learning_rate, learning_rate, 1, clip=settings.gradient_clip, betas=settings.adam_betas, weight_decay=0.0
+            learning_rate, learning_rate, 1, clip=settings.gradient_clip, betas=(0.9, 0.999), weight_decay=0.0
         )
 
     def _make_actor(self, key: Key) -> Actor:
@@ -152,7 +134,7 @@ class PPOLearner(AnyLearner[ConfigT]):
         key_encoder, key_policy = jax.random.split(key)
         trunk = config.trunk(config.actor_hidden)
         spec, size = world.observation_spec, world.action_size
-        return make_actor(key_encoder, key_policy, config.policy, spec, size, trunk, config.recurrent.build)
+        return make_actor(key_encoder, key_policy, config.acting_policy, spec, size, trunk, config.recurrent.build)
 
     def init(self, key: Key) -> Learned:
         """See `learner.Learner.init`."""
@@ -220,7 +202,7 @@ class PPOLearner(AnyLearner[ConfigT]):
         metrics["actor/learning_rate"] = self.actor_optimizer.rate.initial * learned.rate
         happened = jnp.maximum(samples.drawn.sum(), 1.0)
         metrics["train/reward"] = (jnp.where(data.valid, data.reward, 0.0)).sum() / happened
-        metrics["policy/saturation"] = (jnp.abs(data.action) > 0.99).mean()
+        metrics["policy/saturation"] = learned.actor.policy.squashing.saturated(data.action).mean()
         metrics["critic/target_mean"] = (samples.target * samples.drawn).sum() / happened
         learned = dataclasses.replace(learned, normalizer=learned.normalizer.merge(data.observation))
         return Updated(learned, means(metrics) | counts({name: value.sum() for name, value in skipped.items()}))
@@ -228,9 +210,9 @@ class PPOLearner(AnyLearner[ConfigT]):
     def samples(self, learned: Learned, data: Records) -> Samples:
         """Advantages and targets of a window, and the densities with which it was drawn."""
         config, sequence = self.config, sequence_of(data)
-        flat, unflat = (_by_step, lambda leaf: leaf.reshape(data.reward.shape))
+        flat, unflat = (by_step, lambda leaf: leaf.reshape(data.reward.shape))
         if sequence is not None:
-            flat = unflat = _time_and_environments_exchanged
+            flat = unflat = exchanged
         raw, final = (jax.tree.map(flat, part) for part in (data.observation, data.final_observation))
         observation, final = learned.normalizer(raw), learned.normalizer(final)
         if sequence is None:
@@ -264,7 +246,7 @@ class PPOLearner(AnyLearner[ConfigT]):
         )
 
     def _log_prob(self, actor, observation, record, sequence=None):
-        return _over(actor.policy.log_prob, sequence)(self._features(actor, observation, sequence), record)
+        return over(actor.policy.log_prob, sequence)(self._features(actor, observation, sequence), record)
 
     def _features(self, actor, observation, sequence):
         if sequence is None:
@@ -316,8 +298,8 @@ class PPOLearner(AnyLearner[ConfigT]):
     def _entropy(self, actor, batch, key):
         """From one reparameterised draw per state."""
         features = self._features(actor, batch.observation, batch.sequence)
-        noise = _over(actor.policy.noise, batch.sequence)(jax.random.split(key, features.shape[:-1]))
-        return -_over(actor.policy.draw_with_log_prob, batch.sequence)(features, noise)[1]
+        noise = over(actor.policy.noise, batch.sequence)(jax.random.split(key, features.shape[:-1]))
+        return -over(actor.policy.draw_with_log_prob, batch.sequence)(features, noise)[1]
 
     def _critic_loss(self, critic, batch):
         if batch.sequence is None:
@@ -368,28 +350,6 @@ class Learner(PPOLearner[Config]):
     """PPO: see the module's equations."""
 
     name: ClassVar[str] = "ppo"
-
-
-def sequence_of(data: Records) -> Sequence | None:
-    """The window as sequences; None where nothing is remembered."""
-    if data.memory is None:
-        return None
-    # An environment that only reset itself was asked too, with the last observation of the episode before.
-    ended = _time_and_environments_exchanged(data.terminated | data.truncated | ~data.valid)
-    return Sequence(data.memory, jnp.concatenate([jnp.zeros_like(ended[:, :1]), ended[:, :-1]], axis=1))
-
-
-def _by_step(leaf):
-    return jax.lax.collapse(leaf, 0, 2)
-
-
-def _time_and_environments_exchanged(leaf):
-    return jnp.swapaxes(leaf, 0, 1)
-
-
-def _over(function, sequence):
-    """The function for every sample, or for every step of every sequence."""
-    return jax.vmap(function) if sequence is None else jax.vmap(jax.vmap(function))
 
 
 def normalized(advantage: Float[Array, "*B"], weight: Float[Array, "*B"]) -> Float[Array, "*B"]:

@@ -100,7 +100,7 @@ class Learner(OffPolicyLearner[Config]):
     name: ClassVar[str] = "sac"
     num_critics: ClassVar[int] = 2
     """Size of the ensemble, of which targets and the actor use the minimum; a subclass may have another."""
-    needs: ClassVar[tuple[Need, ...]] = (Need.DENSITY,)
+    needs: ClassVar[tuple[Need, ...]] = (Need.DENSITY, Need.ACTION_GRADIENT)
     policy_hint: ClassVar[str] = "Choose another with --policy, for example gaussian or noisy-flow."
 
     def __init__(self, config: Config, world: World, planned_updates: int):
@@ -109,7 +109,7 @@ class Learner(OffPolicyLearner[Config]):
         self.critic_optimizer = make_constant_optimizer(config.critic.critic_learning_rate, betas)
         self.alpha_optimizer = make_constant_optimizer(config.temperature_learning_rate or 0.0, betas)
         super().__init__(config, world, planned_updates)
-        most, because = config.policy.entropy_bound(world.action_size)
+        most, because = config.policy.entropy_bound(self.flat_size)
         if config.temperature_learning_rate is not None and self.entropy_target >= most:
             default = " (the default)" if config.target_entropy is None else ""
             raise ConfigurationError(
@@ -121,11 +121,11 @@ class Learner(OffPolicyLearner[Config]):
     def entropy_target(self) -> float:
         """H, in nats."""
         target = self.config.target_entropy
-        return self.config.policy.entropy_target(self.world.action_size) if target is None else target
+        return self.config.policy.entropy_target(self.flat_size) if target is None else target
 
     def init(self, key: Key) -> Learned:
         """See `learner.Learner.init`."""
-        config, spec, d = self.config, self.world.observation_spec, self.world.action_size
+        config, spec, d = self.config, self.world.observation_spec, self.flat_size
         key_encoder, key_policy, key_critic = jax.random.split(key, 3)
         actor = make_actor(key_encoder, key_policy, config.policy, spec, d, config.actor_trunk())
         critic, size = config.critic, self.num_critics

@@ -63,7 +63,7 @@ class Learner(PathwiseLearner[Config]):
     """Soft analytic policy optimisation: see the module's equations."""
 
     name: ClassVar[str] = "sapo"
-    needs: ClassVar[tuple[Need, ...]] = (Need.ACTION_DENSITY,)
+    needs: ClassVar[tuple[Need, ...]] = (Need.ACTION_DENSITY, Need.ACTION_GRADIENT)
     num_critics: ClassVar[int] = 2
     has_bonus: ClassVar[bool] = True
     policy_hint: ClassVar[str] = "Choose --policy gaussian, or marginal-flow."

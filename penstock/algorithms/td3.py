@@ -25,7 +25,7 @@ from penstock.critics.action_value import ActionCritic, make_action_critic
 from penstock.data import Batch
 from penstock.networks import Normalizer, Trunk
 from penstock.networks.optimization import guarded_step, make_constant_optimizer
-from penstock.policies import Actor, DeterministicSettings, Draw, PolicySettings, make_actor
+from penstock.policies import Actor, DeterministicSettings, Draw, Need, PolicySettings, make_actor
 from penstock.worlds import Observation, World
 
 
@@ -72,6 +72,7 @@ class Learner(OffPolicyLearner[Config]):
     """Twin delayed deterministic policy gradient: see the module's equations."""
 
     name: ClassVar[str] = "td3"
+    needs: ClassVar[tuple[Need, ...]] = (Need.ACTION_GRADIENT,)
 
     def __init__(self, config: Config, world: World, planned_updates: int):
         optimizer, critic = config.optimizer, config.critic
@@ -81,7 +82,7 @@ class Learner(OffPolicyLearner[Config]):
 
     def init(self, key: Key) -> Learned:
         """See `learner.Learner.init`."""
-        config, spec, d = self.config, self.world.observation_spec, self.world.action_size
+        config, spec, d = self.config, self.world.observation_spec, self.flat_size
         key_encoder, key_policy, key_critic = jax.random.split(key, 3)
         actor = make_actor(key_encoder, key_policy, config.policy, spec, d, config.actor_trunk())
         trunk = Trunk(config.critic.critic_hidden, config.activation, config.layer_norm)

@@ -53,7 +53,7 @@ def run(arguments: list[str]) -> int:
     from penstock.training.running import evaluate_seeds
 
     restored = restore_run(options.run_dir, options.checkpoint, options.world, options.use_copies)
-    if options.replan_every_step and getattr(restored.plan.settings, "chunk_length", 1) == 1:
+    if options.replan_every_step and restored.agents[0].chunk_length == 1:
         raise ConfigurationError("replan_every_step: this policy acts at every step already; leave it out.")
     rule = None
     if options.deterministic_action != "run":

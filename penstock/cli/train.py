@@ -33,7 +33,7 @@ class TrainOptions(Grouped, Generic[ConfigT]):
     world_option: tuple[str, ...] = ()
     """Options of the world, as name=value, for example observation=points."""
     preset: str = ""
-    """Settings by name in place of the world's: light (small and fast, for a CPU)."""
+    """Settings by name in place of the world's: light (small and fast, for a CPU), or rsl-rl (on-policy: rsl_rl's)."""
     steps: int = 200_000
     """Environment steps per seed, all environments together."""
     num_envs: int = 32
@@ -224,10 +224,11 @@ def refuse_options_of_others(entry: Any, arguments: list[str], settings: Any) ->
             )
 
 
-def _chosen_kinds(entry: Any, arguments: list[str]) -> dict[str, str]:
-    """Kinds of the configuration's parts that the command names: they decide which further options there are."""
+def _chosen_kinds(entry: Any, arguments: list[str]) -> dict[str, Any]:
+    """What the command says of the kinds of the configuration's parts: they decide which further options there are."""
     chosen = {part: _peek(arguments, f"--{part}") for part in entry.config.choices()}
-    return {part: resolved_spec(kind) for part, kind in chosen.items() if kind is not None}
+    kinds = {part: resolved_spec(kind) for part, kind in chosen.items() if kind is not None}
+    return {**kinds, **entry.config.choosing(sorted(typed_names(arguments)))}
 
 
 def _peek(arguments: list[str], flag: str) -> str | None:

@@ -2,14 +2,15 @@
 
 from typing import Any
 
-import equinox as eqx
 from jaxtyping import Bool, Float
 
+from penstock._records import pytree_record
 from penstock._types import AnyArray
 from penstock.observation import Observation
 
 
-class Records(eqx.Module):
+@pytree_record
+class Records:
     """H control steps of N environments, time first.
 
     Attributes:

@@ -1,11 +1,25 @@
-"""Replay memory: a ring of control steps, with uniform, recency-mixed and n-step sampling.
+"""Replay memory: a ring of control steps, with uniform, recency-mixed, n-step and chunk sampling.
 
 The same ring serves functional worlds (JAX arrays, inside `jax.jit`) and hosted ones (NumPy arrays in host memory,
 written in place): `Replay` holds either. A control step of N environments is one slot; what is sampled is a slot and an
 environment.
+
+With action chunks, C slots in a row begin where all environments plan (`penstock.policies.planning`), and what is
+sampled is such a chunk and an environment. Q(s, a_0 .. a_{C-1}) is the value of running these actions whatever happens
+in between. A sample of it needs actions that were chosen at s alone:
+
+    a chunk from its beginning      one plan, made at s: a sample of exactly that
+    C steps from anywhere else      hold actions that were chosen after s, in view of what had happened. Where the
+                                    world has noise, or hides a part of its state, they tell of it, and a value
+                                    learned from them is that of knowing what will happen
+    a plan that a reset began       ends with the chunk of all, before its C actions have run
+
+Only the first is drawn. Where an episode ends inside a chunk the rest of the plan did not run. It is kept all the
+same, in the place of what the next episode did: blanks there would tell the critic that the episode ended.
 """
 
 import math
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -28,7 +42,8 @@ class Experience(eqx.Module):
 
     Attributes:
         observation: what the policy acted on, raw.
-        action: inside the box [-1, 1].
+        action: inside the box [-1, 1]; with chunks, of the plan with which the chunk began, also where its episode
+            has ended since.
         reward: of the step.
         terminated: the episode ended inside the task: nothing to bootstrap from.
         truncated: the episode met its time limit: bootstrap from ``next_observation``.
@@ -51,8 +66,8 @@ class Batch(eqx.Module):
 
     Attributes:
         observation: raw.
-        action: inside the box.
-        reward: discounted sum over the 1 to n steps that the sample spans.
+        action: inside the box; with chunks of C actions ``(B, C * d)``, the earliest first.
+        reward: discounted sum over the 1 to n (or C) steps that the sample spans.
         bootstrap: weight of the value at ``next_observation``: ``gamma^k``, 0 after a termination.
         next_observation: where the sample ends.
     """
@@ -150,7 +165,15 @@ class Replay(eqx.Module):
         return Replay(jax.tree.map(moved, self.ring), position, filled)
 
     def sample(
-        self, key: Key, batch_size: int, discount: float, *, n_step: int = 1, recent: int = 0, newest: int = 2048
+        self,
+        key: Key,
+        batch_size: int,
+        discount: float,
+        *,
+        n_step: int = 1,
+        recent: int = 0,
+        newest: int = 2048,
+        chunk_length: int = 1,
     ) -> Batch:
         """Draws a batch.
 
@@ -165,15 +188,25 @@ class Replay(eqx.Module):
             key: random key.
             batch_size: B.
             discount: gamma.
-            n_step: longest span of a sample. It ends early at the end of an episode, and at the newest data.
+            n_step: longest span of a sample. It ends early at the end of an episode, and at the newest data. 1 with
+                chunks.
             recent: how many of the batch come from the newest data.
             newest: how many transitions count as newest.
+            chunk_length: C: samples are whole chunks, which the slots 0, C, 2 C, .. begin, and end early at the end of
+                an episode. Counts of transitions stay counts of steps.
         """
         uniform = jax.random.uniform(key, (batch_size + 1,))
-        return self.gather(uniform, discount, n_step=n_step, recent=recent, newest=newest)
+        return self.gather(uniform, discount, n_step=n_step, recent=recent, newest=newest, chunk_length=chunk_length)
 
     def gather(
-        self, uniform: ArrayLike, discount: float, *, n_step: int = 1, recent: int = 0, newest: int = 2048
+        self,
+        uniform: ArrayLike,
+        discount: float,
+        *,
+        n_step: int = 1,
+        recent: int = 0,
+        newest: int = 2048,
+        chunk_length: int = 1,
     ) -> Batch:
         """The batch that belongs to B + 1 uniform numbers in [0, 1). See `sample`.
 
@@ -183,30 +216,44 @@ class Replay(eqx.Module):
             n_step: see `sample`.
             recent: see `sample`.
             newest: see `sample`.
+            chunk_length: see `sample`.
+
+        Raises:
+            ConfigurationError: the ring does not hold whole chunks.
         """
         # Attributes of a module are slow to read, and the host draws in Python: each is read once.
         ring, filled, slots, num_envs = self.ring, self.filled, self.slots, self.num_envs
         reward, terminated, truncated = ring.reward, ring.terminated, ring.truncated
         xp = np if isinstance(reward, np.ndarray) else jnp
-        count = filled * num_envs
+        unfinished, whole = 0, filled
+        if chunk_length > 1:
+            told = f"must divide the {slots} control steps of the ring"
+            require(slots % chunk_length == 0, "chunk_length", chunk_length, told)
+            unfinished = self.position % chunk_length  # steps of the chunk that is being written: its oldest are gone
+            whole = (filled - unfinished) // chunk_length
+        count = whole * num_envs
         begin = uniform[-1]
         rank = _stratified(xp, uniform[recent:-1], begin, count)  # 0 is the oldest transition
-        late = xp.minimum(count, newest)
+        late = xp.minimum(count, -(-newest // chunk_length))
         if recent:
             fresh = count - late + _stratified(xp, uniform[:recent], begin, late)
             rank = xp.concatenate([fresh, rank])
-        if ring.valid is not None:
-            rank = self._only_valid(rank, uniform, count, recent, count - late)
-        age, env = rank // num_envs, rank % num_envs
         oldest = self.position - filled
 
         def slot(age):
             return (oldest + age) % slots
 
+        def age_of(rank):
+            return filled - unfinished - (whole - rank // num_envs) * chunk_length
+
+        if ring.valid is not None:
+            place = lambda rank: (slot(age_of(rank)), rank % num_envs)  # noqa: E731
+            rank = self._only_valid(place, rank, uniform, count, recent, count - late)
+        age, env = age_of(rank), rank % num_envs
         total, weight = xp.zeros_like(uniform[:-1]), xp.ones_like(uniform[:-1])
         first = last = slot(age)
         going = xp.ones(age.shape, bool)
-        for k in range(n_step):
+        for k in range(max(n_step, chunk_length)):
             here = age + k
             at = slot(here) if k else first
             going = going & (here < filled)
@@ -214,30 +261,37 @@ class Replay(eqx.Module):
             last = xp.where(going, at, last)
             weight = xp.where(going, weight * discount, weight)
             going = going & ~(terminated[at, env] | truncated[at, env])
+        if chunk_length > 1:
+            chunks = ring.action[first[:, None] + np.arange(chunk_length), env[:, None]]
+            action = chunks.reshape(first.shape[0], -1)
+        else:
+            action = ring.action[first, env]
         return Batch(
             observation=jax.tree.map(lambda leaf: leaf[first, env], ring.observation),
-            action=ring.action[first, env],
+            action=action,
             reward=total,
             bootstrap=xp.where(terminated[last, env], 0.0, weight).astype(uniform.dtype),
             next_observation=jax.tree.map(lambda leaf: leaf[last, env], ring.next_observation),
         )
 
-    def _only_valid(self, rank: Any, uniform: Any, count: Any, recent: int, newest_from: Any) -> Any:
+    def _only_valid(
+        self, place: Callable[[Any], Any], rank: Any, uniform: Any, count: Any, recent: int, newest_from: Any
+    ) -> Any:
         """Draws anew, uniformly in the same part, in place of steps that did not happen (host).
 
         Args:
+            place: slots and environments of ranks: where samples begin.
             rank: ``(B,)``, by age; the first ``recent`` are of the newest part.
             uniform: what the draws follow from.
-            count: transitions in the ring.
+            count: samples in the ring.
             recent: how many belong to the newest part.
             newest_from: rank at which that part begins.
         """
-        valid, slots, num_envs = self.ring.valid, self.slots, self.num_envs
+        valid, generator = self.ring.valid, None
         assert valid is not None
-        oldest, generator = self.position - self.filled, None
         lowest = np.where(np.arange(rank.size) < recent, newest_from, 0)
         for attempt in range(2 * ATTEMPTS):
-            bad = ~valid[(oldest + rank // num_envs) % slots, rank % num_envs]
+            bad = ~valid[place(rank)]
             if not bad.any():
                 break
             if attempt == ATTEMPTS:  # as good as sure: nothing happened in the newest part

@@ -15,8 +15,8 @@ from penstock._coupling import BASE_STD_BOUNDS, kept_entries, require_flow
 from penstock._types import Key, Scalar
 from penstock.networks import MLP, Trunk
 from penstock.networks.mlp import HiddenLayer, Linear
-from penstock.policies.policy import Draw, Policy
-from penstock.policies.squash import squashed_log_prob
+from penstock.policies.policy import Density, Draw, Policy
+from penstock.policies.squash import SQUASHINGS, Squashing, SquashName
 
 
 def bounded_scale(u: Float[Array, "flat"], scale_bound: str, bound: float) -> Float[Array, "flat"]:
@@ -40,13 +40,15 @@ def bounded_scale(u: Float[Array, "flat"], scale_bound: str, bound: float) -> Fl
 
 
 class CouplingFlow(Policy):
-    """``x_0 = sigma eps``, ``eps ~ N(0, I)``, then K couplings, ``a = tanh(x_K)``.
+    """``x_0 = sigma eps``, ``eps ~ N(0, I)``, then K couplings, ``a = tanh(x_K)``, or ``clip(x_K)``.
 
     With ``b_k`` the entries that layer k keeps, and ``c(s)`` the context that is computed once for a state:
 
         s_k, m_k = network_k(b_k x_{k-1}, c(s)),   s_k bounded by l
         x_k      = b_k x_{k-1} + (1 - b_k) (x_{k-1} exp(s_k) + m_k)
         log pi(a | s) = log N(eps; 0, I) - sum log sigma - sum_k sum_i (1 - b_k)_i s_{k,i} - log det(da / dx_K)
+
+    Where the latent is clipped the last term is left out: the density is that of x_K.
 
     Each layer scales an entry by a factor in ``[exp(-l), exp(l)]``, so ``|sum s| <= l K ceil(d / 2)``. What the bound
     does not limit: shifts may still squeeze one direction while they stretch another. The networks' last layers start
@@ -62,6 +64,7 @@ class CouplingFlow(Policy):
         scale_bound: how s is bounded, see `bounded_scale`.
         masks: which entries are kept in turns: ``halves``, the first half and the rest, or ``alternating``, even and
             odd ones.
+        squash: how the latent becomes an action, see `penstock.policies.squash`.
     """
 
     context: tuple[HiddenLayer, ...]
@@ -71,6 +74,7 @@ class CouplingFlow(Policy):
     bound: float = eqx.field(static=True)
     scale_bound: str = eqx.field(static=True)
     masks: str = eqx.field(static=True)
+    squash: SquashName = eqx.field(static=True)
 
     def __init__(
         self,
@@ -85,6 +89,7 @@ class CouplingFlow(Policy):
         masks: str = "halves",
         hidden: tuple[int, ...] = (64, 64),
         base_std: float | None = 1.0,
+        squash: SquashName = "tanh",
     ):
         """Draws the weights.
 
@@ -99,6 +104,7 @@ class CouplingFlow(Policy):
             masks: ``halves`` or ``alternating``, see `CouplingFlow`.
             hidden: widths of the couplings' hidden layers.
             base_std: sigma at the start; None for sigma = 1, not learned.
+            squash: how the latent becomes an action, see `penstock.policies.squash`.
         """
         require_flow(layers, scale_bound, masks, base_std)
         keys = jax.random.split(key, len(trunk.hidden) + layers)
@@ -111,6 +117,7 @@ class CouplingFlow(Policy):
         self.couplings = tuple(eqx.tree_at(lambda network: network.output, network, zeros) for network in networks)
         self.log_std = None if base_std is None else jnp.full((flat_size,), np.log(base_std), jnp.float32)
         self.flat_size, self.bound, self.scale_bound, self.masks = flat_size, float(bound), scale_bound, masks
+        self.squash = squash
 
     # ------------------------------------------------------------------ the flow and its inverse
 
@@ -163,6 +170,16 @@ class CouplingFlow(Policy):
     # ------------------------------------------------------------------ the contract
 
     @property
+    def squashing(self) -> Squashing:
+        """See `Policy.squashing`."""
+        return SQUASHINGS[self.squash]
+
+    @property
+    def density(self) -> Density:
+        """See `Policy.density`."""
+        return Density.ACTION if self.squash == "tanh" else Density.LATENT
+
+    @property
     def network_evaluations(self) -> int:
         """One per coupling."""
         return len(self.couplings)
@@ -170,19 +187,20 @@ class CouplingFlow(Policy):
     def draw(self, features: Float[Array, "features"], noise: Float[Array, "flat"]) -> Draw:
         """See `Policy.draw`. The record is the latent."""
         latent, _ = self.push(self.condition(features), noise)
-        return Draw(jnp.tanh(latent), latent, latent)
+        return Draw(self.squashing.action(latent), latent, latent)
 
     def log_prob(self, features: Float[Array, "features"], record: Float[Array, "flat"]) -> Scalar:
-        """Exact log-density of the action ``tanh(record)``."""
+        """Exact log-density of the action ``tanh(record)``, or of the record itself where it is clipped."""
         noise, log_det = self.pull(self.condition(features), record)
-        return squashed_log_prob(_standard_normal(noise) - log_det, record)
+        return self.squashing.log_prob(_standard_normal(noise) - log_det, record)
 
     def draw_with_log_prob(
         self, features: Float[Array, "features"], noise: Float[Array, "flat"]
     ) -> tuple[Draw, Scalar]:
         """See `Policy.draw_with_log_prob`; from the noise itself, without the inverse."""
         latent, log_det = self.push(self.condition(features), noise)
-        return Draw(jnp.tanh(latent), latent, latent), squashed_log_prob(_standard_normal(noise) - log_det, latent)
+        log_prob = self.squashing.log_prob(_standard_normal(noise) - log_det, latent)
+        return Draw(self.squashing.action(latent), latent, latent), log_prob
 
     def diagnose(self, features: Float[Array, "features"], noise: Float[Array, "flat"]) -> dict[str, Scalar]:
         """Absolute log-determinant, largest log-scale of a layer, and how far the inverse leads from the noise."""

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from penstock._errors import require
-from penstock.policies.policy import Draw, Need, Policy, require_of_policy
+from penstock.policies.policy import Density, Draw, Need, Policy, require_of_policy
 
 DeterministicName = Literal["zero", "typical", "mean", "modal", "likeliest"]
 
@@ -25,9 +25,6 @@ OF_SEVERAL: tuple[DeterministicName, ...] = ("mean", "modal", "likeliest")
 FEWEST_FOR_MODES = 8
 """Fewer samples of one mode may look like several."""
 
-LARGEST_ACTION = 1.0 - 2.0**-24
-"""Latents of averaged actions stay finite in float32."""
-
 
 @dataclasses.dataclass(frozen=True)
 class DeterministicAction:
@@ -35,11 +32,11 @@ class DeterministicAction:
 
     Attributes:
         rule: ``zero``: the action of zero noise. ``typical``: that of one fixed noise of norm sqrt(C * d); it commits
-            to one mode and keeps that noise's deviation. ``mean``: the mean of ``tanh(x_K)`` over fixed noises; it
-            averages over modes, and shrinks actions near the ends of the box. ``modal``: ``tanh`` of the mean of x_K
+            to one mode and keeps that noise's deviation. ``mean``: the mean of the actions of fixed noises; it
+            averages over modes, and shrinks actions near the ends of the box. ``modal``: the action of the mean of x_K
             over those fixed noises whose actions `hang_together`: all of them, or one mode where there are several.
             ``likeliest``: of the fixed noises' actions the one of the highest density; for policies with a density of
-            their actions.
+            their actions, or of the latents that they clip.
         draws: how many noises the last three use: an even number, as they come in pairs z and -z.
     """
 
@@ -68,10 +65,10 @@ class DeterministicAction:
         samples = jax.vmap(lambda noise: policy.draw(features, noise))(noises)
         if self.rule == "mean":
             action = samples.action.mean(axis=0)
-            return Draw(action, jnp.arctanh(jnp.clip(action, -LARGEST_ACTION, LARGEST_ACTION)))
+            return Draw(action, policy.squashing.latent(action))
         chosen = hang_together(samples.action).astype(samples.latent.dtype)
         latent = chosen @ samples.latent / chosen.sum()
-        return Draw(jnp.tanh(latent), latent)
+        return Draw(policy.squashing.action(latent), latent)
 
     def require(self, policy: Policy) -> None:
         """Refuses a policy that the rule cannot ask.
@@ -79,7 +76,7 @@ class DeterministicAction:
         Raises:
             CapabilityError: it asks for a density of actions, and there is none.
         """
-        if self.rule == "likeliest":
+        if self.rule == "likeliest" and policy.density is not Density.LATENT:
             hint = "Use modal, or a policy with a density of its actions: gaussian or coupling."
             require_of_policy(policy, (Need.ACTION_DENSITY,), "deterministic_action = 'likeliest'", hint)
 

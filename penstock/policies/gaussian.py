@@ -1,4 +1,4 @@
-"""Tanh-squashed Gaussian policy, the control of every comparison."""
+"""Squashed Gaussian policy, the control of every comparison."""
 
 import equinox as eqx
 import jax
@@ -8,14 +8,14 @@ from jaxtyping import Array, Float
 from penstock._types import Key, Scalar
 from penstock.networks import MLP, Trunk
 from penstock.networks.batch_renorm import RenormMLP
-from penstock.policies.policy import Draw, Policy
-from penstock.policies.squash import squashed_log_prob
+from penstock.policies.policy import Density, Draw, Policy
+from penstock.policies.squash import SQUASHINGS, Squashing, SquashName
 
 LOG_STD_BOUNDS = (-5.0, 2.0)
 
 
 class SquashedGaussian(Policy):
-    """``a = tanh(mu(s) + sigma eps)``, ``eps ~ N(0, I)``.
+    """``a = tanh(mu(s) + sigma eps)``, ``eps ~ N(0, I)``; or ``clip`` in the place of tanh, with the latent's density.
 
     ``sigma`` is a function of the state (SAPO, SAC) or one global vector (SHAC, APG). Log standard deviations are
     clamped to [-5, 2]. With BatchRenorm (CrossQ) the network normalises by running statistics, and by those of the
@@ -25,6 +25,7 @@ class SquashedGaussian(Policy):
     network: MLP | RenormMLP
     global_log_std: Float[Array, "flat"] | None
     flat_size: int = eqx.field(static=True)
+    squash: SquashName = eqx.field(static=True)
 
     def __init__(
         self,
@@ -36,6 +37,7 @@ class SquashedGaussian(Policy):
         state_dependent_std: bool = True,
         initial_log_std: float = -1.0,
         output_gain: float = 0.01,
+        squash: SquashName = "tanh",
     ):
         """Draws the weights.
 
@@ -47,6 +49,7 @@ class SquashedGaussian(Policy):
             state_dependent_std: see the class.
             initial_log_std: log sigma at the start.
             output_gain: gain of the last layer.
+            squash: how the latent becomes an action, see `penstock.policies.squash`.
         """
         outputs = 2 * flat_size if state_dependent_std else flat_size
         if trunk.renorm_warmup is None:
@@ -62,6 +65,17 @@ class SquashedGaussian(Policy):
         self.network = network
         self.global_log_std = None if state_dependent_std else jnp.full((flat_size,), initial_log_std)
         self.flat_size = flat_size
+        self.squash = squash
+
+    @property
+    def squashing(self) -> Squashing:
+        """See `Policy.squashing`."""
+        return SQUASHINGS[self.squash]
+
+    @property
+    def density(self) -> Density:
+        """See `Policy.density`."""
+        return Density.ACTION if self.squash == "tanh" else Density.LATENT
 
     def mean_and_log_std(self, features: Float[Array, "features"]) -> tuple[Float[Array, "flat"], Float[Array, "flat"]]:
         """Parameters of the latent Gaussian."""
@@ -79,9 +93,9 @@ class SquashedGaussian(Policy):
         return self._draw(self.network(features), noise)[0]
 
     def log_prob(self, features: Float[Array, "features"], record: Float[Array, "flat"]) -> Scalar:
-        """Exact log-density of the action ``tanh(record)``."""
+        """Exact log-density of the action ``tanh(record)``, or of the record itself where it is clipped."""
         mean, log_std = self.mean_and_log_std(features)
-        return squashed_log_prob(_normal_log_prob((record - mean) / jnp.exp(log_std), log_std), record)
+        return self.squashing.log_prob(_normal_log_prob((record - mean) / jnp.exp(log_std), log_std), record)
 
     def draw_with_log_prob(
         self, features: Float[Array, "features"], noise: Float[Array, "flat"]
@@ -102,8 +116,8 @@ class SquashedGaussian(Policy):
     def _draw(self, output, noise):
         mean, log_std = self._parameters(output)
         latent = mean + jnp.exp(log_std) * noise
-        log_prob = squashed_log_prob(_normal_log_prob(noise, log_std), latent)
-        return Draw(jnp.tanh(latent), latent, latent), log_prob
+        log_prob = self.squashing.log_prob(_normal_log_prob(noise, log_std), latent)
+        return Draw(self.squashing.action(latent), latent, latent), log_prob
 
 
 def _normal_log_prob(standardised: Float[Array, "flat"], log_std: Float[Array, "flat"]) -> Scalar:

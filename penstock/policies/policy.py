@@ -7,8 +7,8 @@ A policy is a pytree and a pure function of features and explicit noise. It acts
     log_prob(features, record)     the log-density of what was drawn: of the action, or of the path that led to it
     velocity(features, x, tau)     the velocity field of a flow
 
-The latent ``x`` is the action before squashing, ``a = tanh(x)``. A policy emits ``flat_size`` numbers; an agent that
-plans ahead reads them as C actions of d entries (`penstock.policies.agent`).
+The latent ``x`` is the action before squashing, ``a = tanh(x)`` or, where a policy is told so, ``clip(x)``. A policy
+emits ``flat_size`` numbers; an agent that plans ahead reads them as C actions of d entries (`penstock.policies.agent`).
 """
 
 import abc
@@ -23,6 +23,7 @@ from jaxtyping import Array, Float
 
 from penstock._errors import CapabilityError
 from penstock._types import Key, Scalar
+from penstock.policies.squash import SQUASHINGS, Clip, Squashing
 
 
 class Density(enum.Enum):
@@ -30,6 +31,7 @@ class Density(enum.Enum):
 
     NONE = "none"
     ACTION = "action"
+    LATENT = "latent"
     PATH = "path"
 
 
@@ -39,14 +41,15 @@ class Need(enum.Enum):
     ACTION_DENSITY = "the log-density of its actions (`log_prob`)"
     DENSITY = "a log-density, of its actions or of the paths that lead to them (`log_prob`)"
     VELOCITY = "a velocity field that flow matching can train (`velocity`)"
+    ACTION_GRADIENT = "a gradient of its actions, also at the ends of their box"
 
 
 class Draw(NamedTuple):
     """What a policy made of noise.
 
     Attributes:
-        action: ``tanh(latent)``, ``(flat,)``.
-        latent: pre-squash action ``x_K``, ``(flat,)``. Kept, because ``atanh(action)`` loses it in saturation.
+        action: the squashed latent, in [-1, 1], ``(flat,)``.
+        latent: pre-squash action ``x_K``, ``(flat,)``. Kept, because an action loses it in saturation.
         record: what `Policy.log_prob` needs to know of this draw: the latent, or the path ``x_0 .. x_K``; None for a
             policy without a density.
     """
@@ -73,7 +76,7 @@ class Policy(eqx.Module):
         """
 
     def log_prob(self, features: Float[Array, "features"], record: Any) -> Scalar:
-        """Log-density, in nats, of what was drawn, under this policy: of the action, or of its path (`density`).
+        """Log-density, in nats, of what was drawn, under this policy: of the action, or of what `density` says.
 
         Args:
             features: of one state.
@@ -100,7 +103,7 @@ class Policy(eqx.Module):
 
     @property
     def density(self) -> Density:
-        """Whose density `log_prob` is: the action's, unless the policy says that it is the path's."""
+        """Whose density `log_prob` is: the action's, unless the policy says that it is another's."""
         return Density.NONE if type(self).log_prob is Policy.log_prob else Density.ACTION
 
     @property
@@ -117,6 +120,13 @@ class Policy(eqx.Module):
                 return self.density is not Density.NONE
             case Need.VELOCITY:
                 return self.has_velocity
+            case Need.ACTION_GRADIENT:
+                return not isinstance(self.squashing, Clip)
+
+    @property
+    def squashing(self) -> Squashing:
+        """How the latent becomes an action: by tanh, unless the policy says otherwise."""
+        return SQUASHINGS["tanh"]
 
     @property
     def noise_shape(self) -> tuple[int, ...]:
@@ -183,6 +193,8 @@ def require_of_policy(policy: Policy, needs: Iterable[Need], algorithm: str, hin
         CapabilityError: at least one need is not met.
     """
     missing = [need for need in needs if not policy.offers(need)]
+    if missing == [Need.ACTION_GRADIENT]:
+        hint = "Where it clips there is none: take one that squashes by tanh."
     if missing:
         raise CapabilityError(
             f"{algorithm} needs {' and '.join(need.value for need in missing)}, which {type(policy).__name__} does not "

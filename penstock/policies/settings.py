@@ -26,6 +26,7 @@ from penstock.policies.gaussian import LOG_STD_BOUNDS, SquashedGaussian
 from penstock.policies.marginal_flow import MarginalFlow
 from penstock.policies.noisy_flow import NoisyFlow, largest_step_std, path_entropy_target
 from penstock.policies.policy import Policy
+from penstock.policies.squash import SquashName
 from penstock.policies.steppers import require_scheme
 from penstock.policies.velocity_fields import VelocityName, make_velocity
 from penstock.policies.velocity_flow import VelocityFlow
@@ -72,6 +73,17 @@ class PolicySettings(Choice):
         """What the policy does without noise."""
         return ZERO_NOISE
 
+    def clipped(self) -> "PolicySettings":
+        """The same, for a policy that clips its latent in the place of tanh, and has the density of the latent.
+
+        Raises:
+            ConfigurationError: the policy cannot.
+        """
+        raise ConfigurationError(
+            f"squash = 'clip': policy = {self.policy!r} has its density behind tanh. Leave squash at tanh, or choose "
+            "policy = 'gaussian' or 'coupling'."
+        )
+
     @classmethod
     def kinds(cls) -> Mapping[str, "PolicySettings"]:
         """See `Choice.kinds`."""
@@ -85,8 +97,10 @@ class PolicySettings(Choice):
 
 @dataclasses.dataclass(frozen=True)
 class GaussianSettings(PolicySettings):
-    """A tanh-squashed Gaussian."""
+    """A squashed Gaussian."""
 
+    squash: ClassVar[SquashName] = "tanh"
+    """See `penstock.policies.squash`; a subclass may clip."""
     policy: str = "gaussian"
     """Policy class: gaussian (tanh-squashed), flow (velocity flow), noisy-flow (with the density of its path),
     marginal-flow (with that of its action), coupling (normalizing flow, NFPO's) or deterministic."""
@@ -110,7 +124,22 @@ class GaussianSettings(PolicySettings):
             state_dependent_std=self.state_dependent_std,
             initial_log_std=self.initial_log_std,
             output_gain=0.01 if trunk.output_gain is None else trunk.output_gain,
+            squash=self.squash,
         )
+
+    def clipped(self) -> PolicySettings:
+        """See `PolicySettings.clipped`."""
+        if type(self) is not GaussianSettings:
+            return super().clipped()  # what a subclass builds is its own
+        return ClippedGaussianSettings(**vars(self))
+
+
+@dataclasses.dataclass(frozen=True)
+class ClippedGaussianSettings(GaussianSettings):
+    """A clipped Gaussian."""
+
+    squash: ClassVar[SquashName] = "clip"
+    """See `GaussianSettings`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,6 +270,8 @@ class CouplingSettings(PolicySettings):
 
     has_rules: ClassVar[bool] = True
     """See `PolicySettings`: zero noise is neither mean nor mode in general."""
+    squash: ClassVar[SquashName] = "tanh"
+    """See `penstock.policies.squash`; a subclass may clip."""
     masks: ClassVar[MaskScheme] = "halves"
     """Which entries a layer keeps: halves (first half, then the rest) or alternating (even, then odd); a subclass may
     choose."""
@@ -279,7 +310,22 @@ class CouplingSettings(PolicySettings):
             masks=self.masks,
             hidden=usual_hidden(trunk.hidden[-1]) if self.coupling_hidden is None else self.coupling_hidden,
             base_std=self.base_std,
+            squash=self.squash,
         )
+
+    def clipped(self) -> PolicySettings:
+        """See `PolicySettings.clipped`."""
+        if type(self) is not CouplingSettings:
+            return super().clipped()  # what a subclass builds is its own
+        return ClippedCouplingSettings(**vars(self))
+
+
+@dataclasses.dataclass(frozen=True)
+class ClippedCouplingSettings(CouplingSettings):
+    """A normalizing flow whose latent is clipped."""
+
+    squash: ClassVar[SquashName] = "clip"
+    """See `CouplingSettings`."""
 
 
 @dataclasses.dataclass(frozen=True)

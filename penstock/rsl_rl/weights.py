@@ -28,7 +28,8 @@ NAMES = {"silu": "swish"}
 def actor_config(source: Agent | CouplingFlow) -> dict[str, Any]:
     """The part ``actor`` of rsl_rl's configuration for a model that can compute what the policy computes.
 
-    Actions are squashed, as Penstock's are: they lie in (-1, 1), and the environment is to scale them.
+    Actions are squashed as the policy's are: by tanh they lie in (-1, 1), and the environment is to scale them. Where
+    the policy clips, they are the latents themselves, and the environment is to clip them to [-1, 1] as well.
 
     Args:
         source: an agent, or its policy alone.
@@ -48,7 +49,7 @@ def actor_config(source: Agent | CouplingFlow) -> dict[str, Any]:
         "masks": policy.masks,
         "coupling_hidden": tuple(layer.linear.out_features for layer in first.layers),
         "base_std": None if policy.log_std is None else 1.0,  # the weights say where it is
-        "squash": True,
+        "squash": policy.squash == "tanh",
     }
     if policy.scale_bound != "none":
         settings["bound"] = policy.bound

@@ -119,7 +119,8 @@ class Given:
             if name not in merged:
                 raise ConfigurationError(f"{name} is missing. Name one, for example '{example}'.")
         entry = algorithm_entry(merged["algorithm"])
-        chosen = {part: settings[part] for part in entry.config.choices() if part in settings}
+        choosing = (*entry.config.choices(), *entry.config.choosing(settings))
+        chosen = {name: settings[name] for name in choosing if name in settings}
         name = self.beside.preset if preset is None else preset
         with rest.told():
             return make_plan(**merged, preset=name, settings={**rest.settings_of(entry, chosen), **settings})

@@ -11,6 +11,7 @@ from penstock._types import Key
 from penstock.algorithms.learner import Learner
 from penstock.observation import blank
 from penstock.policies import DeterministicAction
+from penstock.policies.memory import Memory
 from penstock.training.episode_info import EpisodeInfo
 from penstock.training.evaluation import Evaluation, as_logged
 from penstock.worlds.hosted.hosted_world import HostedWorld
@@ -48,33 +49,47 @@ class HostedEvaluator:
         learner: the algorithm.
         world: one environment per episode.
         rule: of the deterministic action, in place of the run's.
+        replan_every_step: for chunked policies; see `run_episodes`.
     """
 
-    def __init__(self, learner: Learner, world: HostedWorld, rule: DeterministicAction | None = None):
+    def __init__(
+        self,
+        learner: Learner,
+        world: HostedWorld,
+        rule: DeterministicAction | None = None,
+        *,
+        replan_every_step: bool = False,
+    ):
         self.learner = learner
         self.episodes = world.num_envs
         at_once = min(self.episodes, PROCESSES_AT_ONCE) if world.vectorization == "processes" else self.episodes
         self.world = world.with_num_envs(world.at_once or at_once)
-        shapes = jax.eval_shape(learner.evaluated, learner.shapes())
-        structure = jax.tree.structure(shapes)
-        self._start = np.zeros((self.world.num_envs, shapes.actor.memory_size), np.float32)
+        structure = jax.tree.structure(jax.eval_shape(learner.evaluated, learner.shapes()))
         self.traces = 0
         self._info = EpisodeInfo(self.world.num_envs)
         self._missing_told = False
 
-        def act(leaves, hidden, observation, key, t, deterministic):
+        def act(leaves, memory, observation, key, t, deterministic):
             self.traces += 1
             agent = jax.tree.unflatten(structure, leaves).acting_by(rule)
-            hidden, features = agent.recall(hidden, observation)
-            return hidden, agent.draw(features, None if deterministic else jax.random.fold_in(key, t)).action
+            # Each environment plays one episode, so all plan at its beginning, and every C steps; and nothing counts
+            # that comes after it, so that what they remember may stay.
+            noise = None if deterministic else jax.random.fold_in(key, t)
+            return agent.act(memory, t, observation, noise, replan=replan_every_step)[:2]
 
         self._act = jax.jit(act, static_argnums=5)
+        self._structure = structure
+
+    def _memory(self, leaves: list[jax.Array]) -> Memory:
+        """What the agent remembers before the first step."""
+        return jax.tree.unflatten(self._structure, leaves).initial_memory(self.world.num_envs)
 
     def compile(self, leaves: list[jax.Array]) -> None:
         """Compiles both ways of acting."""
         observation = jax.tree.map(np.asarray, blank(self.world.observation_spec, self.world.num_envs))
+        memory = self._memory(leaves)
         for deterministic in (False, True):
-            self._act(leaves, self._start, observation, jax.random.key(0), np.int32(0), deterministic)
+            self._act(leaves, memory, observation, jax.random.key(0), np.int32(0), deterministic)
 
     def run(
         self,
@@ -132,15 +147,15 @@ class HostedEvaluator:
         key_world, key_policy = jax.random.split(key)
         world = self.world
         for done_before in range(0, self.episodes, world.num_envs):
-            state, hidden = world.reset(jax.random.fold_in(key_world, done_before)), self._start
+            state = world.reset(jax.random.fold_in(key_world, done_before))
             key_round = jax.random.fold_in(key_policy, done_before)
             alive = np.ones((world.num_envs,), bool)
             total, length = np.zeros((world.num_envs,)), np.zeros((world.num_envs,))
             self._info.forget()
+            memory = self._memory(leaves)
             for t in range(world.episode_length):
                 yield t, (done_before + world.num_envs * t / world.episode_length) / self.episodes
-                hidden, action = self._act(leaves, hidden, state.observation, key_round, np.int32(t), deterministic)
-                # Of an environment whose episode ends, nothing counts that comes after: what it remembers may stay.
+                memory, action = self._act(leaves, memory, state.observation, key_round, np.int32(t), deterministic)
                 state, transition = world.step(state, np.asarray(action))
                 total += np.where(alive, transition.reward, 0.0)
                 length += alive

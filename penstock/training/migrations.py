@@ -13,6 +13,7 @@ from penstock._errors import ConfigurationError
 from penstock.algorithms import flowrl
 from penstock.algorithms.learner import AlgorithmSettings, Clock
 from penstock.algorithms.off_policy_config import RENORM_WARMUP, OffPolicyConfig
+from penstock.algorithms.on_policy_config import OnPolicyConfig
 from penstock.algorithms.pathwise_config import PathwiseConfig, initial_gain
 from penstock.algorithms.registry import ALGORITHMS, algorithm_entry
 from penstock.policies import DeterministicAction, PolicySettings
@@ -63,6 +64,7 @@ ADDED_LATER: dict[str, Any] = {
     "state_dependent_std": True,
     "stepper": "euler",
     "recurrent": "none",
+    "squash": "tanh",
 }
 """Settings that came after the first runs, and what was done before there was a choice."""
 
@@ -92,6 +94,7 @@ def _gain_of(settings: Mapping[str, Any]) -> float:
 GONE: dict[type[AlgorithmSettings], dict[str, Any]] = {
     AlgorithmSettings: {"drift": True, "learn_noise": True},  # of a policy that every algorithm may have
     PathwiseConfig: {"stagger_episodes": True, "return_gradient_clip": None, "initialization_gain": _gain_of},
+    OnPolicyConfig: {"adam_betas": [0.9, 0.999]},
     OffPolicyConfig: {"renorm_warmup": RENORM_WARMUP, "num_critics": 2},
     flowrl.Config: {
         "weighting": "paper",

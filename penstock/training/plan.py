@@ -255,7 +255,7 @@ def make_plan(
     Args:
         algorithm: name of the algorithm.
         world: name of the world.
-        preset: name of a preset in place of the world's, for example ``light``.
+        preset: name of a preset in place of the world's: ``light`` or, on-policy, ``rsl-rl``.
         settings: fields of the algorithm's configuration.
         **fields: fields of `RunPlan`.
 

@@ -1,13 +1,15 @@
 """Settings per world, in one readable place. Explicit options override them.
 
 A preset has run fields (number of environments, budget) and settings for all algorithms of a family alike, so that arms
-compared on a world share window, networks and critic; what belongs to one algorithm is listed under its name.
+compared on a world share window, networks and critic; what belongs to one algorithm is listed under its name. Run
+fields of one family alone are listed under ``FAMILY run``, where its settings belong to a number of environments.
 """
 
 from typing import Any
 
 from penstock._errors import ConfigurationError, suggest
 from penstock.algorithms.registry import ALGORITHMS, algorithm_entry
+from penstock.training.brax_presets import BRAX_PRESETS
 
 _RFO_MANY_ACTIONS = {"flow_matching_reduction": "mean", "uniform_coefficient": 0.05}
 """Above about 50 actions the summed flow-matching loss drowns the return (docs/rfo.md)."""
@@ -107,6 +109,31 @@ PRESETS: dict[str, dict[str, Any]] = {
         "off-policy": _CLASSIC_OFF_POLICY,
         "flowrl": _CLASSIC_FLOWRL,
     },
+    **BRAX_PRESETS,
+}
+
+_HOSTED_FAMILIES = ("gym/", "dmc/", "humanoidbench/")
+
+# Stable-Baselines3's PPO (DLR-RM/stable-baselines3 at e05d2db, stable_baselines3/ppo/ppo.py), as the defaults of the
+# configuration are; written out, because a world's own preset may say otherwise. Its Gaussian starts with sigma = 1.
+_SB3 = {
+    "epochs": 10,
+    "minibatches": 32,  # of 64
+    "discount": 0.99,
+    "gae_lambda": 0.95,
+    "clip_range": 0.2,
+    "entropy_coefficient": 0.0,
+    "value_clip": None,
+    "actor_learning_rate": 3e-4,
+    "critic_learning_rate": 3e-4,
+    "kl_target": None,
+    "gradient_clip": 0.5,
+    "actor_hidden": (64, 64),
+    "critic_hidden": (64, 64),
+    "activation": "tanh",
+    "normalize_observations": True,  # as its zoo does for MuJoCo
+    "state_dependent_std": False,
+    "initial_log_std": 0.0,
 }
 
 _LIGHT_TEMPERATURE = {"temperature_learning_rate": 1e-3, "initial_temperature": 0.2}
@@ -132,9 +159,40 @@ _LIGHT = {
     "crossq": {**_LIGHT_TEMPERATURE, "policy_delay": 1, "adam_betas": (0.9, 0.999)},
     "sac-flow": {**_LIGHT_TEMPERATURE, "policy_delay": 1, "adam_betas": (0.9, 0.999), "critic": "target"},
     "sac-flow-decoded": {"actor_hidden": (64,)},  # as published; 128 would be four times an MLP's work
+    "on-policy": {**_SB3, "window": 512},  # 2,048 steps of four environments, as there of one
 }
 
-NAMED: dict[str, dict[str, Any]] = {"light": _LIGHT}
+# rsl_rl's PPO (leggedrobotics/rsl_rl at c281c32, rsl_rl/algorithms/ppo.py, and rsl_rl/modules/distribution.py for the
+# Gaussian); window, networks and normalised observations, which it leaves to its users, as MuJoCo Playground gives them
+# (mujoco_playground/config/locomotion_params.py at d5e6b47, rsl_rl_config). Numbers of environments and budgets are the
+# world's. Hosted worlds have one environment, of which 24 steps are no iteration: there 64, ours.
+_RSL_RL = {
+    "run": {},
+    "hosted run": {"num_envs": 64},
+    "on-policy": {
+        "window": 24,
+        "epochs": 5,
+        "minibatches": 4,
+        "discount": 0.99,
+        "gae_lambda": 0.95,
+        "clip_range": 0.2,
+        "entropy_coefficient": 0.01,
+        "value_clip": 0.2,  # its clip_param, for values too
+        "actor_learning_rate": 1e-3,
+        "critic_learning_rate": 1e-3,
+        "kl_target": 0.01,
+        "gradient_clip": 1.0,
+        "actor_hidden": (512, 256, 128),
+        "critic_hidden": (512, 256, 128),
+        "activation": "elu",
+        "normalize_observations": True,
+        "state_dependent_std": False,
+        "initial_log_std": 0.0,
+        "squash": "clip",  # it acts with the unbounded sample
+    },
+}
+
+NAMED: dict[str, dict[str, Any]] = {"light": _LIGHT, "rsl-rl": _RSL_RL}
 """Settings that are chosen by name (``--preset``), in place of those of the world."""
 
 RELEASED = {"flowrl": {"released": "is an algorithm of its own now. Train benchmarks/released_flowrl.py:FlowRL."}}
@@ -146,13 +204,16 @@ def has_light(algorithm: str) -> bool:
     return algorithm_entry(algorithm).family in NAMED["light"]
 
 
-def named_preset(algorithm: str, name: str, velocity: str = "") -> tuple[dict[str, Any], dict[str, Any]]:
+def named_preset(
+    algorithm: str, name: str, velocity: str = "", world: str = ""
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Run fields and settings of a preset that is chosen by name.
 
     Args:
         algorithm: name of a registered algorithm, or of one that takes no presets.
         name: of the preset; dashes and underscores are alike.
         velocity: chosen velocity field, where a preset depends on it (``ALGORITHM-VELOCITY`` in `NAMED`).
+        world: name of the world.
 
     Raises:
         ConfigurationError: the algorithm has no such preset.
@@ -170,14 +231,15 @@ def named_preset(algorithm: str, name: str, velocity: str = "") -> tuple[dict[st
         hint = suggest(name, shared) if shared else " It has none; leave --preset out."
         raise ConfigurationError(f"preset = '{name}': {algorithm} has no such preset.{hint}")
     content = shared[name]
+    run = {**content["run"], **(content.get("hosted run", {}) if world.startswith(_HOSTED_FAMILIES) else {})}
     own_of_velocity = content.get(f"{algorithm}-{velocity or default}", {})
-    return dict(content["run"]), {**content[entry.family], **content.get(algorithm, {}), **own_of_velocity}
+    return run, {**content[entry.family], **content.get(algorithm, {}), **own_of_velocity}
 
 
 def preset(algorithm: str, world: str, name: str = "", velocity: str = "") -> tuple[dict[str, Any], dict[str, Any]]:
     """Run fields and settings for an algorithm on a world; empty where nothing is known about the world.
 
-    An entry whose name ends in a slash applies to all worlds below it that have no entry of their own.
+    An entry whose name ends in a slash or a colon applies to all worlds below it that have no entry of their own.
 
     Args:
         algorithm: name of the algorithm.
@@ -188,8 +250,15 @@ def preset(algorithm: str, world: str, name: str = "", velocity: str = "") -> tu
     algorithm = algorithm_entry(algorithm).learner.presets_of or algorithm
     if name:
         run, settings = preset(algorithm, world)
-        named_run, named_settings = named_preset(algorithm, name, velocity)
+        named_run, named_settings = named_preset(algorithm, name, velocity, world)
         return {**run, **named_run}, {**settings, **named_settings}
-    entry = PRESETS.get(world) or PRESETS.get(world.partition("/")[0] + "/") or {}
-    shared = entry.get(algorithm_entry(algorithm).family, {})
-    return dict(entry.get("run", {})), {**shared, **entry.get(algorithm, {})}
+    entry, family = _entry(world), algorithm_entry(algorithm).family
+    run = {**entry.get("run", {}), **entry.get(f"{family} run", {})}
+    return run, {**entry.get(family, {}), **entry.get(algorithm, {})}
+
+
+def _entry(world: str) -> dict[str, Any]:
+    if world.startswith("jax/playground:"):
+        world = world.replace("jax/playground:", "playground/")
+    package, family = (world.partition(mark)[0] + mark for mark in (":", "/"))
+    return PRESETS.get(world) or PRESETS.get(package) or PRESETS.get(family) or {}

@@ -83,7 +83,7 @@ def make_evaluate(
 
         return jax.jit(compiled)
     assert isinstance(world, HostedWorld)
-    evaluator = HostedEvaluator(learner, world, deterministic)
+    evaluator = HostedEvaluator(learner, world, deterministic, replan_every_step=replan_every_step)
     return lambda agent, key: evaluator.metrics(jax.tree.leaves(agent), key)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, PyTree
 
 from penstock._errors import require
+from penstock._records import pytree_record
 from penstock._seeds import anywhere
 from penstock._types import (
     Actions,
@@ -39,7 +40,8 @@ NOISE = 1
 """Folded into a world's key for the noise of a step, so that resets draw what they draw without it."""
 
 
-class Transition(eqx.Module):
+@pytree_record
+class Transition:
     """What one step of a world brought, for N environments.
 
     Attributes:

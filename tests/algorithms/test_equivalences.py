@@ -41,7 +41,9 @@ def sapo_at_temperature_zero_is_shac2():
         np.testing.assert_array_equal(soft_metrics[name], value, err_msg=name)
     assert set(soft_metrics) - set(hard_metrics) == {"policy/entropy", "policy/temperature"}
     assert float(soft_metrics["policy/temperature"]) == 0.0
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(soft.learned.memory))  # checkpoints refuse infinities
+    assert all(
+        np.isfinite(leaf).all() for leaf in jax.tree.leaves(soft.learned.memory)
+    )  # checkpoints refuse infinities
 
 
 @pytest.mark.slow

@@ -39,9 +39,9 @@ def by_flowrl(name):
     return name in ("flowrl", RELEASED)
 
 
-def batch():
+def batch(flat_size=2):
     keys = jax.random.split(jax.random.key(0), 5)
-    action = jnp.tanh(jax.random.normal(keys[1], (B, 2)))
+    action = jnp.tanh(jax.random.normal(keys[1], (B, flat_size)))
     ended = jnp.where(jnp.arange(B) % 3 == 0, 0.0, GAMMA)
     now, then = (Observation(2.0 * jax.random.normal(key, (B, 3))) for key in (keys[0], keys[3]))
     return Batch(now, action, 3.0 * jax.random.normal(keys[2], (B,)), ended, then)
@@ -99,7 +99,7 @@ def draw_by_hand(algorithm, actor, observation, key, training):
     for linear, norm in zip(network.linears, network.norms[1:], strict=True):
         h = normed(norm, jnp.maximum(h @ linear.weight.T + linear.bias, 0.0))
     mean, log_std = jnp.split(h @ network.output.weight.T + network.output.bias, 2, axis=1)
-    noise = jax.vmap(lambda key: jax.random.normal(key, (2,)))(jax.random.split(key, B))
+    noise = jax.vmap(lambda key: jax.random.normal(key, mean.shape[1:]))(jax.random.split(key, B))
     log_std = jnp.clip(log_std, -5.0, 2.0)
     action = jnp.tanh(mean + jnp.exp(log_std) * noise)
     log_prob = -0.5 * noise**2 - log_std - 0.5 * jnp.log(2.0 * jnp.pi) - jnp.log(1.0 - action**2)
@@ -156,7 +156,7 @@ def td3_by_hand(algorithm, learned, batch, key):
     """y = r + gamma m min Q'(s', clip(pi'(s') + clipped noise)), (Q - y)^2 / 2, -Q_1(s, pi(s))."""
     config = algorithm.config
     _, key_noise, _ = jax.random.split(key, 3)
-    noise = jnp.clip(config.target_noise * jax.random.normal(key_noise, (B, 2)), -0.5, 0.5)
+    noise = jnp.clip(config.target_noise * jax.random.normal(key_noise, batch.action.shape), -0.5, 0.5)
     assert config.target_noise_clip == 0.5
     next_action = algorithm.agent_in_batches(learned.target_actor).mode(batch.next_observation).action + noise
     q_next = learned.target.values(batch.next_observation, jnp.clip(next_action, -1.0, 1.0))
@@ -258,7 +258,9 @@ CASES = {
     "crossq": ("crossq", {"initial_temperature": 0.4}, sac_by_hand),
     "crossq, plain actor": ("crossq", {"initial_temperature": 0.4, "actor_batch_renorm": False}, sac_by_hand),
     "sac-flow": ("sac-flow", {"critic": "target", "target_rate": 0.3, "flow_steps": 2}, sac_by_hand),
+    "sac, chunks": ("sac", {"target_rate": 0.3, "initial_temperature": 0.4, "chunk_length": 2}, sac_by_hand),
     "td3": ("td3", {"target_rate": 0.3}, td3_by_hand),
+    "td3, chunks": ("td3", {"target_rate": 0.3, "chunk_length": 2}, td3_by_hand),
     "flowrl, paper": ("flowrl", VALUES, flowrl_by_hand),
     "flowrl, released": (RELEASED, VALUES, flowrl_by_hand),
 }
@@ -271,14 +273,17 @@ SLOW = ("crossq, plain actor", "sac-flow", "flowrl, released")
 def test_a_gradient_step_by_hand(case):
     name, settings, by_hand = CASES[case]
     algorithm, learned = descending(name, **settings)
-    key = jax.random.key(5)
+    key, chunk = jax.random.key(5), settings.get("chunk_length", 1)
+    drawn = batch(2 * chunk)
+    if hasattr(learned, "log_alpha") and name == "sac":
+        assert algorithm.entropy_target == -2.0 * chunk  # of all actions of a decision
 
-    step = jax.jit(lambda count: algorithm.gradient_step(learned, batch(), key, count))
+    step = jax.jit(lambda count: algorithm.gradient_step(learned, drawn, key, count))
     (stepped, metrics), (waited, waiting) = step(jnp.asarray(0)), step(jnp.asarray(1))
     if by_flowrl(name):  # weights that could leak a gradient, on both sides of D = 0 and below the ceiling
         assert 0.2 < metrics["actor/better_stored"] < 0.9
         assert 1e-3 < metrics["actor/weight_mean"] < algorithm.config.weight_ceiling / B
-    expected = jax.jit(lambda: by_hand(algorithm, learned, batch(), key))()
+    expected = jax.jit(lambda: by_hand(algorithm, learned, drawn, key))()
     for field in dataclasses.fields(learned):
         if field.name in OPTIMIZERS:
             continue

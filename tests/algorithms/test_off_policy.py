@@ -337,6 +337,16 @@ def test_refusals():
         learner("sac", target_entropy=-math.inf)
     with pytest.raises(ConfigurationError, match=r"batch_size = 161: the whole run has 160 environment steps"):
         learner("sac", batch_size=161, replay_capacity=200)
+    with pytest.raises(ConfigurationError, match=r"chunk_length = 3: must divide collect_steps = 4"):
+        learner("sac", chunk_length=3)
+    with pytest.raises(ConfigurationError, match=r"does nothing beside .* Leave one of the two out"):
+        learner("sac", chunk_length=2, n_step=3)
+    with pytest.raises(ConfigurationError, match=r"batch_size = 33: must not exceed replay_capacity = 64 / chunk_le"):
+        learner("sac", batch_size=33, chunk_length=2)
+    with pytest.raises(
+        ConfigurationError, match=r"batch_size = 81: .* 160 environment steps in chunks of chunk_length"
+    ):
+        learner("sac", batch_size=81, chunk_length=2, replay_capacity=200)
     with pytest.raises(ConfigurationError, match=r"n_step = 17: must not exceed the 16 control steps that the replay"):
         learner("sac", n_step=17)
     with pytest.raises(ConfigurationError, match=r"target_noise_clip = 0\.1: does nothing with target_noise = 0\.0"):
@@ -360,6 +370,9 @@ def test_a_temperature_of_zero_is_zero_and_can_be_stored():
 def test_a_memory_holds_whole_control_steps_and_a_batch():
     """World of four environments: 62 transitions are 15 steps, unless a batch needs more."""
     assert learner("sac", replay_capacity=62).capacity == 60
+    assert learner("sac", replay_capacity=62, chunk_length=4).capacity == 48  # whole stretches
+    algorithm = learner("sac", replay_capacity=64, batch_size=16, chunk_length=4)
+    assert algorithm.capacity == 80 == jax.eval_shape(algorithm.init, jax.random.key(0)).memory.ring.reward.size
     algorithm = learner("sac", replay_capacity=62, batch_size=62)
     assert algorithm.capacity == 64 == jax.eval_shape(algorithm.init, jax.random.key(0)).memory.ring.reward.size
 

@@ -124,10 +124,13 @@ def test_steps_at_which_nothing_happened_change_nothing():
 # ------------------------------------------------------------------------------------------------- ratios
 
 
-@pytest.mark.parametrize("policy", DENSE)
-def test_ratios_are_one_before_the_first_gradient_step(policy):
+@pytest.mark.parametrize(
+    ("policy", "settings"),
+    [*((name, {}) for name in DENSE), *((name, {"squash": "clip"}) for name in ("gaussian", "coupling"))],
+)
+def test_ratios_are_one_before_the_first_gradient_step(policy, settings):
     """F35: also after statistics of observations have moved, and for draws that a run made."""
-    learner = learner_of(policy=policy, world="classic/multi-goal", epochs=1, minibatches=1)
+    learner = learner_of(policy=policy, **settings, world="classic/multi-goal", epochs=1, minibatches=1)
     state = begin(learner, jax.random.key(0))
     iteration = jax.jit(lambda state: iterate(learner, state)[:2])
     for _ in range(3):
@@ -135,6 +138,21 @@ def test_ratios_are_one_before_the_first_gradient_step(policy):
         metrics = results(metrics)
         assert metrics["actor/largest_log_ratio"] < 2e-5 and abs(metrics["actor/kl"]) < 1e-6
         assert metrics["actor/clipped"] == 0.0 and metrics["actor/skipped"] == 0.0
+
+
+def test_clipped_entries_are_counted_and_keep_their_density():
+    learner = learner_of(squash="clip", initial_log_std=1.0, minibatches=1, epochs=1)
+    learned, records = records_of(learner)
+    latent, action = np.asarray(records.record), np.asarray(records.action)
+    np.testing.assert_allclose(action, np.clip(latent, -1.0, 1.0), atol=1e-6)
+    assert 0.2 < (np.abs(latent) > 1.0).mean() < 0.95
+    assert updated(learner, learned, records)[1]["policy/saturation"] == np.float32((np.abs(latent) >= 1.0).mean())
+    found = learner.samples(learned, records).log_prob
+    features = jax.vmap(learned.actor.encoder)(learner.samples(learned, records).observation)
+    mean = np.asarray(jax.vmap(learned.actor.policy.network)(features))
+    standardised = (latent.reshape(mean.shape) - mean) / np.e
+    expected = (-0.5 * standardised**2 - 1.0 - 0.5 * np.log(2.0 * np.pi)).sum(axis=1)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
 def test_a_second_pass_meets_other_ratios():
@@ -395,6 +413,10 @@ def test_nfpo_is_ppo_with_a_coupling_flow():
         ),
         ({"value_clip": -1.0}, "value_clip = -1.0: must be greater than 0, or None"),
         ({"entropy_coefficient": -0.1}, "entropy_coefficient = -0.1: must be 0 or greater"),
+        (
+            {"squash": "clip", "policy": "noisy-flow"},
+            "squash = 'clip': policy = 'noisy-flow' has its density behind tanh",
+        ),
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings, sentence):

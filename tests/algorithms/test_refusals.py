@@ -13,7 +13,8 @@ from tiny_worlds import MODULES, Pendulum, learner, world
 from penstock._errors import CapabilityError, ConfigurationError
 from penstock.algorithms.registry import ALGORITHMS, algorithm_entry, family
 from penstock.networks import Trunk
-from penstock.policies import FlowSettings
+from penstock.policies import FlowSettings, GaussianSettings
+from penstock.worlds import make_world
 
 
 class Rough(Pendulum):
@@ -39,6 +40,15 @@ def test_policies_that_cannot_do_what_is_needed_are_refused():
         learner("sapo", policy="flow")
     for name in ("apg", "shac", "shac2"):
         learner(name, policy="flow")  # needs samples only
+
+
+@pytest.mark.parametrize("name", ["apg", "shac", "shac2", "sapo", "sac", "td3", "crossq", "sac-flow"])
+def test_actions_that_are_clipped_have_no_gradient(name):
+    entry = ALGORITHMS[name]
+    config = dataclasses.replace(entry.config.preset({}, policy="gaussian"), policy=GaussianSettings().clipped())
+    with pytest.raises(CapabilityError, match=rf"{name} needs .*a gradient of its actions.*Gaussian") as refused:
+        entry.learner(config, make_world("classic/double-integrator", 16), 4)
+    assert "take one that squashes by tanh" in str(refused.value) or name == "sapo"  # which lacks a density as well
 
 
 def test_unknown_choices_are_refused_with_the_nearest_known_name():

@@ -137,6 +137,13 @@ def test_help_shows_the_preset_of_the_world(penstock):
     assert "Papers: 32. (default: 8)" in words
 
 
+def test_help_shows_a_preset_by_name_on_a_world_whose_package_is_not_there(penstock):
+    _, out, _ = penstock("train", "nfpo", "--world", "playground/Go1Getup", "--preset", "rsl-rl", "--help")
+    words = " ".join(out.replace("│", " ").split())
+    assert "environments that step together. (default: 8192)" in words and "rsl_rl: 0.2. (default: 0.2)" in words
+    assert "SB3, rsl_rl: clip. (default: clip)" in words
+
+
 def test_ctrl_c_before_anything_is_a_word_not_a_traceback(monkeypatch, capsys):
     def interrupted(name):
         raise KeyboardInterrupt

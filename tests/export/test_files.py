@@ -40,6 +40,7 @@ CASES = {
         f"{name} noise-fed": {"settings": POLICIES[name], "mode": "noise-fed"}
         for name in ("gaussian", "coupling", "flow", "noisy-flow")
     },
+    **{f"{name} clipped": {"settings": POLICIES[name].clipped()} for name in ("gaussian", "coupling")},
     "coupling likeliest": {"settings": POLICIES["coupling"], "rule": "likeliest"},
     "chunks": {"settings": POLICIES["flow"], "chunk": 4, "rule": "modal"},
     "chunks noise-fed": {"settings": POLICIES["coupling"], "chunk": 3, "mode": "noise-fed"},

@@ -19,6 +19,7 @@ OTHER = {
     "stepper": "heun",
     "velocity": ("gated", "mlp"),
     "scale_bound": "clip",
+    "squash": "clip",
     "flow_matching_reduction": ("mean", "sum"),
     "critic": ("crossq", "target"),
 }

@@ -260,6 +260,48 @@ class TwoActions(_Probe):
         return tuple(float((jnp.abs(actions - sign * m) < 0.2).mean()) for sign in (-1.0, 1.0))
 
 
+class HiddenBeat(_Probe):
+    """Two steps that look alike. The reward is the action in the first, and its negative in the second.
+
+    Right answer: without memory nothing is better than 0, as one answer serves both steps. A plan of two actions, 1 and
+    -1, gets 1 + g.
+    """
+
+    episode_length: int = eqx.field(static=True, default=2)
+
+    def advance(self, state, action):
+        return state + 1.0, _outcome(jnp.where(state == 0.0, action[0], -action[0]), state >= 1.0)
+
+    def observe(self, state):
+        return Observation(jnp.zeros((1,)))
+
+
+class LateCoin(_Probe):
+    """Three steps; a coin is shown behind the first. The reward is coin times action in the second, else nothing.
+
+    Observations are 0 before the coin is thrown, the coin in the second step, and 3 in the third.
+
+    Right answer for plans of two actions: at 0 no plan is worth anything, as it is made before the coin is seen; at the
+    coin the best is worth 1. Who learns from two steps that hold actions of two plans, the second made in view of the
+    coin, is told that plans made at 0 are worth up to g.
+    """
+
+    episode_length: int = eqx.field(static=True, default=3)
+
+    def initial(self, key):
+        coin = jnp.where(jax.random.bernoulli(key), 1.0, -1.0)
+        return jnp.stack([jnp.zeros(()), coin])
+
+    def advance(self, state, action):
+        age, coin = state
+        reward = jnp.where(age == 1.0, coin * action[0], 0.0 * action[0])
+        return state.at[0].add(1.0), _outcome(reward, age >= 2.0)
+
+    def observe(self, state):
+        age, coin = state
+        return Observation(jnp.where(age == 0.0, 0.0, jnp.where(age == 1.0, coin, 3.0))[None])
+
+
 class PointCloud(_Probe):
     """One step; the right action is the x-coordinate of the cloud's mean, and the vector part says nothing.
 

@@ -118,7 +118,7 @@ def test_mode_is_the_squashed_mean_and_what_it_offers_is_stated():
     policy = gaussian([0.4, -0.9], [-0.5, 0.2])
     np.testing.assert_allclose(policy.mode(FEATURES).action, np.tanh([0.4, -0.9]), rtol=1e-6)
     assert policy.density is Density.ACTION and not policy.has_velocity
-    assert [need for need in Need if policy.offers(need)] == [Need.ACTION_DENSITY, Need.DENSITY]
+    assert [need for need in Need if policy.offers(need)] == [Need.ACTION_DENSITY, Need.DENSITY, Need.ACTION_GRADIENT]
     assert policy.network_evaluations == 1
 
 

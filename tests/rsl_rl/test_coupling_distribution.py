@@ -106,6 +106,22 @@ def test_it_is_the_function_that_the_jax_policy_is(size, masks, activation, scal
             np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
+def test_a_policy_that_clips_is_unbounded_in_rsl_rl():
+    """Same density of any latent, beyond the box too; actions are the latents, and the environment is to clip them."""
+    policy = flow_of(3, squash="clip")
+    model = model_of(policy, 3)
+    assert actor_config(policy)["distribution_cfg"]["squash"] is False
+    random = np.random.default_rng(0)
+    drawn = random.normal(size=(STATES, FEATURES)), random.normal(size=(STATES, 3)), random.normal(size=(STATES, 3))
+    features, noise, records = (x.astype(np.float32) for x in (drawn[0], drawn[1], 2.0 * drawn[2]))
+    assert np.abs(records).max() > 1.0
+    latents, log_probs, modes = map(np.asarray, reference(policy, features, noise, records))
+    found = computed(model, features, noise, records)
+    np.testing.assert_allclose(found[0], latents, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found[1], log_probs, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(np.clip(found[2], -1.0, 1.0), modes, rtol=1e-5, atol=1e-5)
+
+
 def test_activations_are_those_of_penstock():
     assert set(ACTIVATIONS) == set(JAX_ACTIVATIONS)
     x = np.linspace(-4.0, 4.0, 41, dtype=np.float32)

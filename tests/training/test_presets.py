@@ -6,6 +6,7 @@ import pytest
 
 from penstock._errors import ConfigurationError
 from penstock.algorithms.registry import ALGORITHMS
+from penstock.training.brax_presets import BRAX_PRESETS
 from penstock.training.plan import make_plan
 from penstock.training.presets import NAMED, PRESETS, preset
 from penstock.worlds import world_entries, world_families
@@ -26,11 +27,12 @@ def test_presets_name_real_fields_and_worlds():
     worlds = {entry.name for entry in world_entries()}
     families = {f"{family.prefix}/" for family in world_families()}
     for world, entry in PRESETS.items():
-        known = world in worlds or world in families
+        family = f"{world.partition('/')[0]}/"  # whose members nobody lists
+        known = world in worlds or family in families
         assert known or (world.endswith("/") and any(name.startswith(world) for name in worlds)), world
-        assert set(entry) <= {"run", "pathwise", "off-policy", "on-policy", *ALGORITHMS}, world
-        for algorithm in ALGORITHMS:
-            make_plan(algorithm, world if world in worlds else f"{world}pendulum")
+        assert set(entry) <= {"run", "on-policy run", "pathwise", "off-policy", "on-policy", *ALGORITHMS}, world
+        for algorithm in ALGORITHMS if world not in BRAX_PRESETS else ("ppo", "nfpo"):
+            make_plan(algorithm, world if world[-1] not in "/:" else f"{world}pendulum")
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -72,7 +74,8 @@ def test_arms_on_one_world_share_everything_but_their_own():
     for world in PRESETS:
         for algorithm in ALGORITHMS:
             run, settings = preset(algorithm, world)
-            assert run == preset("apg", world)[0]
+            family = ALGORITHMS[algorithm].family
+            assert run == {**PRESETS[world].get("run", {}), **PRESETS[world].get(f"{family} run", {})}
             own = set(PRESETS[world].get(algorithm, {}))
             shared = PRESETS[world].get(ALGORITHMS[algorithm].family, {})
             assert {k: v for k, v in settings.items() if k not in own} == {
@@ -81,5 +84,79 @@ def test_arms_on_one_world_share_everything_but_their_own():
 
 
 def test_a_preset_of_another_family_is_refused():
-    with pytest.raises(ConfigurationError, match=r"preset = 'light' is for off-policy algorithms, not for rfo"):
+    with pytest.raises(ConfigurationError, match=r"preset = 'light' is for off-policy and on-policy algorithms, not"):
         make_plan("rfo", "classic/pendulum", preset="light")
+    with pytest.raises(ConfigurationError, match=r"preset = 'rsl-rl' is for on-policy algorithms, not for sac"):
+        make_plan("sac", "gym/Hopper-v5", preset="rsl-rl")
+
+
+def values(algorithm, world, name=""):
+    """Everything that a preset decides, flat."""
+    plan = make_plan(algorithm, world, preset=name)
+    plan.settings.require_minibatches(plan.num_envs)
+    return {"num_envs": plan.num_envs, "steps": plan.steps, **plan.settings.flat()}
+
+
+@pytest.mark.parametrize(
+    ("world", "expected"),
+    [
+        # As mujoco_playground/config has them at d5e6b47: Go1, a biped, a task that is not listed, the suite, an arm.
+        (
+            "playground/Go1JoystickFlatTerrain",
+            {"num_envs": 8192, "steps": 200_000_000, "window": 20, "epochs": 4, "minibatches": 32, "discount": 0.97}
+            | {"actor_learning_rate": 3e-4, "entropy_coefficient": 0.01, "clip_range": 0.3, "gradient_clip": 1.0}
+            | {"actor_hidden": (512, 256, 128), "critic_hidden": (512, 256, 128), "activation": "silu"},
+        ),
+        ("playground/G1JoystickRoughTerrain", {"clip_range": 0.2, "entropy_coefficient": 0.005, "steps": 200_000_000}),
+        ("playground/BerkeleyHumanoidJoystickFlatTerrain", {"clip_range": 0.2, "steps": 150_000_000, "window": 20}),
+        ("playground/H1InplaceGaitTracking", {"actor_hidden": (128,) * 4, "critic_hidden": (256,) * 5, "window": 20}),
+        (
+            "jax/playground:WalkerWalk",
+            {"num_envs": 2048, "steps": 60_000_000, "window": 480, "epochs": 16, "minibatches": 32, "discount": 0.995}
+            | {"actor_learning_rate": 1e-3, "critic_learning_rate": 1e-3, "actor_hidden": (32,) * 4, "clip_range": 0.3},
+        ),
+        ("playground/WalkerRun", {"steps": 100_000_000, "discount": 0.995}),
+        ("playground/FingerSpin", {"steps": 60_000_000, "discount": 0.95}),
+        ("playground/PandaPickCubeCartesian", {"window": 20, "minibatches": 8, "entropy_coefficient": 7.5e-3}),
+        ("playground/LeapCubeReorient", {"window": 40, "discount": 0.99, "num_envs": 8192}),
+        # As google/brax's notebooks/training.ipynb at 0b96d05.
+        ("jax/brax:ant", {"num_envs": 4096, "window": 80, "epochs": 4, "discount": 0.97, "steps": 50_000_000}),
+        ("jax/brax:pusher", {"num_envs": 2048, "window": 120, "minibatches": 16, "epochs": 8, "discount": 0.95}),
+    ],
+)
+def test_presets_of_brax_and_playground_by_hand(world, expected):
+    ppo = values("ppo", world)
+    assert {name: ppo[name] for name in expected} == expected
+    assert ppo["policy"] == "gaussian" and ppo["state_dependent_std"] and ppo["squash"] == "tanh"
+    assert ppo["initial_log_std"] == pytest.approx(-0.3651, abs=1e-4)  # log(softplus(0) + 0.001)
+    nfpo = values("nfpo", world)
+    assert nfpo["policy"] == "coupling" and {name: nfpo[name] for name in expected} == expected
+
+
+def test_every_preset_of_brax_and_playground_divides_into_minibatches():
+    for world in BRAX_PRESETS:
+        values("ppo", world if world[-1] not in "/:" else f"{world}another")
+    assert make_plan("sac", "playground/CheetahRun").num_envs == 32, "of other families nothing is known there"
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "nfpo"])
+def test_the_settings_of_rsl_rl_by_hand(algorithm):
+    expected = {"window": 24, "epochs": 5, "minibatches": 4, "discount": 0.99, "gae_lambda": 0.95, "clip_range": 0.2}
+    expected |= {"entropy_coefficient": 0.01, "value_clip": 0.2, "actor_learning_rate": 1e-3, "kl_target": 0.01}
+    expected |= {"gradient_clip": 1.0, "actor_hidden": (512, 256, 128), "activation": "elu", "squash": "clip"}
+    envs = {"gym/Hopper-v5": 64, "dmc/walker-walk": 64, "classic/pendulum": 64, "playground/Go1Getup": 8192}
+    for world, num_envs in envs.items():
+        found = values(algorithm, world, "rsl-rl")
+        assert {name: found[name] for name in expected} == expected and found["num_envs"] == num_envs
+    if algorithm == "ppo":
+        assert found["initial_log_std"] == 0.0 and not found["state_dependent_std"]
+
+
+def test_light_is_stable_baselines3_s_in_four_environments():
+    """Also where the world's own preset says otherwise."""
+    for algorithm in ("ppo", "nfpo"):
+        default = ALGORITHMS[algorithm].config().flat()
+        for world in ("gym/Hopper-v5", "playground/Go1JoystickFlatTerrain", "classic/pendulum", "soft/jumper-mini"):
+            light = values(algorithm, world, "light")
+            assert light.pop("num_envs") * light["window"] == default["window"] and light.pop("steps") == 100_000
+            assert {**light, "window": default["window"]} == default

@@ -126,16 +126,18 @@ ACCELERATOR = {
     "rfo": {"window": 4, "actor_hidden": (4,), "critic_hidden": (4,), "critic_passes": 1, "critic_minibatches": 1}
     | {"chunk_length": 2},
 }
+ACCELERATOR["sac with chunks"] = ACCELERATOR["sac"] | {"chunk_length": 2}
 
 
 @pytest.mark.parametrize(
-    "algorithm", ["sac", *(pytest.param(name, marks=pytest.mark.slow) for name in ("shac2", "rfo"))]
+    "case",
+    ["sac", "sac with chunks", *(pytest.param(name, marks=pytest.mark.slow) for name in ("shac2", "rfo"))],
 )
-def test_side_by_side_seeds_keep_every_condition(algorithm):
+def test_side_by_side_seeds_keep_every_condition(case):
     """On accelerators too: warm-up, delayed updates, chunk boundaries, values and resets are skipped."""
-    entry = ALGORITHMS[algorithm]
+    entry = ALGORITHMS[case.split()[0]]
     world = make_world("classic/double-integrator", 4, episode_length=10)
-    learner = entry.learner(entry.config.of(**ACCELERATOR[algorithm]), world, 8)
+    learner = entry.learner(entry.config.of(**ACCELERATOR[case]), world, 8)
     driver = FunctionalDriver(learner, world.with_num_envs(2), together=True)
 
     def count(seeds):
@@ -145,7 +147,9 @@ def test_side_by_side_seeds_keep_every_condition(algorithm):
     alone = jax.make_jaxpr(lambda state: iterate(learner, state)[0])(
         jax.eval_shape(lambda key: begin(learner, key), jax.random.key(0))
     )
-    assert count(3) == count(1) == conditions(alone.jaxpr) >= {"sac": 4, "shac2": 3, "rfo": 4}[algorithm]
+    assert (
+        count(3) == count(1) == conditions(alone.jaxpr) >= {"sac": 4, "sac with chunks": 5, "shac2": 3, "rfo": 4}[case]
+    )
 
 
 @pytest.mark.parametrize("together", [True, False], ids=["side by side", "one after the other"])

@@ -39,6 +39,7 @@ from penstock.algorithms.learner import (
 from penstock.data import Records, Replay
 from penstock.networks.recurrence import cleared
 from penstock.training.drivers.memory import allocated, experience_shapes, memory_notice, remembered, require_memory
+from penstock.training.drivers.open_loop import after, next_actions, no_plans
 from penstock.training.drivers.rates import Rates, rates_of
 from penstock.training.drivers.state import RunState
 from penstock.training.evaluation import evaluation_metrics
@@ -84,8 +85,8 @@ def _differentiated(learner, state):
             f"{learner.name} learns from a differentiable window, and its update returned no world: return "
             "Updated(..., world=the state behind the window)."
         )
-    after = dataclasses.replace(state, learned=updated.learned, world=updated.world)
-    return after, updated.metrics, updated.evidence or Evidence({})
+    reached = dataclasses.replace(state, learned=updated.learned, world=updated.world)
+    return reached, updated.metrics, updated.evidence or Evidence({})
 
 
 def _recorded(learner, state, steps):
@@ -106,40 +107,43 @@ def _recorded(learner, state, steps):
     records = dataclasses.replace(records, memory=state.memory)
     updated = learner.update(state.learned, jax.lax.stop_gradient(records), state.key, state.clock)
     metrics = _world_metrics(shown) | updated.metrics
-    after = dataclasses.replace(state, learned=updated.learned, world=world_state, memory=memory)
-    return after, metrics, Evidence(shown[0])
+    reached = dataclasses.replace(state, learned=updated.learned, world=world_state, memory=memory)
+    return reached, metrics, Evidence(shown[0])
 
 
 def _sampled(learner, state, need: Batches):
     world = _world(learner)
-    num_envs, action_size = world.num_envs, world.action_size
+    num_envs, flat_size = world.num_envs, need.chunk_length * world.action_size
 
     def control_step(carry, index):
-        learned, memory, world_state, clock, measured = carry
+        learned, memory, world_state, plans, clock, measured = carry
         observation = world_state.observation
         # Count and readiness follow from the clock alone: conditions on them stay conditions under several seeds.
         count = clock.update * need.steps + index
-        action = jax.lax.cond(
+        consult = lambda: jax.lax.cond(  # noqa: E731
             clock.env_steps + index * num_envs < need.warmup_steps,
-            lambda key: jax.random.uniform(key, (num_envs, action_size), minval=-1.0, maxval=1.0),
+            lambda key: jax.random.uniform(key, (num_envs, flat_size), minval=-1.0, maxval=1.0),
             lambda key: learner.explore(learned, observation, key).action,
             purpose_key(state.key, count, "explore"),
         )
+        plans, action, kept = next_actions(plans, index, consult)
         world_state, seen = world.step(world_state, action)
-        memory = memory.add(jax.lax.stop_gradient(remembered(observation, action, seen)))
-        filled = num_envs * jnp.minimum(count + 1, memory.slots)
+        plans = after(plans, seen)
+        memory = memory.add(jax.lax.stop_gradient(remembered(observation, kept, seen)))
+        filled = num_envs * (jnp.minimum(count + 1, memory.slots) // need.chunk_length)
         ready = (clock.env_steps + (index + 1) * num_envs >= need.warmup_steps) & (filled >= need.batch_size)
         part = lambda carry: _updates(learner, need, carry[0], memory, state.key, carry[1])  # noqa: E731
         (learned, clock), metrics = where_due(ready, part, (learned, clock))
-        return (learned, memory, world_state, clock, added(measured, metrics)), _shown(seen)
+        return (learned, memory, world_state, plans, clock, added(measured, metrics)), _shown(seen)
 
     none = nothing(
         jax.eval_shape(lambda: _updates(learner, need, state.learned, state.memory, state.key, state.clock)[1])
     )
-    carry = (state.learned, state.memory, state.world, state.clock, none)
-    (learned, memory, world_state, clock, metrics), shown = jax.lax.scan(control_step, carry, jnp.arange(need.steps))
-    after = RunState(learned, world_state, memory, state.key, clock)
-    return after, metrics | _world_metrics(shown), Evidence(shown[0])
+    plans = no_plans(num_envs, need.chunk_length, world.action_size)
+    carry = (state.learned, state.memory, state.world, plans, state.clock, none)
+    (learned, memory, world_state, _, clock, metrics), shown = jax.lax.scan(control_step, carry, jnp.arange(need.steps))
+    reached = RunState(learned, world_state, memory, state.key, clock)
+    return reached, metrics | _world_metrics(shown), Evidence(shown[0])
 
 
 def _updates(learner, need: Batches, learned, memory, key, clock):

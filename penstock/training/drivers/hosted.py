@@ -38,6 +38,7 @@ from penstock.algorithms.learner import (
 from penstock.data import Batch, Experience, Records, Replay
 from penstock.networks.recurrence import cleared
 from penstock.training.drivers.memory import allocated, experience_shapes, memory_notice, remembered, require_memory
+from penstock.training.drivers.open_loop import after, next_actions, no_plans
 from penstock.training.drivers.rates import Rates, rates_of
 from penstock.training.drivers.seen import Seen
 from penstock.training.drivers.state import RunState
@@ -297,18 +298,22 @@ class HostedDriver:
         leaves = _copies(jax.tree.leaves(state.learned))  # given away at the first gradient step
         measured = self._nothing(leaves, self._draw(replay, words, 0), state)
         present, seen = world.present(), self.seen[index]
+        plans = no_plans(num_envs, need.chunk_length, world.action_size, host=True)
+        box = (num_envs, need.chunk_length * world.action_size)
+
+        def consult():
+            if env_steps < need.warmup_steps:
+                return _random(words, _WARMUP, count).uniform(-1.0, 1.0, box).astype(np.float32)
+            return np.asarray(self._act(leaves, None, present.observation, key, np.int32(count))[1][0])
+
         for step in range(iterations * need.steps):
             if step and step % need.steps == 0 and self._stops_here:
                 iterations = step // need.steps
                 break
             begin = time.perf_counter()
-            if env_steps < need.warmup_steps:
-                box = (num_envs, world.action_size)
-                action = _random(words, _WARMUP, count).uniform(-1.0, 1.0, box).astype(np.float32)
-            else:
-                action = np.asarray(self._act(leaves, None, present.observation, key, np.int32(count))[1][0])
+            plans, action, kept = next_actions(plans, step, consult)
             acted = drawn = handed = learned = time.perf_counter()
-            if env_steps >= need.warmup_steps and int(replay.filled) * num_envs >= need.batch_size:
+            if env_steps >= need.warmup_steps and replay.filled // need.chunk_length * num_envs >= need.batch_size:
                 batches = self._draw(replay, words, gradient_steps)
                 drawn = time.perf_counter()
                 if watch.apart:
@@ -324,7 +329,8 @@ class HostedDriver:
             observation = present.observation
             present, transition = world.step(present, action)
             stepped = time.perf_counter()
-            replay.write(remembered(observation, action, transition))
+            plans = after(plans, transition)
+            replay.write(remembered(observation, kept, transition))
             seen.add(transition)
             env_steps += num_envs
             count += 1
@@ -361,8 +367,8 @@ class HostedDriver:
             leaves, measured = self._learn(leaves, measured, records, key, clock, rates)
             env_steps = clock.env_steps + world.num_envs * need.steps
             clock = dataclasses.replace(clock, update=clock.update + 1, env_steps=env_steps)
-        after = dataclasses.replace(state, memory=memory)
-        return self._ended(index, after, leaves, present, clock, measured)
+        reached = dataclasses.replace(state, memory=memory)
+        return self._ended(index, reached, leaves, present, clock, measured)
 
     def _ended(self, index, state, leaves, present, clock, measured):
         """State and metrics at the end of a block."""

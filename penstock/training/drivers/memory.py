@@ -37,11 +37,14 @@ def allocated(learner: Learner) -> int:
     """
     need, num_envs = learner.data, learner.world.num_envs
     assert isinstance(need, Batches)
-    fill = max(learner.planned_updates * learner.steps_per_update, need.batch_size)
+    stretch = num_envs * need.chunk_length
+    # With chunks one stretch is being written while a batch is drawn from the others.
+    least = need.batch_size * need.chunk_length + (stretch if need.chunk_length > 1 else 0)
+    fill = max(learner.planned_updates * learner.steps_per_update, least)
     if learner.world.functional:
         fits = SMALL // memory_bytes(experience_shapes(learner), num_envs) * num_envs
         fill = max(1 << (fill - 1).bit_length(), fits)
-    return min(need.capacity, -(-fill // num_envs) * num_envs)
+    return min(need.capacity, -(-fill // stretch) * stretch)
 
 
 def remembered(observation: Observation, action: Actions, transition: Transition) -> Experience:

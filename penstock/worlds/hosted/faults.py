@@ -37,34 +37,33 @@ def guarded(env: Any, told: tuple[str, ...] = ()) -> Any:
         def __init__(self, env):
             super().__init__(env)
             self.listener = Listener(told)
+            self.usual: tuple[Any, ...] | None = None  # shape and dtype that have passed
             if env.metadata is None:
                 self.metadata = {}  # vectors of environments cannot bear None
 
         def reset(self, *, seed=None, options=None):
             returned = called("reset()", lambda: self.env.reset(seed=seed, options=options))
             observation, _ = _parts(returned, "reset()", ("observation", "info"))
-            _refuse_other_shapes(self.env.observation_space, observation, "reset()")
+            self.check(observation, "reset()")
             return observation, {}
+
+        def check(self, observation, what):
+            array = type(observation) is np.ndarray
+            if array and (observation.shape, observation.dtype) == self.usual:
+                return
+            space = self.env.observation_space
+            _refuse_other_shapes(space, observation, what)
+            if array and isinstance(space, gymnasium.spaces.Box):
+                self.usual = observation.shape, observation.dtype
 
         def step(self, action):
             returned = called("step()", lambda: self.env.step(action))
             names = ("observation", "reward", "terminated", "truncated", "info")
             observation, reward, terminated, truncated, info = _parts(returned, "step()", names)
-            _refuse_other_shapes(self.env.observation_space, observation, "step()")
-            if np.ndim(reward) != 0:
-                raise EnvironmentRaisedError(
-                    f"step() returned a reward of shape {np.shape(reward)}; return one number."
-                )
-            try:
-                reward = float(reward)
-            except (TypeError, ValueError):
-                raise EnvironmentRaisedError(f"step() returned the reward {reward!r}; return one number.") from None
-            for name, flag in (("terminated", terminated), ("truncated", truncated)):
-                if np.ndim(flag) != 0:
-                    raise EnvironmentRaisedError(
-                        f"step() returned {name} of shape {np.shape(flag)}; return one True or False."
-                    )
-            return observation, reward, bool(terminated), bool(truncated), self.listener.heard(info)
+            self.check(observation, "step()")
+            number = _number(reward)
+            ends = _flag("terminated", terminated), _flag("truncated", truncated)
+            return observation, number, *ends, self.listener.heard(info)
 
     return Guarded(env)
 
@@ -88,6 +87,23 @@ def _parts(returned: Any, what: str, names: tuple[str, ...]) -> tuple:
         got = f"{len(returned)} values" if isinstance(returned, tuple) else f"a {type(returned).__name__}"
         raise EnvironmentRaisedError(f"{what} returned {got}; return ({', '.join(names)}). {OLD_GYM}")
     return returned
+
+
+def _number(reward: Any) -> float:
+    if isinstance(reward, float):  # of NumPy's own, too
+        return float(reward)
+    if np.ndim(reward) != 0:
+        raise EnvironmentRaisedError(f"step() returned a reward of shape {np.shape(reward)}; return one number.")
+    try:
+        return float(reward)
+    except (TypeError, ValueError):
+        raise EnvironmentRaisedError(f"step() returned the reward {reward!r}; return one number.") from None
+
+
+def _flag(name: str, flag: Any) -> bool:
+    if not isinstance(flag, bool) and np.ndim(flag) != 0:
+        raise EnvironmentRaisedError(f"step() returned {name} of shape {np.shape(flag)}; return one True or False.")
+    return bool(flag)
 
 
 def _refuse_other_shapes(space: Any, observation: Any, what: str, where: str = "") -> None:

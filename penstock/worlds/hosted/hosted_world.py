@@ -14,12 +14,12 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import equinox as eqx
 import jax
 import numpy as np
 from jaxtyping import Int, UInt8, UInt32
 
 from penstock._errors import ConfigurationError, PenstockError, raised, require
+from penstock._records import pytree_record
 from penstock._types import Actions, AxisNames, Key, environment_axis
 from penstock.observation import Observation
 from penstock.scene.items import Scene
@@ -47,7 +47,8 @@ FAULTS_KEPT = 8
 """Sentences about diverged environments that are kept until somebody takes them."""
 
 
-class HostedState(eqx.Module):
+@pytree_record
+class HostedState:
     """What is known of N hosted environments. The simulators' own state is not part of it.
 
     Attributes:
@@ -244,7 +245,7 @@ class HostedWorld(World):
             if len(self._present.faults) < FAULTS_KEPT:
                 self._present.faults.append(fault)
             episode = (episode + bad).astype(np.int32)
-            fresh = vector.renew(bad, np.zeros_like(bad), self._seeds(words, episode))
+            fresh = vector.renew(bad, np.zeros_like(bad), self._seeds(words, episode, bad))
             observation = self.declared.reader.read(fresh)
         raise WorldFaultError(
             f"'{self.name}': {fault}, and so it was in {STARTS_TRIED} episodes one after the other. Correct the "
@@ -291,7 +292,7 @@ class HostedWorld(World):
         over = terminated | truncated
         self._infos.episodes += int(over.sum())
         if over.any():
-            fresh = present.vector.renew(over, ended, self._seeds(state.words, state.episode + 1))
+            fresh = present.vector.renew(over, ended, self._seeds(state.words, state.episode + 1, over))
             batch = played.observation if fresh is None else fresh
             observation, episode = self._usable_starts(
                 self.declared.reader.read(batch), state.words, (state.episode + over).astype(np.int32)
@@ -319,6 +320,9 @@ class HostedWorld(World):
     def _diverged(self, state: HostedState, action: np.ndarray, reward: np.ndarray, seen: Observation) -> np.ndarray:
         """``(N,)`` where an action, a reward or an observation is no usable number; remembers which."""
         diverged = np.zeros((self.num_envs,), bool)
+        usual = all(np.abs(values).max(initial=0.0) <= MAGNITUDE_LIMIT for values in (seen.vector, reward))
+        if usual and np.isfinite(action).all():  # the first is False for NaN
+            return diverged
         suspects = (
             ("action", action, np.inf),
             ("observation", seen.vector, MAGNITUDE_LIMIT),
@@ -408,12 +412,14 @@ class HostedWorld(World):
             self.source.make, self.num_envs, self.vectorization, self.name, self.timeout, self._infos.wanted
         )
 
-    def _seeds(self, words: np.ndarray, episode: np.ndarray) -> list[int]:
-        """The seed of each environment's episode."""
+    def _seeds(self, words: np.ndarray, episode: np.ndarray, begins: np.ndarray | None = None) -> list[int]:
+        """The seed of each environment's episode; 0 where none begins."""
         entropy = [int(word) for word in words]
         return [
-            int(np.random.SeedSequence(entropy, spawn_key=(env, int(number))).generate_state(1)[0])
-            for env, number in enumerate(episode)
+            int(np.random.SeedSequence(entropy, spawn_key=(env, int(episode[env]))).generate_state(1)[0])
+            if begins is None or begins[env]
+            else 0
+            for env in range(self.num_envs)
         ]
 
 

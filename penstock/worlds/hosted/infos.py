@@ -41,10 +41,12 @@ class Listener:
 
     def heard(self, info: Any) -> dict[str, Any]:
         """The wanted entries that are numbers, and the names of all where there is a new one."""
-        if not isinstance(info, Mapping):
+        if type(info) is not dict and not isinstance(info, Mapping):  # the first is quick to tell
             return {}
         told: dict[str, Any] = {}
         for name in self._names:
+            if name not in info and "." not in name:
+                continue
             number = _number(_entry(info, name)[0])
             if number is not None:
                 told[name] = number

@@ -38,13 +38,17 @@ class ActionBox:
 
     def from_unit(self, action: np.ndarray) -> np.ndarray:
         """``(N, d)`` in [-1, 1] to ``(N, *shape)`` in the box."""
-        unit = np.clip(
-            np.asarray(action, np.float64), -1.0, 1.0
-        )  # float32 would round where the box is [-1, 1] already
+        # float32 would round where the box is [-1, 1] already
+        unit = np.minimum(np.maximum(np.asarray(action, np.float64), -1.0), 1.0)
         scaled = self.low + 0.5 * (unit + 1.0) * (self.high - self.low)
         # Rounding may lead out of the box, in float64 and again in the box's own type.
-        low, high = self.low.astype(self.dtype), self.high.astype(self.dtype)
-        return np.clip(scaled.astype(self.dtype), low, high).reshape(-1, *self.shape)
+        low, high = self._ends
+        return np.minimum(np.maximum(scaled.astype(self.dtype), low), high).reshape(-1, *self.shape)
+
+    @functools.cached_property
+    def _ends(self) -> tuple[np.ndarray, np.ndarray]:
+        """The ends in the box's own type."""
+        return self.low.astype(self.dtype), self.high.astype(self.dtype)
 
 
 def action_box(space: Any, name: str, limit: float | None = None) -> ActionBox:

@@ -63,7 +63,7 @@ class VectorEnvironment(Protocol):
         Args:
             over: ``(N,)`` where the episode is over.
             ended: ``(N,)`` where the environment itself ended it.
-            seeds: the seed with which each environment begins its next episode.
+            seeds: the seed with which each environment begins its next episode, where one is over.
 
         Returns:
             Observations to act on next; None where the environments have seen to it themselves.
