@@ -35,7 +35,7 @@ def sequence_of(data: Records) -> Sequence | None:
     if data.memory is None:
         return None
     # An environment that only reset itself was asked too, with the last observation of the episode before.
-    ended = exchanged(data.terminated | data.truncated | ~data.valid)
+    ended = exchanged(jnp.asarray(data.terminated | data.truncated | ~data.valid))
     return Sequence(data.memory, jnp.concatenate([jnp.zeros_like(ended[:, :1]), ended[:, :-1]], axis=1))
 
 

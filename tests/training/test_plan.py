@@ -50,7 +50,7 @@ def fails(call, *words):
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("world", [entry.name for entry in world_entries()])
 def test_config_round_trips_through_the_file(tmp_path, algorithm, world):
-    settings = {"adam_betas": (0.1, 0.2)}
+    settings = {"actor_hidden": (7, 5)}
     if algorithm in family("pathwise"):
         settings["gradient_limit"] = 0.3
     plan = make_plan(algorithm, world, seed=3, seeds=2, label="arm", settings=settings)
