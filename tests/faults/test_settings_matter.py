@@ -20,6 +20,7 @@ OTHER = {
     "velocity": ("gated", "mlp"),
     "scale_bound": "clip",
     "squash": "clip",
+    "recurrent": "gru",
     "flow_matching_reduction": ("mean", "sum"),
     "critic": ("crossq", "target"),
 }
