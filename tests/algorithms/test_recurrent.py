@@ -4,6 +4,7 @@ import dataclasses
 import functools
 
 import equinox as eqx
+import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,8 +18,8 @@ from penstock.networks.recurrence import cleared
 from penstock.training.drivers.functional import begin, iterate, seed_keys
 from penstock.training.drivers.hosted import HostedDriver
 from penstock.worlds import FunctionalWorld, Vmapped, make_world
-from penstock.worlds.hosted.environments import own_source
-from penstock.worlds.hosted.hosted_world import HostedWorld
+from penstock.worlds.hosted.environments import EnvironmentSource, own_source
+from penstock.worlds.hosted.hosted_world import HostedWorld, declare_vector
 from tests.algorithms.test_ppo import DENSE
 from tests.export.exported_agents import shaken
 from tests.worlds.hosted_environments import Counting
@@ -132,8 +133,20 @@ class Ends(Counting):
         return observation / 100.0, *rest
 
 
-def test_exactly_those_forget_in_worlds_of_the_host():
-    world = HostedWorld(own_source("mine", functools.partial(Ends, limit=9)), 5)
+def idle_world(num_envs):
+    """Environments that spend a step on resetting themselves."""
+
+    def make(count, seed=0):
+        return gymnasium.vector.SyncVectorEnv([functools.partial(Ends, limit=9)] * count)
+
+    source = EnvironmentSource("mine", make, 10, make)
+    return HostedWorld(source, num_envs, declared=declare_vector(source, make(num_envs)))
+
+
+@pytest.mark.parametrize("idle", [False, True], ids=["reset at once", "reset in a step of its own"])
+def test_exactly_those_forget_in_worlds_of_the_host(idle):
+    """And ratios are 1: what is asked of an environment that only resets itself is not remembered."""
+    world = idle_world(5) if idle else HostedWorld(own_source("mine", functools.partial(Ends, limit=9)), 5)
     learner = learner_of(world, normalize_observations=False, actor_learning_rate=1e-12)
     driver = HostedDriver(learner, world.with_num_envs(1))
     states = driver.init(seed_keys(0, 2))
@@ -147,7 +160,7 @@ def test_exactly_those_forget_in_worlds_of_the_host():
         def watched(state, action, step=step, vectors=vectors, done=done):
             vectors.append(state.observation.vector)
             state, transition = step(state, action)
-            done.append(transition.done)
+            done.append(transition.done | (False if transition.valid is None else ~transition.valid))
             return state, transition
 
         one.step = watched
