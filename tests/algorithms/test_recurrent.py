@@ -173,7 +173,11 @@ def test_exactly_those_forget_in_worlds_of_the_host(idle):
     assert np.isfinite(metrics["critic/loss"]).all()
     for index, (vectors, done) in enumerate(seen):
         assert len(done) == 12 and 0 < done[-1].sum() < 5
-        for data, forgets in zip(windows[2 * index :][:2], (done[:6], done[6:]), strict=True):
+        first, second = windows[2 * index :][:2]
+        assert not first.memory.actor.any() and not first.memory.critic.any()
+        begun = memories_by_hand(cells[index], np.stack(vectors[:6]), done[:6])
+        np.testing.assert_allclose(second.memory.actor, begun, atol=1e-5)
+        for data, forgets in ((first, done[:6]), (second, done[6:])):
             begins = np.asarray(sequence_of(data).begins)
             assert not begins[:, 0].any(), "what the window began with was cleared already"
             np.testing.assert_array_equal(begins[:, 1:], np.stack(forgets[:-1], axis=1))
@@ -188,6 +192,17 @@ def test_exactly_those_forget_in_worlds_of_the_host(idle):
 # ------------------------------------------------------------------------------------------------- ratios
 
 
+def features_while_acting(agent, data):
+    """``(H, N, features)`` that the policy saw, step after step."""
+
+    def step(memory, now):
+        observation, done = now
+        memory, features = agent.recall(memory, observation)
+        return cleared(memory, done), features
+
+    return jax.lax.scan(step, data.memory.actor, (data.observation, data.truncated | data.terminated))[1]
+
+
 @pytest.mark.parametrize(("policy", "kind"), [*((policy, "gru") for policy in DENSE), ("gaussian", "lstm")])
 def test_ratios_are_one_before_the_first_gradient_step(policy, kind):
     """Unrolled windows have the densities with which was acted, whole or in minibatches; with one fault they have not.
@@ -199,14 +214,7 @@ def test_ratios_are_one_before_the_first_gradient_step(policy, kind):
     state, data = gathered(learner)
     assert np.asarray(data.truncated)[:-1].any() and np.asarray(data.memory.actor).all()
     agent = learner.agent(state.learned)
-
-    def step(memory, now):
-        observation, record, done = now
-        memory, features = agent.recall(memory, observation)
-        return cleared(memory, done), jax.vmap(agent.actor.policy.log_prob)(features, record)
-
-    ends = data.truncated | data.terminated
-    _, acted = jax.lax.scan(step, data.memory.actor, (data.observation, data.record, ends))
+    acted = jax.vmap(jax.vmap(agent.actor.policy.log_prob))(features_while_acting(agent, data), data.record)
     of = jax.jit(lambda data: learner.samples(state.learned, data))
     samples = of(data)
     np.testing.assert_allclose(samples.log_prob, acted.T, atol=2e-5)
@@ -218,6 +226,28 @@ def test_ratios_are_one_before_the_first_gradient_step(policy, kind):
         {"terminated": ~data.valid, "truncated": ~data.valid},
     ):
         assert np.abs(of(dataclasses.replace(data, **fault)).log_prob - acted.T).max() > 1e-4
+
+
+def test_entropy_and_spread_are_those_of_who_remembers():
+    world = make_world("classic/multi-goal", 4, episode_length=4)
+    learner = learner_of(world, state_dependent_std=True, entropy_coefficient=0.1)
+    state, data = gathered(learner)
+    learned, key = state.learned, jax.random.key(3)
+    agent = learner.agent(learned)
+    features = jnp.swapaxes(features_while_acting(agent, data), 0, 1)
+    noise = jax.vmap(jax.vmap(agent.actor.policy.noise))(jax.random.split(key, features.shape[:2]))
+    expected = -jax.vmap(jax.vmap(agent.actor.policy.draw_with_log_prob))(features, noise)[1]
+    samples = learner.samples(learned, data)
+    np.testing.assert_allclose(learner._entropy(agent.actor, samples, key), expected, atol=2e-5)
+    last = jax.tree.map(lambda leaf: leaf[0], data.observation)
+    told = learner.measure_remembering(learned, data.memory, last, key)["policy/latent_std"]
+    _, log_std = jax.vmap(agent.actor.policy.mean_and_log_std)(features[:, 0])
+    # Of 32 draws in each of four states, with the same noise for whoever remembers nothing.
+    forgetful = learner.measure_remembering(learned, None, last, key)["policy/latent_std"]
+    _, other = jax.vmap(agent.actor.policy.mean_and_log_std)(agent.features(last))
+    exact = [jnp.sqrt(jnp.square(jnp.exp(one)).mean(axis=0)).mean() for one in (log_std, other)]
+    np.testing.assert_allclose(told / forgetful - 1.0, exact[0] / exact[1] - 1.0, rtol=0.5)
+    assert abs(exact[0] / exact[1] - 1.0) > 5e-5
 
 
 # ------------------------------------------------------------------------------------------------- the losses
