@@ -19,8 +19,9 @@ from penstock.networks.recurrence import cleared
 from penstock.training.drivers.functional import begin, iterate, seed_keys
 from penstock.training.drivers.hosted import HostedDriver
 from penstock.worlds import FunctionalWorld, Vmapped, make_world
+from penstock.worlds.hosted.declared import declare_vector
 from penstock.worlds.hosted.environments import EnvironmentSource, own_source
-from penstock.worlds.hosted.hosted_world import HostedWorld, declare_vector
+from penstock.worlds.hosted.hosted_world import HostedWorld
 from tests.algorithms.test_ppo import DENSE
 from tests.export.exported_agents import shaken
 from tests.worlds.hosted_environments import Counting
