@@ -300,11 +300,17 @@ class TrainedAgent:
 
         Args:
             where: ``(N,)`` flags of the environments whose episode begins; None for all.
+
+        Raises:
+            ConfigurationError: there are more or fewer flags than environments.
         """
         if where is None:
             self._memory, self._vectors, self._step = None, None, 0
         elif self._memory is not None:
-            self._began = np.array(where, bool)
+            flags = np.atleast_1d(np.asarray(where, bool))
+            rule = f"is not one flag for each of the {len(self._began)} environments that act() was asked for; pass so"
+            require(flags.shape == self._began.shape, "where", where, f"{rule} many, or none to begin all anew")
+            self._began = self._began | flags  # others may have begun since the last action
             self._memory = self._memory.after(jnp.asarray(self._began))
 
     def act(self, observation: Any, *, deterministic: bool = True) -> Any:
@@ -334,7 +340,7 @@ class TrainedAgent:
             self._key, key = jax.random.split(self._key)
         step = jnp.asarray(self._step % self.agent.chunk_length, jnp.int32)
         self._memory, action, _ = self._act(self._memory, step, batch, key)
-        self._step += 1
+        self._step, self._began = self._step + 1, np.zeros(count, bool)
         action = self._in_the_box(action, in_jax)
         return action[0] if single else action
 
@@ -346,7 +352,6 @@ class TrainedAgent:
         fresh = begun(vector, spec.history)
         on = fresh if self._vectors is None else shifted(self._vectors, vector)
         self._vectors = jnp.where(jnp.asarray(self._began)[:, None], fresh, on)
-        self._began = np.zeros_like(self._began)
         return dataclasses.replace(batch, vector=self._vectors)
 
     def _in_the_box(self, action: Actions, in_jax: bool) -> Any:

@@ -152,6 +152,11 @@ def test_a_plan_of_actions_is_followed(run):
     agent.act(observation)
     agent.reset()
     np.testing.assert_allclose(agent.act(observation)[0], plan[0], rtol=1e-5)
+    both = [observation, observation]
+    agent.act(both)
+    agent.reset([True, False])
+    agent.reset([False, True])
+    np.testing.assert_allclose(np.ravel(agent.act(both)), [plan[0], plan[0]], rtol=1e-5)
 
 
 def test_agents_remember_and_forget(remembering):
@@ -179,6 +184,11 @@ def test_agents_remember_and_forget(remembering):
     again = np.asarray(agent.act(given))
     np.testing.assert_allclose(again[0], alone[0], rtol=1e-5)
     assert not np.allclose(again[1], alone[1])
+    agent.reset([True, False])
+    agent.reset([False, True])  # one after the other, before the next action
+    np.testing.assert_allclose(agent.act(given), alone, rtol=1e-5)
+    with pytest.raises(ConfigurationError, match="is not one flag for each of the 2 environments"):
+        agent.reset([True, False, True])
     world.close()
 
 

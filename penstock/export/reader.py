@@ -47,10 +47,10 @@ class Policy:
     def __call__(self, observation=None, **others):
         """The action of this step, of what is observed now; the next one, where the policy plans several at once."""
         length = self.metadata.get("observation", {}).get("history", {"length": 1})["length"]
-        self._seen = [*self._seen[1:], np.array(observation)] if self._seen else [np.array(observation)] * length
+        now = np.array(observation if length == 1 else finite("observation", observation))  # not to be remembered, else
+        self._seen = [*self._seen[1:], now] if self._seen else [now] * length
         observation = observation if length == 1 else np.concatenate(self._seen)
-        if not self._plan:
-            self._plan = list(np.atleast_2d(self.decide(observation, **others)))
+        self._plan = self._plan or list(np.atleast_2d(self.decide(observation, **others)))
         return self._plan.pop(0)
 
     def decide(self, observation=None, **others):

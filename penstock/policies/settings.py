@@ -80,8 +80,8 @@ class PolicySettings(Choice):
             ConfigurationError: the policy cannot.
         """
         raise ConfigurationError(
-            f"squash = 'clip': policy = {self.policy!r} has its density behind tanh. Leave squash at tanh, or choose "
-            "policy = 'gaussian' or 'coupling'."
+            f"squash = 'clip': policy = {self.policy!r} has its density behind tanh. Choose squash = 'tanh', or policy "
+            "= 'gaussian' or 'coupling'."
         )
 
     @classmethod

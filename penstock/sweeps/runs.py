@@ -94,7 +94,8 @@ def checked(runs: Sequence[SweepRun], allow_config_change: bool = False) -> list
     settled = []
     for run in runs:
         with told_of(run.name):
-            key = json.dumps([run.plan.world, run.plan.world_options, run.plan.num_envs], sort_keys=True)
+            of_world = ("world", "world_options", "num_envs", "history", "log_info")
+            key = json.dumps([getattr(run.plan, field) for field in of_world], sort_keys=True)
             if key not in worlds:
                 worlds[key] = run.plan.make_world()
             run.plan.make_learner(worlds[key])

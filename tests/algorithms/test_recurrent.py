@@ -4,6 +4,7 @@ import dataclasses
 import functools
 
 import equinox as eqx
+import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,12 +13,14 @@ import pytest
 from penstock._errors import ConfigurationError
 from penstock.algorithms import ppo
 from penstock.algorithms.learner import Clock, Updated
+from penstock.algorithms.sequences import sequence_of
 from penstock.networks import Recurrence
 from penstock.networks.recurrence import cleared
 from penstock.training.drivers.functional import begin, iterate, seed_keys
 from penstock.training.drivers.hosted import HostedDriver
 from penstock.worlds import FunctionalWorld, Vmapped, make_world
-from penstock.worlds.hosted.environments import own_source
+from penstock.worlds.hosted.declared import declare_vector
+from penstock.worlds.hosted.environments import EnvironmentSource, own_source
 from penstock.worlds.hosted.hosted_world import HostedWorld
 from tests.algorithms.test_ppo import DENSE
 from tests.export.exported_agents import shaken
@@ -132,8 +135,20 @@ class Ends(Counting):
         return observation / 100.0, *rest
 
 
-def test_exactly_those_forget_in_worlds_of_the_host():
-    world = HostedWorld(own_source("mine", functools.partial(Ends, limit=9)), 5)
+def idle_world(num_envs):
+    """Environments that spend a step on resetting themselves."""
+
+    def make(count, seed=0):
+        return gymnasium.vector.SyncVectorEnv([functools.partial(Ends, limit=9)] * count)
+
+    source = EnvironmentSource("mine", make, 10, make)
+    return HostedWorld(source, num_envs, declared=declare_vector(source, make(num_envs)))
+
+
+@pytest.mark.parametrize("idle", [False, True], ids=["reset at once", "reset in a step of its own"])
+def test_exactly_those_forget_in_worlds_of_the_host(idle):
+    """And updates know where. What is asked of an environment that only resets itself is not remembered."""
+    world = idle_world(5) if idle else HostedWorld(own_source("mine", functools.partial(Ends, limit=9)), 5)
     learner = learner_of(world, normalize_observations=False, actor_learning_rate=1e-12)
     driver = HostedDriver(learner, world.with_num_envs(1))
     states = driver.init(seed_keys(0, 2))
@@ -147,16 +162,26 @@ def test_exactly_those_forget_in_worlds_of_the_host():
         def watched(state, action, step=step, vectors=vectors, done=done):
             vectors.append(state.observation.vector)
             state, transition = step(state, action)
-            done.append(transition.done)
+            done.append(transition.done | (False if transition.valid is None else ~transition.valid))
             return state, transition
 
         one.step = watched
         seen.append((vectors, done))
     cells = [states.seed(index).learned.actor.recurrence for index in range(2)]
+    learn, windows = driver._learn, []
+    driver._learn = lambda leaves, measured, data, *rest: windows.append(data) or learn(leaves, measured, data, *rest)
     states, metrics = driver.train(states, jnp.asarray(2))
-    assert np.isfinite(metrics["critic/loss"]).all() and (metrics["actor/largest_log_ratio"] < 2e-5).all()
+    assert np.isfinite(metrics["critic/loss"]).all()
     for index, (vectors, done) in enumerate(seen):
         assert len(done) == 12 and 0 < done[-1].sum() < 5
+        first, second = windows[2 * index :][:2]
+        assert not first.memory.actor.any() and not first.memory.critic.any()
+        begun = memories_by_hand(cells[index], np.stack(vectors[:6]), done[:6])
+        np.testing.assert_allclose(second.memory.actor, begun, atol=1e-5)
+        for data, forgets in ((first, done[:6]), (second, done[6:])):
+            begins = np.asarray(sequence_of(data).begins)
+            assert not begins[:, 0].any(), "what the window began with was cleared already"
+            np.testing.assert_array_equal(begins[:, 1:], np.stack(forgets[:-1], axis=1))
         expected = memories_by_hand(cells[index], np.stack(vectors), done)
         np.testing.assert_allclose(states.memory.actor[index], expected, atol=1e-5)
         np.testing.assert_array_equal(~states.memory.critic[index].any(axis=1), done[-1])
@@ -166,6 +191,17 @@ def test_exactly_those_forget_in_worlds_of_the_host():
 
 
 # ------------------------------------------------------------------------------------------------- ratios
+
+
+def features_while_acting(agent, data):
+    """``(H, N, features)`` that the policy saw, step after step."""
+
+    def step(memory, now):
+        observation, done = now
+        memory, features = agent.recall(memory, observation)
+        return cleared(memory, done), features
+
+    return jax.lax.scan(step, data.memory.actor, (data.observation, data.truncated | data.terminated))[1]
 
 
 @pytest.mark.parametrize(("policy", "kind"), [*((policy, "gru") for policy in DENSE), ("gaussian", "lstm")])
@@ -179,14 +215,7 @@ def test_ratios_are_one_before_the_first_gradient_step(policy, kind):
     state, data = gathered(learner)
     assert np.asarray(data.truncated)[:-1].any() and np.asarray(data.memory.actor).all()
     agent = learner.agent(state.learned)
-
-    def step(memory, now):
-        observation, record, done = now
-        memory, features = agent.recall(memory, observation)
-        return cleared(memory, done), jax.vmap(agent.actor.policy.log_prob)(features, record)
-
-    ends = data.truncated | data.terminated
-    _, acted = jax.lax.scan(step, data.memory.actor, (data.observation, data.record, ends))
+    acted = jax.vmap(jax.vmap(agent.actor.policy.log_prob))(features_while_acting(agent, data), data.record)
     of = jax.jit(lambda data: learner.samples(state.learned, data))
     samples = of(data)
     np.testing.assert_allclose(samples.log_prob, acted.T, atol=2e-5)
@@ -198,6 +227,28 @@ def test_ratios_are_one_before_the_first_gradient_step(policy, kind):
         {"terminated": ~data.valid, "truncated": ~data.valid},
     ):
         assert np.abs(of(dataclasses.replace(data, **fault)).log_prob - acted.T).max() > 1e-4
+
+
+def test_entropy_and_spread_are_those_of_who_remembers():
+    world = make_world("classic/multi-goal", 4, episode_length=4)
+    learner = learner_of(world, state_dependent_std=True, entropy_coefficient=0.1)
+    state, data = gathered(learner)
+    learned, key = state.learned, jax.random.key(3)
+    agent = learner.agent(learned)
+    features = jnp.swapaxes(features_while_acting(agent, data), 0, 1)
+    noise = jax.vmap(jax.vmap(agent.actor.policy.noise))(jax.random.split(key, features.shape[:2]))
+    expected = -jax.vmap(jax.vmap(agent.actor.policy.draw_with_log_prob))(features, noise)[1]
+    samples = learner.samples(learned, data)
+    np.testing.assert_allclose(learner._entropy(agent.actor, samples, key), expected, atol=2e-5)
+    last = jax.tree.map(lambda leaf: leaf[0], data.observation)
+    told = learner.measure_remembering(learned, data.memory, last, key)["policy/latent_std"]
+    _, log_std = jax.vmap(agent.actor.policy.mean_and_log_std)(features[:, 0])
+    # Of 32 draws in each of four states, with the same noise for whoever remembers nothing.
+    forgetful = learner.measure_remembering(learned, None, last, key)["policy/latent_std"]
+    _, other = jax.vmap(agent.actor.policy.mean_and_log_std)(agent.features(last))
+    exact = [jnp.sqrt(jnp.square(jnp.exp(one)).mean(axis=0)).mean() for one in (log_std, other)]
+    np.testing.assert_allclose(told / forgetful - 1.0, exact[0] / exact[1] - 1.0, rtol=0.5)
+    assert abs(exact[0] / exact[1] - 1.0) > 5e-5
 
 
 # ------------------------------------------------------------------------------------------------- the losses

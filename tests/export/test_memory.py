@@ -99,6 +99,10 @@ def test_a_history_is_kept_by_whoever_runs_the_file(recurrent, tmp_path):
         np.testing.assert_allclose([player.act({"observation": vector}) for vector in SEEN], expected, atol=1e-5)
         policy.reset()
         player.reset()
+    for vector, expectation in zip(SEEN, expected, strict=True):  # what a sensor failed to tell is not remembered
+        with pytest.raises(ValueError, match="observation: it holds NaN"):
+            policy(np.nan * vector)
+        np.testing.assert_allclose(policy(vector), expectation, atol=1e-5)
     with pytest.raises(ValueError, match=f"must have \\[{2 * SIZE}\\]"):
         policy.decide(SEEN[0])  # which takes all of it
 

@@ -11,7 +11,8 @@ from penstock.training.plan import make_plan
 def sweep_run(folder, name, **settings):
     """A run of 64 environment steps."""
     fields = {"steps": 64, "num_envs": 4}
-    fields |= {field: settings.pop(field) for field in ("label", "seed", "seeds", "steps") if field in settings}
+    named = ("label", "seed", "seeds", "steps", "history")
+    fields |= {field: settings.pop(field) for field in named if field in settings}
     plan = make_plan("apg", "classic/double-integrator", settings={"window": 4, **settings}, **fields)
     return SweepRun(name, folder / name, plan, {})
 

@@ -7,6 +7,7 @@ from penstock._errors import ConfigurationError
 from penstock.storage.run_folder import RunFolder
 from penstock.sweeps.runs import checked
 from penstock.training.continuation import recorded_config
+from penstock.training.plan import RunPlan
 
 
 def begin(run):
@@ -33,6 +34,14 @@ def test_what_a_run_would_refuse_is_refused_before_any_starts(tmp_path):
     runs = [sweep_run(tmp_path, "good"), sweep_run(tmp_path, "long", window=500)]
     with pytest.raises(ConfigurationError, match="long: window = 500"):
         checked(runs)
+
+
+def test_each_run_is_checked_in_its_own_world(tmp_path, monkeypatch):
+    learners = []
+    make = RunPlan.make_learner
+    monkeypatch.setattr(RunPlan, "make_learner", lambda plan, world: learners.append(make(plan, world)))
+    checked([sweep_run(tmp_path, str(length), history=length) for length in (1, 3)])
+    assert [learner.world.observation_spec.history for learner in learners] == [1, 3]
 
 
 def test_a_folder_with_another_run_is_refused_unless_that_is_allowed(tmp_path):
