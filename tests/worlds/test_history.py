@@ -130,8 +130,8 @@ def test_hosted_worlds_by_hand():
 
 
 def test_environments_that_spend_a_step_on_resetting_themselves():
+    from penstock.worlds.hosted.declared import declare_vector
     from penstock.worlds.hosted.environments import EnvironmentSource
-    from penstock.worlds.hosted.hosted_world import declare_vector
 
     def make(count, seed=0):
         return gymnasium.vector.SyncVectorEnv([lambda i=i: Counting(limit=3 + i) for i in range(count)])

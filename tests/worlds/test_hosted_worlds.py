@@ -15,9 +15,10 @@ from hosted_environments import Counting, Picture, Unsteady, vector
 from penstock._errors import CapabilityError, ConfigurationError, PenstockError
 from penstock.worlds import make_world
 from penstock.worlds.check import check_world
+from penstock.worlds.hosted.declared import declare_vector
 from penstock.worlds.hosted.environments import EnvironmentSource, own_source
 from penstock.worlds.hosted.faults import WorldFaultError
-from penstock.worlds.hosted.hosted_world import HostedWorld, declare_vector
+from penstock.worlds.hosted.hosted_world import HostedWorld
 from penstock.worlds.hosted.own import own_world
 from penstock.worlds.hosted.packages import MissingPackageError
 

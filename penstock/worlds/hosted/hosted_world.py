@@ -9,34 +9,24 @@ that a run does not depend on what was played before. The simulator's own state 
 begins new episodes (`restart`), and the episodes that were cut count as truncated.
 """
 
-import contextlib
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Int, UInt8, UInt32
 
-from penstock._errors import ConfigurationError, PenstockError, raised, require
+from penstock._errors import ConfigurationError, PenstockError, require
 from penstock._records import pytree_record
 from penstock._types import Actions, AxisNames, Key, environment_axis
 from penstock.observation import Observation
 from penstock.scene.items import Scene
 from penstock.worlds.history import first_history, next_histories, with_history
-from penstock.worlds.hosted.environments import (
-    EnvironmentSource,
-    refuse_lasting_statistics,
-    stated_limit,
-    stated_picture_rate,
-    stated_timestep,
-)
+from penstock.worlds.hosted.declared import Declared, declare
+from penstock.worlds.hosted.environments import EnvironmentSource
 from penstock.worlds.hosted.faults import WorldFaultError
-from penstock.worlds.hosted.headless import opengl_hint
 from penstock.worlds.hosted.infos import InfoReader
-from penstock.worlds.hosted.packages import quiet_construction
-from penstock.worlds.hosted.pictures import Pictures, frame_of, pictures_of, scene_of
-from penstock.worlds.hosted.spaces import ActionBox, ObservationReader, action_box, observation_reader
+from penstock.worlds.hosted.pictures import frame_of, scene_of
 from penstock.worlds.hosted.vectorization import GymnasiumVector, VectorEnvironment, Vectorization, vectorize
 from penstock.worlds.randomization.terms import Evaluated
 from penstock.worlds.world import MAGNITUDE_LIMIT, Transition, World, refuse_choice_of_worlds
@@ -62,32 +52,6 @@ class HostedState:
     age: Int[np.ndarray, "*seeds N"]
     episode: Int[np.ndarray, "*seeds N"]
     words: UInt32[np.ndarray, "*seeds 2"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Declared:
-    """What the environments say of themselves.
-
-    Attributes:
-        actions: the box of actions.
-        reader: how observations are read.
-        episode_length: time limit in control steps.
-        control_timestep: seconds of simulated time per control step.
-        constants: for ``config.json``.
-        pictures: who draws them.
-        picture_rate: pictures per second, one for each control step, as the environment states it, or in real time.
-        idle_steps: whether environments spend a step on resetting themselves (next-step automatic reset), so that
-            transitions carry `Transition.valid`.
-    """
-
-    actions: ActionBox
-    reader: ObservationReader
-    episode_length: int
-    control_timestep: float
-    constants: dict[str, Any]
-    pictures: Pictures
-    picture_rate: float
-    idle_steps: bool = False
 
 
 class _Present:
@@ -433,81 +397,3 @@ def _cleared(leaf: np.ndarray, diverged: np.ndarray) -> np.ndarray:
     leaf = leaf.copy()
     leaf[diverged] = 0
     return leaf
-
-
-def declare(source: EnvironmentSource) -> Declared:
-    """Makes one environment and reads what it says of itself.
-
-    Raises:
-        ConfigurationError: spaces or time limit that cannot be used.
-        CapabilityError: actions or observations of another kind.
-        MissingPackageError: something is not installed.
-    """
-    with quiet_construction():
-        env = _made(source.make, source.name)
-    try:
-        for space in ("action_space", "observation_space"):
-            try:
-                declared = getattr(env, space, None)
-            except (Exception, SystemExit) as error:
-                raise PenstockError(f"'{source.name}': its {space} raised {raised(error)}") from error
-            if declared is None:
-                raise ConfigurationError(
-                    f"'{source.name}' has no {space}. Set self.{space} in __init__, to a gymnasium.spaces.Box."
-                )
-        return _declared(source, env, env.action_space, env.observation_space)
-    finally:
-        with contextlib.suppress(Exception):  # whoever cannot be closed can still be played
-            env.close()
-
-
-def declare_vector(source: EnvironmentSource, envs: Any) -> Declared:
-    """Reads what a `gymnasium.vector.VectorEnv` says of its environments. See `declare`."""
-    declared = _declared(source, envs, envs.single_action_space, envs.single_observation_space)
-    vector = GymnasiumVector(envs, source.name)
-    return dataclasses.replace(declared, idle_steps=vector.mode == vector.modes.NEXT_STEP)
-
-
-def _declared(source: EnvironmentSource, env: Any, actions: Any, observations: Any) -> Declared:
-    adjustments, timestep = source.adjustments, stated_timestep(env)
-    refuse_lasting_statistics(env, source.name)
-    return Declared(
-        actions=action_box(actions, source.name, adjustments.action_limit),
-        reader=observation_reader(observations, source.name, adjustments.image_size),
-        episode_length=source.max_episode_steps or stated_limit(env, source.name),
-        control_timestep=timestep,
-        constants=_constants(env),
-        pictures=pictures_of(env),
-        picture_rate=stated_picture_rate(env) or 1.0 / timestep,
-    )
-
-
-def _made(make: Callable[[], Any], name: str) -> Any:
-    import gymnasium
-
-    try:
-        env = make()
-    except PenstockError:
-        raise
-    except (Exception, SystemExit) as error:
-        hint = opengl_hint(error)
-        raise PenstockError(f"Making '{name}' failed:{hint and f'{hint} It raised'} {raised(error)}") from error
-    if not isinstance(env, gymnasium.Env):
-        raise PenstockError(
-            f"'{name}' made a {type(env).__module__}.{type(env).__name__}, which is no gymnasium.Env. "
-            "Environments of the old gym package are wrapped with shimmy.GymV26CompatibilityV0."
-        )
-    return env
-
-
-def _constants(env: Any) -> dict[str, Any]:
-    from importlib.metadata import PackageNotFoundError, version
-
-    base = type(env.unwrapped)
-    constants: dict[str, Any] = {"environment": f"{base.__module__}.{base.__qualname__}"}
-    for package in ("gymnasium", "mujoco", "dm_control"):
-        try:
-            constants[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return constants

@@ -63,8 +63,9 @@ def own_world(
     """
     import gymnasium
 
+    from penstock.worlds.hosted.declared import declare, declare_vector
     from penstock.worlds.hosted.environments import EnvironmentSource, own_source, take_adjustments
-    from penstock.worlds.hosted.hosted_world import HostedWorld, declare, declare_vector
+    from penstock.worlds.hosted.hosted_world import HostedWorld
     from penstock.worlds.hosted.pictures import rendering
     from penstock.worlds.hosted.randomized import randomized_source
     from penstock.worlds.hosted.vectorization import Vectorization
