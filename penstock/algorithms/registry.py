@@ -3,6 +3,8 @@
 import dataclasses
 import functools
 import inspect
+from collections.abc import Mapping
+from typing import Any
 
 from penstock._errors import ConfigurationError, suggest
 from penstock._own_code import load_own, resolved_spec
@@ -85,6 +87,27 @@ def owners_of(setting: str) -> list[str]:
     return [
         entry.name for entry in ALGORITHMS.values() if setting in {*entry.config.all_names(), *entry.config.switches}
     ]
+
+
+def refuse_settings_of_others(entry: AlgorithmEntry, settings: Mapping[str, Any]) -> None:
+    """Says whose a setting is that other algorithms have and this one has not.
+
+    Args:
+        entry: the algorithm.
+        settings: as somebody gave them, by flat names. With a part in somebody's own file nothing is said: what that
+            part has, only the file says.
+
+    Raises:
+        ConfigurationError: one of them belongs to other algorithms alone.
+    """
+    if any(":" in str(settings.get(part, "")) for part in entry.config.choices()):
+        return
+    here = {*entry.config.all_names(), *entry.config.switches, *entry.config.former}
+    for name in settings:
+        if name not in here and (owners := owners_of(name)):
+            raise ConfigurationError(
+                f"{name}: {entry.name} has no such setting; it belongs to {', '.join(owners)}. Leave it out."
+            )
 
 
 def family(name: str) -> dict[str, AlgorithmEntry]:

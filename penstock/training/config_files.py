@@ -15,7 +15,7 @@ from penstock._errors import ConfigurationError, PenstockError, nearest, require
 from penstock._field_types import convert_fields
 from penstock._mapping_files import parse_mapping, read_mapping
 from penstock._own_code import resolved_spec
-from penstock.algorithms.registry import AlgorithmEntry, algorithm_entry, owners_of
+from penstock.algorithms.registry import AlgorithmEntry, algorithm_entry, refuse_settings_of_others
 from penstock.storage.run_folder import CONFIG_NAME
 from penstock.training.migrations import completed
 from penstock.training.plan import NOT_OF_THE_PLAN, RunPlan, make_plan
@@ -129,6 +129,7 @@ class Given:
         names = {*entry.config.all_names(), *entry.config.switches}
         if any(":" in str(self.settings.get(part, "")) for part in entry.config.choices()):
             return  # what a part in somebody's file has, only that file says
+        refuse_settings_of_others(entry, self.settings)
         for name in self.settings:
             if name in names or name in entry.config.former:
                 continue
@@ -138,10 +139,6 @@ class Given:
                 raise ConfigurationError(
                     "'sweep' is no option of a file. Write --sweep behind `penstock train`, or `grid:` in the file and "
                     "`penstock sweep --config`."
-                )
-            if owners := owners_of(name):
-                raise ConfigurationError(
-                    f"{name}: {entry.name} has no such setting; it belongs to {', '.join(owners)}. Leave it out."
                 )
             known = {*names, *PLAN_FIELDS, *BESIDE} - {*entry.config.former}
             hint = suggest(name, known) if nearest(name, known) else f" `penstock train {entry.name} --help` lists all."

@@ -13,7 +13,7 @@ from penstock._field_types import convert, convert_fields
 from penstock._own_code import resolved_spec
 from penstock._own_sources import with_absolute_files
 from penstock.algorithms.learner import Batches, DifferentiableWindow, Learner
-from penstock.algorithms.registry import algorithm_entry
+from penstock.algorithms.registry import algorithm_entry, refuse_settings_of_others
 from penstock.networks.precision import SHORTEST_SIDE, Precision
 from penstock.policies import DeterministicAction
 from penstock.policies.deterministic_action import OF_SEVERAL, DeterministicName
@@ -260,11 +260,12 @@ def make_plan(
         **fields: fields of `RunPlan`.
 
     Raises:
-        ConfigurationError: an unknown name (the nearest is suggested), a value of the wrong type or out of range.
+        ConfigurationError: an unknown name (the nearest is suggested), a setting of other algorithms, a value of the
+            wrong type or out of range.
     """
     convert_fields({"algorithm": algorithm, "world": world}, RunPlan)
     velocity = str((settings or {}).get("velocity", ""))
-    config_class = algorithm_entry(algorithm).config
+    entry = algorithm_entry(algorithm)
     run_fields, preset_settings = preset_of(algorithm, world, preset, velocity)
     _refuse_unknown(fields, RunPlan, "run")
     for name in settings or {}:
@@ -272,12 +273,13 @@ def make_plan(
             raise ConfigurationError(
                 f"settings: '{name}' is a field of the run, not of the algorithm. Pass it beside settings."
             )
+    refuse_settings_of_others(entry, settings or {})
     if isinstance(fields.get("world_options"), Mapping):
         fields["world_options"] = with_absolute_files(fields["world_options"])
     return RunPlan(
         algorithm=resolved_spec(algorithm),
         world=resolved_spec(world),
-        settings=config_class.preset(preset_settings, **(settings or {})),
+        settings=entry.config.preset(preset_settings, **(settings or {})),
         **convert_fields({**run_fields, **fields}, RunPlan),
     )
 

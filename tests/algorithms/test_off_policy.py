@@ -367,6 +367,11 @@ def test_a_temperature_of_zero_is_zero_and_can_be_stored():
     assert np.isfinite(log_alpha) and np.exp(np.float32(log_alpha)) == 0.0
 
 
+def test_the_target_entropy_is_that_of_a_whole_chunk():
+    single, chunked = (learner("sac", chunk_length=chunk_length) for chunk_length in (1, 4))
+    assert single.entropy_target == -single.world.action_size and chunked.entropy_target == 4 * single.entropy_target
+
+
 def test_a_memory_holds_whole_control_steps_and_a_batch():
     """World of four environments: 62 transitions are 15 steps, unless a batch needs more."""
     assert learner("sac", replay_capacity=62).capacity == 60

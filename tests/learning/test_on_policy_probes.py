@@ -85,7 +85,12 @@ def test_what_was_seen_is_remembered():
 @pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ON_POLICY)
 def test_credit_through_the_state(algorithm):
-    """a = -x brings the state to rest in one step."""
-    learner, state = learn(algorithm, probes.Regulator(), 300)
+    """a = -x brings the state to rest in one step.
+
+    The actions' standard deviation falls to 0.01 on the way. Steps of a constant rate are then far too long for a
+    coupling flow: at rates of 1e-3 and 3e-3 alike some seeds stop 0.3 from the answer, and with a rate that follows the
+    KL divergence none does.
+    """
+    learner, state = learn(algorithm, probes.Regulator(), 300, kl_target=0.01)
     positions = np.linspace(-0.6, 0.6, 7, dtype=np.float32)
-    np.testing.assert_allclose(actions_at(learner, state, positions), -positions, atol=0.15)
+    np.testing.assert_allclose(actions_at(learner, state, positions), -positions, atol=0.05)

@@ -122,6 +122,7 @@ def test_every_plan_field_is_documented_and_an_option():
 def test_unknown_and_misspelt_names():
     fails(lambda: make_plan("rof", WORLD), "Unknown algorithm 'rof'", "Did you mean 'rfo'")
     fails(lambda: make_plan("rfo", WORLD, settings={"windw": 3}), "'windw'", "Did you mean 'window'")
+    fails(lambda: make_plan("ppo", WORLD, settings={"chunk_length": 2}), "chunk_length: ppo has no such", "to apg, ")
     fails(lambda: make_plan("rfo", WORLD, num_env=3), "'num_env'", "Did you mean 'num_envs'")
     fails(lambda: make_plan("rfo", WORLD, world_options={"forse": 1}).make_world(), "'forse'", "Did you mean 'force'")
     fails(lambda: make_plan("rfo", "classic/pendulun").make_world(), "Did you mean 'classic/pendulum'")
