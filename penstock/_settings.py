@@ -43,7 +43,9 @@ class Choice(Part, abc.ABC):
         """
         kinds = cls.kinds()
         if name not in kinds:
-            raise ConfigurationError(f"{field} = {name!r}: unknown.{suggest(str(name), kinds)}")
+            told = suggest(str(name), kinds)
+            names = f" Known names: {', '.join(sorted(kinds))}."
+            raise ConfigurationError(f"{field} = {name!r}: unknown.{told.removesuffix(names)}{names}")
         return kinds[name]
 
 

@@ -1,6 +1,7 @@
 """Settings that every on-policy algorithm has, and their rules."""
 
 import dataclasses
+import math
 
 from penstock._errors import ConfigurationError, require
 from penstock._settings import Part
@@ -130,9 +131,10 @@ class OnPolicyConfig(AlgorithmSettings):
             ConfigurationError: ``minibatches`` does not divide what an iteration gathers: steps, or whole sequences.
         """
         if self.recurrent.remembers:
+            fits = math.gcd(num_envs, self.minibatches)
             rule = (
                 f"must divide num_envs = {num_envs} with recurrent = {self.recurrent.recurrent!r}, whose minibatches "
-                "are whole windows of environments; change one of the two"
+                f"are whole windows of environments. Pass --minibatches {fits}, or --num-envs {self.minibatches}"
             )
             require(num_envs % self.minibatches == 0, "minibatches", self.minibatches, rule)
             return

@@ -57,8 +57,14 @@ def run(arguments: list[str]) -> int:
     chunk = metadata["action"]["chunk_length"]
     decides = f"{metadata['action']['size']} actions" + ("" if chunk == 1 else f", {chunk} steps at a time")
     path, *others = exported.paths
+    observed, remembered = metadata["observation"], metadata["policy"]["memory"]
+    takes = f"{observed['size']} numbers"
+    if "history" in observed:
+        takes += f" (the last {observed['history']['length']} observations)"
+    if remembered is not None:
+        takes, decides = (f"{what} and a memory of {remembered['size']}" for what in (takes, decides))
     print(
-        f"{path}  {metadata['policy']['class']} policy, {options.mode}: {metadata['observation']['size']} numbers in, "
+        f"{path}  {metadata['policy']['class']} policy, {options.mode}: {takes} in, "
         f"{decides} out; {path.stat().st_size / 1024:.0f} kB"
     )
     for other in others:
