@@ -146,7 +146,7 @@ def test_split_first_layer_is_the_plain_network_on_the_concatenation(layer_norm)
 def test_states_its_cost_and_what_it_can_do(stepper):
     policy = flow(stepper, steps=3)
     assert policy.network_evaluations == 3 * EVALUATIONS_PER_STEP[stepper]
-    assert [need for need in Need if policy.offers(need)] == [Need.VELOCITY]
+    assert [need for need in Need if policy.offers(need)] == [Need.VELOCITY, Need.ACTION_GRADIENT]
     assert policy.density is Density.NONE and policy.flat_size == 2 and policy.noise_shape == (2,)
     with pytest.raises(CapabilityError, match=r"VelocityFlow does not offer a log-density"):
         policy.log_prob(jnp.ones(3), jnp.ones(2))
