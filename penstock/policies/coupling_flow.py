@@ -15,8 +15,8 @@ from penstock._coupling import BASE_STD_BOUNDS, kept_entries, require_flow
 from penstock._types import Key, Scalar
 from penstock.networks import MLP, Trunk
 from penstock.networks.mlp import HiddenLayer, Linear
-from penstock.policies.policy import Density, Draw, Policy
-from penstock.policies.squash import SQUASHINGS, Squashing, SquashName
+from penstock.policies.policy import Draw, SquashedBySetting
+from penstock.policies.squash import SquashName
 
 
 def bounded_scale(u: Float[Array, "flat"], scale_bound: str, bound: float) -> Float[Array, "flat"]:
@@ -39,7 +39,7 @@ def bounded_scale(u: Float[Array, "flat"], scale_bound: str, bound: float) -> Fl
             return u
 
 
-class CouplingFlow(Policy):
+class CouplingFlow(SquashedBySetting):
     """``x_0 = sigma eps``, ``eps ~ N(0, I)``, then K couplings, ``a = tanh(x_K)``, or ``clip(x_K)``.
 
     With ``b_k`` the entries that layer k keeps, and ``c(s)`` the context that is computed once for a state:
@@ -168,16 +168,6 @@ class CouplingFlow(Policy):
         return jnp.clip(self.log_std, *(float(np.log(bound)) for bound in BASE_STD_BOUNDS))
 
     # ------------------------------------------------------------------ the contract
-
-    @property
-    def squashing(self) -> Squashing:
-        """See `Policy.squashing`."""
-        return SQUASHINGS[self.squash]
-
-    @property
-    def density(self) -> Density:
-        """See `Policy.density`."""
-        return Density.ACTION if self.squash == "tanh" else Density.LATENT
 
     @property
     def network_evaluations(self) -> int:

@@ -8,13 +8,13 @@ from jaxtyping import Array, Float
 from penstock._types import Key, Scalar
 from penstock.networks import MLP, Trunk
 from penstock.networks.batch_renorm import RenormMLP
-from penstock.policies.policy import Density, Draw, Policy
-from penstock.policies.squash import SQUASHINGS, Squashing, SquashName
+from penstock.policies.policy import Draw, Policy, SquashedBySetting
+from penstock.policies.squash import SquashName
 
 LOG_STD_BOUNDS = (-5.0, 2.0)
 
 
-class SquashedGaussian(Policy):
+class SquashedGaussian(SquashedBySetting):
     """``a = tanh(mu(s) + sigma eps)``, ``eps ~ N(0, I)``; or ``clip`` in the place of tanh, with the latent's density.
 
     ``sigma`` is a function of the state (SAPO, SAC) or one global vector (SHAC, APG). Log standard deviations are
@@ -66,16 +66,6 @@ class SquashedGaussian(Policy):
         self.global_log_std = None if state_dependent_std else jnp.full((flat_size,), initial_log_std)
         self.flat_size = flat_size
         self.squash = squash
-
-    @property
-    def squashing(self) -> Squashing:
-        """See `Policy.squashing`."""
-        return SQUASHINGS[self.squash]
-
-    @property
-    def density(self) -> Density:
-        """See `Policy.density`."""
-        return Density.ACTION if self.squash == "tanh" else Density.LATENT
 
     def mean_and_log_std(self, features: Float[Array, "features"]) -> tuple[Float[Array, "flat"], Float[Array, "flat"]]:
         """Parameters of the latent Gaussian."""

@@ -23,7 +23,7 @@ from jaxtyping import Array, Float
 
 from penstock._errors import CapabilityError
 from penstock._types import Key, Scalar
-from penstock.policies.squash import SQUASHINGS, Clip, Squashing
+from penstock.policies.squash import SQUASHINGS, Clip, Squashing, SquashName
 
 
 class Density(enum.Enum):
@@ -184,6 +184,26 @@ class Policy(eqx.Module):
         """
         drawn, log_prob = jax.vmap(self.draw_with_log_prob)(features, noise)
         return drawn, log_prob, self
+
+
+class SquashedBySetting(Policy):
+    """A policy with an exact density, whose way from latent to action is a setting.
+
+    Attributes:
+        squash: how the latent becomes an action, see `penstock.policies.squash`.
+    """
+
+    squash: eqx.AbstractVar[SquashName]
+
+    @property
+    def squashing(self) -> Squashing:
+        """See `Policy.squashing`."""
+        return SQUASHINGS[self.squash]
+
+    @property
+    def density(self) -> Density:
+        """See `Policy.density`."""
+        return Density.ACTION if self.squash == "tanh" else Density.LATENT
 
 
 def require_of_policy(policy: Policy, needs: Iterable[Need], algorithm: str, hint: str) -> None:

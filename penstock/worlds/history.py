@@ -21,7 +21,7 @@ from penstock._types import Actions, AnyArray, Key
 from penstock.observation import Observation, ObservationSpec
 from penstock.scene.items import Scene
 from penstock.worlds.randomization.terms import Evaluated
-from penstock.worlds.task import Outcome, Task
+from penstock.worlds.task import Around, Outcome, Task
 
 
 def begun(vector: Float[AnyArray, "*batch n"], length: int) -> Float[AnyArray, "*batch stacked"]:
@@ -100,7 +100,7 @@ class HistoryState(eqx.Module):
     vectors: Array
 
 
-class HistoryTask(Task):
+class HistoryTask(Around, Task):
     """A task that shows the observation vectors of the last K control steps. Gradients flow through them.
 
     Attributes:
@@ -140,20 +140,6 @@ class HistoryTask(Task):
     def evaluated(self) -> Evaluated:
         """See `Declarations.evaluated`."""
         return self.inner.evaluated
-
-    @property
-    def action_range(self) -> tuple[np.ndarray, np.ndarray]:
-        """See `Declarations.action_range`."""
-        return self.inner.action_range
-
-    @property
-    def mujoco_model(self) -> Any:
-        """See `Declarations.mujoco_model`."""
-        return self.inner.mujoco_model
-
-    def describe(self) -> dict[str, Any]:
-        """See `Declarations.describe`."""
-        return self.inner.describe()
 
     def initial(self, key: Key, num_envs: int) -> HistoryState:
         """See `Task.initial`."""

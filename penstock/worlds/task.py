@@ -153,6 +153,30 @@ class SingleTask(Declarations):
         return None
 
 
+class Around(Declarations):
+    """A task around another one: it declares what that declares, unless it says otherwise.
+
+    Attributes:
+        inner: the other task.
+    """
+
+    inner: eqx.AbstractVar[Any]
+
+    @property
+    def action_range(self) -> tuple[np.ndarray, np.ndarray]:
+        """See `Declarations.action_range`."""
+        return self.inner.action_range
+
+    @property
+    def mujoco_model(self) -> Any:
+        """See `Declarations.mujoco_model`."""
+        return self.inner.mujoco_model
+
+    def describe(self) -> dict[str, Any]:
+        """See `Declarations.describe`."""
+        return self.inner.describe()
+
+
 class Vmapped(Task):
     """A `SingleTask`, batched by `jax.vmap`."""
 

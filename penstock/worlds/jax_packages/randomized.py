@@ -34,7 +34,7 @@ from penstock.worlds.randomization.perturbations import (
     late_action,
 )
 from penstock.worlds.randomization.terms import Evaluated, Per, Randomization
-from penstock.worlds.task import Outcome, SingleTask
+from penstock.worlds.task import Around, Outcome, SingleTask
 
 SourceOf = Callable[[str], KeySource]
 """Random numbers of a term, by its stream."""
@@ -107,7 +107,7 @@ def _refuse_new_friction(changes: ModelChanges) -> None:
             )
 
 
-class RandomizedTask(SingleTask):
+class RandomizedTask(Around, SingleTask):
     """A task, randomised. Made by `randomized_task`.
 
     Args:
@@ -155,20 +155,6 @@ class RandomizedTask(SingleTask):
     def evaluated(self) -> Evaluated:
         """As the configuration says."""
         return self.configuration.evaluation
-
-    @property
-    def action_range(self) -> tuple[np.ndarray, np.ndarray]:
-        """See `JaxTask.action_range`."""
-        return self.inner.action_range
-
-    @property
-    def mujoco_model(self) -> Any:
-        """The nominal one."""
-        return self.inner.mujoco_model
-
-    def describe(self) -> dict[str, Any]:
-        """See `JaxTask.describe`."""
-        return self.inner.describe()
 
     def initial(self, key: Key) -> RandomizedState:
         """Draws what belongs to an episode, and its start in a world with those numbers."""
