@@ -15,7 +15,11 @@ C = TypeVar("C", bound=type)
 
 @dataclass_transform(frozen_default=True, eq_default=False)
 def pytree_record(cls: C) -> C:
-    """Makes a frozen dataclass of a class, and registers it as a pytree whose leaves are found by field names."""
+    """Makes a frozen dataclass of a class, and registers it as a pytree whose leaves are found by field names.
+
+    Raises:
+        TypeError: where a class is derived from it, which JAX would take for a single leaf.
+    """
     made = dataclasses.dataclass(frozen=True, eq=False)(cls)
     names = tuple(field.name for field in dataclasses.fields(made))
     keys = tuple(jax.tree_util.GetAttrKey(name) for name in names)
@@ -31,5 +35,11 @@ def pytree_record(cls: C) -> C:
         record.__dict__.update(zip(names, leaves, strict=True))
         return record
 
+    def refuse(derived):
+        raise TypeError(
+            f"class {derived.__name__}({made.__name__}): records can't be extended. Give your class its own fields."
+        )
+
+    setattr(made, "__init_subclass__", classmethod(refuse))  # noqa: B010  no checker takes it for a method of this class
     jax.tree_util.register_pytree_with_keys(made, flatten_with_keys, unflatten, flatten)
     return made

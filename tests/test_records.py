@@ -45,3 +45,10 @@ def test_a_record_is_frozen_and_compares_by_identity():
     with pytest.raises(dataclasses.FrozenInstanceError):
         pair.first = np.ones(2)
     assert pair == pair and pair != Pair(pair.first) and hash(pair) == hash(pair)
+
+
+def test_a_record_cannot_be_extended():
+    with pytest.raises(TypeError, match=r"class Triple\(Pair\): records can't be extended"):
+
+        class Triple(Pair):
+            third: object = None

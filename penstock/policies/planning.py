@@ -6,6 +6,7 @@ step. With C = 1 the policy is consulted at every step.
 """
 
 from collections.abc import Callable
+from types import ModuleType
 from typing import NamedTuple
 
 import jax
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from penstock._seeds import anywhere
-from penstock._types import PerEnvFlag
+from penstock._types import AnyArray, PerEnvFlag
 from penstock.policies.policy import Draw
 
 
@@ -70,7 +71,20 @@ def next_action(
         return jax.tree.map(lambda new, old: jnp.where(decision[:, None], new, old), (drawn.action, drawn.latent), old)
 
     action, latent = jax.lax.cond(anywhere(decision), replan, lambda: (plan.action, plan.latent))
-    cursor = jnp.where(decision, 0, plan.cursor + 1)
-    chunks = action.reshape(action.shape[0], chunk_length, -1)
-    now = jnp.take_along_axis(chunks, cursor[:, None, None], axis=1)[:, 0]
+    cursor, now = advanced(jnp, action.reshape(action.shape[0], chunk_length, -1), plan.cursor, decision)
     return Plan(action, latent, cursor, plan.fresh), now, decision
+
+
+def advanced(
+    xp: ModuleType, chunks: Float[AnyArray, "N C d"], cursor: Int[AnyArray, "N"], decision: Bool[AnyArray, "N"]
+) -> tuple[Int[AnyArray, "N"], Float[AnyArray, "N d"]]:
+    """The next place in each plan, the first of those just made, and the actions there.
+
+    Args:
+        xp: `jax.numpy`, or `numpy` for plans on the host.
+        chunks: plan of each environment.
+        cursor: place of the action before.
+        decision: whose plan is new.
+    """
+    cursor = xp.where(decision, 0, cursor + 1)
+    return cursor, xp.take_along_axis(chunks, cursor[:, None, None], axis=1)[:, 0]

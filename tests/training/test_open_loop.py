@@ -10,6 +10,7 @@ from penstock.algorithms.registry import ALGORITHMS
 from penstock.policies import Draw
 from penstock.training.drivers.functional import begin, iterate, seed_keys
 from penstock.training.drivers.hosted import HostedDriver
+from penstock.training.drivers.memory import allocated
 from penstock.training.hosted_evaluation import HostedEvaluator
 from penstock.training.loop import train
 from penstock.training.plan import make_plan
@@ -108,6 +109,25 @@ def test_hosted_worlds_do_so_too_and_plan_anew_behind_a_reset_step(environment):
     ring = jax.tree.map(lambda leaf: leaf[0, :32], state.memory.ring)
     age = ring.next_observation.vector[..., 1]
     assert_followed(ring, ring.reward - age)
+
+
+def test_the_smallest_memory_holds_a_batch_of_whole_chunks_beside_the_one_that_is_written():
+    plan = make_plan("td3", f"{ENVIRONMENTS}:Counting", num_envs=2, steps=8, settings={**TINY, "warmup_steps": 0})
+    slots = allocated(plan.make_learner(plan.make_world())) // 2
+    assert slots % C == 0 and (slots // C - 1) * 2 >= TINY["batch_size"]
+
+
+def test_the_warm_up_on_hosted_environments_draws_anew_at_every_step():
+    settings = {**TINY, "chunk_length": 1, "warmup_steps": 64}
+    plan = make_plan("td3", f"{ENVIRONMENTS}:Counting", num_envs=2, steps=128, settings=settings)
+    world = plan.make_world()
+    driver = HostedDriver(plan.make_learner(world), world.with_num_envs(2))
+    try:
+        state, _ = driver.train(driver.init(seed_keys(0, 1)), jnp.asarray(4, jnp.int32))
+    finally:
+        driver.close()
+    action = state.memory.ring.action[0, :32].ravel()
+    assert np.unique(action).size == 64 and np.ptp(action) > 1.5
 
 
 def test_a_run_on_hosted_environments_goes_on_and_is_evaluated_by_chunks(tmp_path):

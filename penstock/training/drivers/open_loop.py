@@ -11,13 +11,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 from penstock._seeds import anywhere
+from penstock._types import AnyArray
+from penstock.policies.planning import advanced
 from penstock.worlds import Transition
-
-AnyArray = Array | np.ndarray
-"""On the device, or on the host."""
 
 
 class Plans(NamedTuple):
@@ -73,8 +72,7 @@ def next_actions(plans: Plans | None, step: Any, consult: Callable[[], Any]) -> 
     drawn = where_needed(decision, lambda: consult().reshape(shape), plans.followed)
     followed = xp.where(decision[:, None, None], drawn, plans.followed)
     begun = xp.where(phase == 0, followed, plans.begun)
-    cursor = xp.where(decision, 0, plans.cursor + 1)
-    action = xp.take_along_axis(followed, cursor[:, None, None], axis=1)[:, 0]
+    cursor, action = advanced(xp, followed, plans.cursor, decision)
     return Plans(followed, begun, cursor, plans.fresh), action, begun[:, phase]
 
 
