@@ -18,6 +18,7 @@ from penstock.networks.precision import SHORTEST_SIDE, Precision
 from penstock.policies import DeterministicAction
 from penstock.policies.deterministic_action import OF_SEVERAL, DeterministicName
 from penstock.training.best import BestIs, Criterion
+from penstock.training.presets import fitting_minibatches
 from penstock.training.presets import preset as preset_of
 from penstock.worlds import FunctionalWorld, World
 from penstock.worlds.check import refuse_faulty
@@ -276,11 +277,14 @@ def make_plan(
     refuse_settings_of_others(entry, settings or {})
     if isinstance(fields.get("world_options"), Mapping):
         fields["world_options"] = with_absolute_files(fields["world_options"])
+    run = convert_fields({**run_fields, **fields}, RunPlan)
+    defaults = {**entry.config().flat(), **preset_settings}
+    preset_settings |= fitting_minibatches(settings or {}, defaults, run.get("num_envs", RunPlan.num_envs))
     return RunPlan(
         algorithm=resolved_spec(algorithm),
         world=resolved_spec(world),
         settings=entry.config.preset(preset_settings, **(settings or {})),
-        **convert_fields({**run_fields, **fields}, RunPlan),
+        **run,
     )
 
 

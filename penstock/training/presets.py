@@ -5,6 +5,8 @@ compared on a world share window, networks and critic; what belongs to one algor
 fields of one family alone are listed under ``FAMILY run``, where its settings belong to a number of environments.
 """
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 from penstock._errors import ConfigurationError, suggest
@@ -255,6 +257,22 @@ def preset(algorithm: str, world: str, name: str = "", velocity: str = "") -> tu
     entry, family = _entry(world), algorithm_entry(algorithm).family
     run = {**entry.get("run", {}), **entry.get(f"{family} run", {})}
     return run, {**entry.get(family, {}), **entry.get(algorithm, {})}
+
+
+def fitting_minibatches(settings: Mapping[str, Any], defaults: Mapping[str, Any], num_envs: int) -> dict[str, int]:
+    """Minibatches where nobody chose their number and a recurrent policy is chosen: as many as whole windows allow.
+
+    Presets are made for policies without memory, whose minibatches are single steps. Those of a recurrent one are whole
+    windows of environments, and their number must divide that of the environments.
+
+    Args:
+        settings: what was asked for.
+        defaults: what holds otherwise.
+        num_envs: number of environments.
+    """
+    if settings.get("recurrent", "none") == "none" or "minibatches" in settings or "minibatches" not in defaults:
+        return {}
+    return {"minibatches": math.gcd(num_envs, defaults["minibatches"])}
 
 
 def _entry(world: str) -> dict[str, Any]:

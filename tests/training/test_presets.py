@@ -90,6 +90,23 @@ def test_a_preset_of_another_family_is_refused():
         make_plan("sac", "gym/Hopper-v5", preset="rsl-rl")
 
 
+@pytest.mark.parametrize(
+    ("world", "given", "num_envs", "minibatches"),
+    [
+        ("gym/Hopper-v5", {}, 1, 1),
+        ("gym/Hopper-v5", {"preset": "light"}, 4, 4),
+        ("gym/Hopper-v5", {"num_envs": 12}, 12, 4),
+        ("classic/pendulum", {}, 64, 8),
+    ],
+)
+def test_minibatches_of_a_recurrent_policy_are_as_many_as_whole_windows_allow(world, given, num_envs, minibatches):
+    plan = make_plan("ppo", world, settings={"recurrent": "gru"}, **given)
+    plan.settings.require_minibatches(plan.num_envs)
+    assert (plan.num_envs, plan.settings.minibatches) == (num_envs, minibatches)
+    chosen = make_plan("ppo", world, settings={"recurrent": "gru", "minibatches": 3}, **given)
+    assert chosen.settings.minibatches == 3, "what was asked for stays, and is refused where it does not fit"
+
+
 def values(algorithm, world, name=""):
     """Everything that a preset decides, flat."""
     plan = make_plan(algorithm, world, preset=name)
