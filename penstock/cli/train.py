@@ -144,8 +144,9 @@ def parse_train_options(entry: Any, arguments: list[str], given: "Given | None" 
     name = given.fields.get("preset", "") if name is None else name
     with given.told():
         own = {**given.settings_of(entry, chosen), **chosen}
-        velocity = _peek(arguments, "--velocity") or str(own.get("velocity") or "")
-        run_fields, settings = preset(entry.name, world, name, velocity)
+        velocity = _peek(arguments, "--velocity") or own.get("velocity")
+        num_envs = _peek(arguments, "--num-envs") or given.fields.get("num_envs")
+        run_fields, settings = preset(entry.name, world, name, {**own, "velocity": velocity}, _whole(num_envs))
         configured = entry.config.preset(settings, **own)
     if not {"-h", "--help"} & set(arguments):
         refuse_options_of_others(entry, arguments, configured)
@@ -157,6 +158,11 @@ def parse_train_options(entry: Any, arguments: list[str], given: "Given | None" 
         # The last one holds. One in a file was named from here; the plan names it so that it is found from anywhere.
         arguments = [*arguments, "--policy", chosen["policy"]]
     return parse(TrainOptions[entry.config], arguments, f"penstock train {entry.name}", default)
+
+
+def _whole(number: Any) -> int | None:
+    """A number of environments that is one; others are refused where all options are read."""
+    return int(number) if str(number).isdecimal() and int(number) > 0 else None
 
 
 def _defaults(given: "Given") -> dict[str, Any]:

@@ -18,7 +18,7 @@ from penstock.networks.precision import SHORTEST_SIDE, Precision
 from penstock.policies import DeterministicAction
 from penstock.policies.deterministic_action import OF_SEVERAL, DeterministicName
 from penstock.training.best import BestIs, Criterion
-from penstock.training.presets import fitting_minibatches
+from penstock.training.presets import NUM_ENVS
 from penstock.training.presets import preset as preset_of
 from penstock.worlds import FunctionalWorld, World
 from penstock.worlds.check import refuse_faulty
@@ -83,7 +83,7 @@ class RunPlan:
     seed: int = 0
     seeds: int = 1
     steps: int = 200_000
-    num_envs: int = 32
+    num_envs: int = NUM_ENVS
     history: int = 1
     log_every: int = 10
     evaluate_every: int = 20_000
@@ -265,9 +265,8 @@ def make_plan(
             wrong type or out of range.
     """
     convert_fields({"algorithm": algorithm, "world": world}, RunPlan)
-    velocity = str((settings or {}).get("velocity", ""))
     entry = algorithm_entry(algorithm)
-    run_fields, preset_settings = preset_of(algorithm, world, preset, velocity)
+    run_fields, preset_settings = preset_of(algorithm, world, preset, settings or {}, fields.get("num_envs"))
     _refuse_unknown(fields, RunPlan, "run")
     for name in settings or {}:
         if name in RUN_FIELDS:
@@ -277,14 +276,11 @@ def make_plan(
     refuse_settings_of_others(entry, settings or {})
     if isinstance(fields.get("world_options"), Mapping):
         fields["world_options"] = with_absolute_files(fields["world_options"])
-    run = convert_fields({**run_fields, **fields}, RunPlan)
-    defaults = {**entry.config().flat(), **preset_settings}
-    preset_settings |= fitting_minibatches(settings or {}, defaults, run.get("num_envs", RunPlan.num_envs))
     return RunPlan(
         algorithm=resolved_spec(algorithm),
         world=resolved_spec(world),
         settings=entry.config.preset(preset_settings, **(settings or {})),
-        **run,
+        **convert_fields({**run_fields, **fields}, RunPlan),
     )
 
 

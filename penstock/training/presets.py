@@ -13,6 +13,9 @@ from penstock._errors import ConfigurationError, suggest
 from penstock.algorithms.registry import ALGORITHMS, algorithm_entry
 from penstock.training.brax_presets import BRAX_PRESETS
 
+NUM_ENVS = 32
+"""Environments where no preset says how many."""
+
 _RFO_MANY_ACTIONS = {"flow_matching_reduction": "mean", "uniform_coefficient": 0.05}
 """Above about 50 actions the summed flow-matching loss drowns the return (docs/rfo.md)."""
 
@@ -238,41 +241,41 @@ def named_preset(
     return run, {**content[entry.family], **content.get(algorithm, {}), **own_of_velocity}
 
 
-def preset(algorithm: str, world: str, name: str = "", velocity: str = "") -> tuple[dict[str, Any], dict[str, Any]]:
+def preset(
+    algorithm: str,
+    world: str,
+    name: str = "",
+    chosen: Mapping[str, Any] | None = None,
+    num_envs: int | None = None,
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Run fields and settings for an algorithm on a world; empty where nothing is known about the world.
 
     An entry whose name ends in a slash or a colon applies to all worlds below it that have no entry of their own.
+
+    Presets are made for policies without memory, whose minibatches are single steps. Those of a recurrent one are whole
+    windows of environments: where their number was not chosen there are as many as divide the environments.
 
     Args:
         algorithm: name of the algorithm.
         world: name of the world.
         name: a preset that is chosen by name; its values replace those of the world.
-        velocity: chosen velocity field; see `named_preset`.
+        chosen: settings that were chosen, on some of which others depend: ``velocity`` (see `named_preset`) and
+            ``recurrent``.
+        num_envs: number of environments, if it was chosen.
     """
+    chosen = chosen or {}
     algorithm = algorithm_entry(algorithm).learner.presets_of or algorithm
-    if name:
-        run, settings = preset(algorithm, world)
-        named_run, named_settings = named_preset(algorithm, name, velocity, world)
-        return {**run, **named_run}, {**settings, **named_settings}
     entry, family = _entry(world), algorithm_entry(algorithm).family
     run = {**entry.get("run", {}), **entry.get(f"{family} run", {})}
-    return run, {**entry.get(family, {}), **entry.get(algorithm, {})}
-
-
-def fitting_minibatches(settings: Mapping[str, Any], defaults: Mapping[str, Any], num_envs: int) -> dict[str, int]:
-    """Minibatches where nobody chose their number and a recurrent policy is chosen: as many as whole windows allow.
-
-    Presets are made for policies without memory, whose minibatches are single steps. Those of a recurrent one are whole
-    windows of environments, and their number must divide that of the environments.
-
-    Args:
-        settings: what was asked for.
-        defaults: what holds otherwise.
-        num_envs: number of environments.
-    """
-    if settings.get("recurrent", "none") == "none" or "minibatches" in settings or "minibatches" not in defaults:
-        return {}
-    return {"minibatches": math.gcd(num_envs, defaults["minibatches"])}
+    settings = {**entry.get(family, {}), **entry.get(algorithm, {})}
+    if name:
+        named_run, named_settings = named_preset(algorithm, name, str(chosen.get("velocity") or ""), world)
+        run, settings = {**run, **named_run}, {**settings, **named_settings}
+    if chosen.get("recurrent", "none") != "none" and "minibatches" not in chosen:
+        minibatches = settings.get("minibatches") or algorithm_entry(algorithm).config().flat().get("minibatches", 1)
+        envs = run.get("num_envs", NUM_ENVS) if num_envs is None else num_envs
+        settings["minibatches"] = math.gcd(int(envs), minibatches)
+    return run, settings
 
 
 def _entry(world: str) -> dict[str, Any]:
