@@ -163,7 +163,7 @@ def memory_in_turns(row: str, checkouts: dict[str, Path], turns: int) -> dict:
         for name, checkout in checkouts.items():
             with tempfile.TemporaryDirectory() as folder:
                 process = subprocess.Popen(
-                    [sys.executable, *command.split(), "--evaluate-every", "0", "--run-dir", folder],
+                    [sys.executable, *command.split(), "--evaluate-every", "500000", "--run-dir", folder],
                     cwd=checkout,
                     env=environment(checkout),
                     stdout=subprocess.DEVNULL,

@@ -22,7 +22,7 @@ FIGURE = ROOT / "docs" / "images" / "gaits.png"
 EPISODES = 16
 SEED = 7
 LEAP = 8.0
-"""A centre of mass that rises so high, m, belongs to a body that leaps; between 4 m and 13 m none was seen."""
+"""A centre of mass that rises so high, m, belongs to a body that leaps; between 4 m and 12 m none was seen."""
 GAITS = ("leaps", "runs")
 PARTS = {"return": "return", "of it speed": "speed_part", "of it height": "height_part"}
 
