@@ -177,6 +177,22 @@ def test_a_block_is_given_its_states_away():
     assert text.count("tf.aliasing_output") + text.count("jax.buffer_donor") >= arrays - 1
 
 
+def test_of_several_memories_one_alone_is_held_twice():
+    """On a CPU, where seeds run one after the other: while a seed learns, its memory is a copy."""
+    entry = ALGORITHMS["sac"]
+    world = make_world("classic/double-integrator", 4, episode_length=10)
+    tiny = {"actor_hidden": (4,), "critic_hidden": (4,), "collect_steps": 1, "batch_size": 4, "warmup_steps": 0}
+    learner = entry.learner(entry.config.of(**tiny, replay_capacity=4_000_000), world, 10**6)
+    driver = FunctionalDriver(learner, world.with_num_envs(2), together=False)
+    seeds = 3
+    states = driver.template(seed_keys(0, seeds))
+    memory = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(states.memory))
+    driver.compile(states, jnp.asarray(1, jnp.int32), None)
+    needed = driver._compiled.memory_analysis()
+    assert memory > 2**27 and needed.temp_size_in_bytes < 1.2 * memory / seeds
+    assert needed.alias_size_in_bytes > memory
+
+
 def test_seed_keys_are_those_of_single_seeds():
     keys = seed_keys(3, 4)
     for index in range(4):

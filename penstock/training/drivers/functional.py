@@ -211,23 +211,26 @@ class FunctionalDriver:
         self.supervision = Supervision()  # compiled blocks cannot be stopped in the middle
         self.traces = {"init": 0, "train": 0, "evaluate": 0}
         side = jax.default_backend() != "cpu" if together is None else together
-        over_seeds = _side_by_side if side else _one_after_the_other
+        over_seeds = _side_by_side if side else jax.lax.map
 
         def init(keys):
             self.traces["init"] += 1
-            learned, world, memory, key = over_seeds(lambda key: begin(learner, key).parts, keys, 0)
+            learned, world, memory, key = over_seeds(lambda key: begin(learner, key).parts, keys)
             return strong(RunState(learned, world, memory, key, Clock.start()))
 
         def train(states, rates, iterations):
             self.traces["train"] += 1
             block = block_of(learner, iterations, states.clock)
-            parts, clock, metrics = over_seeds(block, (states.parts, rates), (0, None, 0))
+            if side:
+                parts, clock, metrics = _side_by_side(block, (states.parts, rates), (0, None, 0))
+            else:
+                parts, clock, metrics = _in_place(block, states.parts, rates)
             return strong(states.with_parts(parts, clock)), metrics
 
         def evaluate(states, keys):
             self.traces["evaluate"] += 1
             one = lambda pair: evaluation_metrics(learner.evaluated(pair[0]), evaluation_world, pair[1])  # noqa: E731
-            return over_seeds(one, (states.learned, keys), 0)
+            return over_seeds(one, (states.learned, keys))
 
         self.init = jax.jit(init)
         self._train, self._evaluate = jax.jit(train, donate_argnums=0), jax.jit(evaluate)
@@ -302,7 +305,7 @@ def block_of(learner: Learner, iterations: Int[Array, ""], clock: Clock) -> Call
     return block
 
 
-def _side_by_side(function, xs, axes):
+def _side_by_side(function, xs, axes: Any = 0):
     """`jax.vmap` over seeds. Outputs with None in ``axes``, as the clock, are the same for all and have no axis."""
 
     def named(x):
@@ -312,13 +315,17 @@ def _side_by_side(function, xs, axes):
     return jax.vmap(named, axis_name="seeds", out_axes=axes)(xs)
 
 
-def _one_after_the_other(function, xs, axes):
-    out = jax.lax.map(function, xs)
-    if axes == 0:
-        return out
-    return tuple(
-        part if axis == 0 else jax.tree.map(lambda leaf: leaf[0], part) for part, axis in zip(out, axes, strict=True)
-    )
+def _in_place(block, parts, rates):
+    """One seed after the other, each written where it was read: of their memories one is held twice, not all."""
+
+    def one(parts, row):
+        index, rates = row
+        after, clock, metrics = block((jax.tree.map(lambda leaf: leaf[index], parts), rates))
+        return jax.tree.map(lambda leaf, seed: leaf.at[index].set(seed), parts, after), (clock, metrics)
+
+    seeds = jax.tree.leaves(parts)[0].shape[0]
+    parts, (clock, metrics) = jax.lax.scan(one, parts, (jnp.arange(seeds), rates))
+    return parts, jax.tree.map(lambda leaf: leaf[0], clock), metrics
 
 
 def seed_keys(seed: int, seeds: int) -> jaxtyping.Key[Array, "K"]:
