@@ -27,7 +27,7 @@ napoleon_use_ivar = False
 napoleon_use_rtype = False
 
 nitpick_ignore_regex = [
-    ("py:.*", r"(abc|collections|dataclasses|enum|equinox|jax|jaxlib|jaxtyping|numpy|optax|pathlib|typing)\..*"),
+    ("py:.*", r"(abc|collections|dataclasses|enum|equinox|jax|jaxlib|jaxtyping|numpy|optax|pathlib|types|typing)\..*"),
     ("py:.*", r"(rsl_rl|torch)\..*"),  # of an extra, mocked
     ("py:class", "Array|Float|Tensor|ndarray"),
     ("py:.*", r"penstock\.training\..*"),  # an inner room

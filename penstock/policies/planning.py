@@ -81,7 +81,7 @@ def advanced(
     """The next place in each plan, the first of those just made, and the actions there.
 
     Args:
-        xp: `jax.numpy`, or `numpy` for plans on the host.
+        xp: ``jax.numpy``, or ``numpy`` for plans on the host.
         chunks: plan of each environment.
         cursor: place of the action before.
         decision: whose plan is new.
