@@ -34,6 +34,7 @@ def until(holds):
     pytest.fail("it takes too long")
 
 
+@pytest.mark.slow  # what it does is in tests/training/test_rows.py; here the signal is real
 def test_a_sweep_is_stopped_and_goes_on_as_a_whole(commands, tmp_path):
     folder = tmp_path / "my sweep"
     # Both runs have one program, which is compiled once.

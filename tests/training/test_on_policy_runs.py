@@ -48,7 +48,14 @@ def test_a_stopped_run_goes_on_with_what_it_remembers(tmp_path):
 RECURRENT = {"recurrent": "gru", "recurrent_size": 4}
 
 
-@pytest.mark.parametrize("settings", [{}, {"policy": "noisy-flow"}, RECURRENT], ids=["latents", "paths", "memories"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param({}, id="latents", marks=pytest.mark.slow),
+        pytest.param({"policy": "noisy-flow"}, id="paths", marks=pytest.mark.slow),
+        pytest.param(RECURRENT, id="memories"),
+    ],
+)
 def test_a_run_on_a_hosted_world_goes_on(settings, tmp_path):
     fields = {"num_envs": 2, "steps": 64, "evaluate_every": 16, "settings": {**TINY, **settings}}
     plan = plan_of("ppo", f"{ENVIRONMENTS}:Counting", **fields)

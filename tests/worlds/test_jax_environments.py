@@ -258,6 +258,7 @@ def test_both_kinds_pass_the_checker():
 TINY = {"window": 4, "epochs": 1, "minibatches": 2, "actor_hidden": (8,), "critic_hidden": (8,)}
 
 
+@pytest.mark.slow
 def test_a_stopped_run_of_two_seeds_goes_on_bit_for_bit(tmp_path, monkeypatch):
     """The noise of the environments, their privileged part and their episodes go on too."""
     monkeypatch.setattr("penstock.training.running.FunctionalDriver", SharedProgram)
