@@ -43,7 +43,7 @@ def learn(algorithm, task, updates, *, num_envs=16, seed=0, **settings):
         "discount": DISCOUNT,
         "normalize_observations": False,
     }
-    config = entry.config.preset(defaults, **extra, **settings)
+    config = entry.config.preset(defaults, **{**extra, **settings})
     learner = Driven(entry.learner(config, probes.probe(task, num_envs), updates))
 
     @jax.jit
