@@ -232,7 +232,7 @@ def plausible(share, seeds):
         ("flowrl-code", REMEMBERED, STRONG_CODE, 0.9),
         ("flowrl-cloning", REMEMBERED, CLONING, 0.97),
         ("flowrl", REMEMBERED, WEAK, 0.03),
-        ("flowrl", REMEMBERED, NO_CONSTRAINT, 0.2),  # by chance: nothing draws the two apart, or together
+        ("flowrl", REMEMBERED, NO_CONSTRAINT, 0.27),  # by chance: nothing draws the two apart, or together
         ("flowrl", FORGOTTEN, STRONG_PAPER, 0.03),
         ("sac", REMEMBERED, {}, 0.0),
         ("crossq", REMEMBERED, {"actor_batch_renorm": False}, 0.0),  # with it two seeds have no good action yet
