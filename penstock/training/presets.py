@@ -246,7 +246,7 @@ def preset(
     world: str,
     name: str = "",
     chosen: Mapping[str, Any] | None = None,
-    num_envs: int | None = None,
+    num_envs: Any = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Run fields and settings for an algorithm on a world; empty where nothing is known about the world.
 
@@ -261,7 +261,7 @@ def preset(
         name: a preset that is chosen by name; its values replace those of the world.
         chosen: settings that were chosen, on some of which others depend: ``velocity`` (see `named_preset`) and
             ``recurrent``.
-        num_envs: number of environments, if it was chosen.
+        num_envs: number of environments, if it was chosen; as somebody gave it, and refused where the plan is made.
     """
     chosen = chosen or {}
     algorithm = algorithm_entry(algorithm).learner.presets_of or algorithm
@@ -273,8 +273,8 @@ def preset(
         run, settings = {**run, **named_run}, {**settings, **named_settings}
     if chosen.get("recurrent", "none") != "none" and "minibatches" not in chosen:
         minibatches = settings.get("minibatches") or algorithm_entry(algorithm).config().flat().get("minibatches", 1)
-        envs = run.get("num_envs", NUM_ENVS) if num_envs is None else num_envs
-        settings["minibatches"] = math.gcd(int(envs), minibatches)
+        envs = num_envs if isinstance(num_envs, int) else run.get("num_envs", NUM_ENVS)
+        settings["minibatches"] = math.gcd(envs, minibatches)
     return run, settings
 
 

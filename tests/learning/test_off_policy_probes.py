@@ -244,7 +244,7 @@ def test_a_strong_constraint_keeps_the_two_good_actions_of_the_memory(algorithm,
     """FlowRL's pull toward stored actions keeps both, where the memory has both and it weighs as much as Q.
 
     That it is toward *better* actions is not what keeps them here: cloning all of the memory does best. ``share``: of
-    the seeds that have more than a fifth of their actions at each. Nearly all find a good action.
+    the seeds that have more than a fifth of their actions at each. All find a good action.
     """
     seeds = 30 if share else 10
     learner = make_learner(algorithm, probes.TwoActions(), 800, **memory, **settings)
@@ -254,5 +254,4 @@ def test_a_strong_constraint_keeps_the_two_good_actions_of_the_memory(algorithm,
     kept = int((smaller > 0.2).sum())
     print(f"{kept} of {seeds} seeds keep both good actions; least expected reward {np.sort(reward)[:2].round(2)}")
     assert kept in plausible(share, seeds)
-    # -0.69 for uniform actions, -1 for the mean of the two. Without a constraint one seed of 30 found neither.
-    assert (reward > -0.35).sum() >= (seeds if settings is not NO_CONSTRAINT else seeds - 1)
+    assert (reward > -0.35).all()  # -0.69 for uniform actions, -1 for the mean of the two

@@ -105,6 +105,8 @@ def test_minibatches_of_a_recurrent_policy_are_as_many_as_whole_windows_allow(wo
     assert (plan.num_envs, plan.settings.minibatches) == (num_envs, minibatches)
     chosen = make_plan("ppo", world, settings={"recurrent": "gru", "minibatches": 3}, **given)
     assert chosen.settings.minibatches == 3, "what was asked for stays, and is refused where it does not fit"
+    with pytest.raises(ConfigurationError, match="num_envs = 'x'"):
+        make_plan("ppo", world, settings={"recurrent": "gru"}, **{**given, "num_envs": "x"})
 
 
 def values(algorithm, world, name=""):
