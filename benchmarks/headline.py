@@ -6,6 +6,8 @@
     python benchmarks/headline.py report study
     python benchmarks/headline.py run windows                  # window lengths alone, longer trials, two seeds
     python benchmarks/headline.py report windows
+    python benchmarks/headline.py run equal-windows            # the study with windows of 32, as published, for all
+    python benchmarks/headline.py report study                 # has them too
 
 Every run is a process of its own with one thread and one seed (`learning.py`); one that was interrupted continues, one
 that has ended is not repeated. All arms share `SIZE`; ``TRIALS`` says what each trial changes, `WINNERS` what the study
@@ -101,6 +103,10 @@ WINDOW_STEPS = 300_000
 """The trials above end before some runs begin to leap, and one seed that does decides which settings win. In the study
 the window was the one setting in which RFO and SAPO differed."""
 
+EQUAL_WINDOW = 32
+"""SAPO's in the study, by its own trial, and in the publications of all three."""
+EQUAL_WINDOW_SEEDS = dict.fromkeys(("RFO", "SHAC2"), (1, 2, 3, 4, 5)) | {"RFO-chunk": (1, 2)}
+
 TUNING_SEED = 41
 TUNING_STEPS, STUDY_STEPS = 100_000, 1_000_000
 STUDY_SEEDS = dict.fromkeys(("RFO", "RFO-chunk", "uniform-only", "SAPO", "SHAC2"), (1, 2, 3, 4, 5))
@@ -110,11 +116,23 @@ STUDY_SEEDS |= dict.fromkeys(("RFO-naive", "SHAC"), (1, 2))
 def runs(stage: str) -> list[SingleRun]:
     """Each run of a stage, in the order in which they start."""
     if stage == "study":
-        most = max(map(len, STUDY_SEEDS.values()))
-        every = [(arm, seeds[i]) for i in range(most) for arm, seeds in STUDY_SEEDS.items() if i < len(seeds)]
         return [
             _run("headline", arm, arm, seed, STUDY_STEPS, 51_200, WINNERS[RELATIVE.get(arm, arm)])
-            for arm, seed in every
+            for arm, seed in _in_turns(STUDY_SEEDS)
+        ]
+    if stage == "equal-windows":
+        window = f"window={EQUAL_WINDOW}"
+        return [
+            _run(
+                "headline",
+                arm,
+                f"{arm}+{EQUAL_WINDOW}",
+                seed,
+                STUDY_STEPS,
+                51_200,
+                [*WINNERS[RELATIVE.get(arm, arm)], window],
+            )
+            for arm, seed in _in_turns(EQUAL_WINDOW_SEEDS)
         ]
     if stage == "windows":
         return [
@@ -137,6 +155,12 @@ def runs(stage: str) -> list[SingleRun]:
     ]
 
 
+def _in_turns(seeds: dict[str, tuple[int, ...]]) -> list[tuple[str, int]]:
+    """The first seed of every arm, then the second: a study that is cut short has as many of each."""
+    most = max(map(len, seeds.values()))
+    return [(arm, own[i]) for i in range(most) for arm, own in seeds.items() if i < len(own)]
+
+
 def _run(suite: str, arm: str, label: str, seed: int, steps: int, every: int, settings: list[str]) -> SingleRun:
     return SingleRun(suite, WORLD, arm, label, seed, steps, every, 8, (*SIZE, *BASE[arm], *settings))
 
@@ -148,14 +172,14 @@ def run(arguments: argparse.Namespace) -> None:
 
 def report(arguments: argparse.Namespace) -> None:
     """Prints the tables, trials best first, and draws the study's figures."""
-    suite = {"tuning": "headline-tuning", "study": "headline", "windows": "headline-windows"}[arguments.stage]
-    report_runs(suite, WORLD, figures=arguments.stage == "study")
+    suite = {"tuning": "headline-tuning", "windows": "headline-windows"}.get(arguments.stage, "headline")
+    report_runs(suite, WORLD, figures=suite == "headline")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("action", choices=["run", "report"])
-    parser.add_argument("stage", choices=["tuning", "study", "windows"])
+    parser.add_argument("stage", choices=["tuning", "study", "windows", "equal-windows"])
     parser.add_argument("--processes", type=int, default=1)
     arguments = parser.parse_args()
     {"run": run, "report": report}[arguments.action](arguments)
