@@ -1,5 +1,6 @@
 """PPO and NFPO on tasks that people compare, beside Stable-Baselines3's PPO: a million steps, five seeds.
 
+    python benchmarks/on_policy_learning.py trials                 # four settings each, 200,000 steps, two other seeds
     python benchmarks/on_policy_learning.py plan                   # what is left, and what it costs
     python benchmarks/on_policy_learning.py run                    # ours; an interrupted run continues
     pip install stable-baselines3 torch
@@ -28,6 +29,47 @@ SEEDS, STEPS, EVERY, EPISODES = (1, 2, 3, 4, 5), 1_000_000, 50_000, 10
 NUM_ENVS, WINDOW = 8, 256
 ARMS = ("PPO", "NFPO")
 PEER = "Stable-Baselines3 PPO"
+
+TRIALS: dict[str, dict[str, tuple[str, ...]]] = {
+    "PPO": {
+        "start": (),
+        "kl-0.01": ("kl_target=0.01",),
+        "rate-1e-4": ("actor_learning_rate=1e-4",),
+        "rate-1e-3": ("actor_learning_rate=1e-3",),
+    },
+    "NFPO": {
+        "start": (),
+        "kl-0.01": ("kl_target=0.01",),
+        "rate-1e-4": ("actor_learning_rate=1e-4",),
+        "bound-0.5": ("bound=0.5",),
+    },
+}
+TRIAL_SUITE, TRIAL_STEPS, TRIAL_EVERY, TRIAL_SEEDS = "on_policy/trials", 200_000, 100_000, (11, 12)
+TRIAL_WORLDS = ("gym/HalfCheetah-v5", "dmc/walker-walk")
+
+
+def trials(arguments: argparse.Namespace) -> None:
+    """Runs the trials that are left, and prints what has ended."""
+    every = [
+        SingleRun(
+            TRIAL_SUITE,
+            world,
+            arm,
+            f"{arm}+{trial}",
+            seed,
+            TRIAL_STEPS,
+            TRIAL_EVERY,
+            NUM_ENVS,
+            (f"window={WINDOW}", *TRIALS[arm][trial]),
+        )
+        for seed in TRIAL_SEEDS
+        for world in TRIAL_WORLDS
+        for arm in ARMS
+        for trial in TRIALS[arm]
+    ]
+    run_left(every, arguments.processes)
+    for world in TRIAL_WORLDS:
+        report_runs(TRIAL_SUITE, world, figures=False)
 
 
 def runs(arguments: argparse.Namespace, arms: tuple[str, ...]) -> list[SingleRun]:
@@ -123,13 +165,13 @@ def report(arguments: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("action", choices=["plan", "run", "peer", "one-peer", "report"])
+    parser.add_argument("action", choices=["trials", "plan", "run", "peer", "one-peer", "report"])
     parser.add_argument("--worlds", nargs="*", default=list(WORLDS), choices=list(WORLDS))
     parser.add_argument("--seeds", nargs="*", type=int, default=list(SEEDS))
     parser.add_argument("--steps", type=int, default=STEPS, help="of ``one-peer``; fewer are a trial and are not kept")
     parser.add_argument("--processes", type=int, default=1)
     arguments = parser.parse_args()
-    actions = {"plan": plan, "run": run, "peer": peer, "one-peer": one_peer, "report": report}
+    actions = {"trials": trials, "plan": plan, "run": run, "peer": peer, "one-peer": one_peer, "report": report}
     actions[arguments.action](arguments)
 
 
