@@ -22,7 +22,7 @@ from penstock.observation import ObservationSpec
 from penstock.scene.items import Scene
 from penstock.worlds import FunctionalWorld, World
 from penstock.worlds.hosted.hosted_world import HostedWorld
-from penstock.worlds.hosted.packages import quiet_construction
+from penstock.worlds.hosted.packages import quiet_mujoco
 from penstock.worlds.hosted.pictures import frame_of, model_and_data, scene_of
 
 
@@ -142,7 +142,7 @@ def _play_hosted(player: Player, world: HostedWorld, seed: int, pictures: bool, 
             "makes one: path/to/file.py:name."
         )
     renders = pictures and declared.pictures == "rgb_array" and source.make_rendering is not None
-    with quiet_construction():
+    with quiet_mujoco():
         env = (source.make_rendering if renders else source.make)()  # pyright: ignore[reportOptionalCall]
 
     def picture(t):

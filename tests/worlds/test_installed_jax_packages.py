@@ -103,7 +103,7 @@ def test_the_cartpole_of_playground_moves_as_in_c():
     pytest.importorskip("mujoco_playground")
     import mujoco
 
-    world = make_world("playground/CartpoleBalance", 2)
+    world = make_world("playground/CartpoleBalance", 2, impl="jax")
     env = world.task.single.environment.env
     assert world.describe()["engine"].endswith("impl jax")
     data = mujoco.MjData(env.mj_model)
@@ -116,3 +116,39 @@ def test_the_cartpole_of_playground_moves_as_in_c():
         np.testing.assert_allclose(seen[3:], data.qvel, atol=1e-4)
         assert set(transition.diagnostics) >= {"info/reward/upright"} and not transition.terminated.any()
     assert jnp.isfinite(transition.reward).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("ident", "options", "substeps"),
+    [("CartpoleBalance", {}, 1), ("Go1JoystickFlatTerrain", {"meshes": "stand-in"}, 5)],
+)
+def test_on_a_cpu_playground_is_stepped_by_the_c_library(ident, options, substeps, monkeypatch, tmp_path):
+    """Control step by control step as the library moves the same states, with friction of the feet drawn or not."""
+    pytest.importorskip("mujoco_playground")
+    import mujoco
+    from mujoco import mjx
+
+    monkeypatch.setenv("PENSTOCK_CACHE", str(tmp_path))
+    own_step = mjx.step
+    world = make_world(f"playground/{ident}", 3, **options)
+    env = world.task.single.environment.env
+    assert world.describe()["engine"].endswith("impl c") == (jax.default_backend() == "cpu")
+    data = mujoco.MjData(env.mj_model)
+    for t, (before, transition) in enumerate(played(world, 0.3 * np.sin(0.3 * np.arange(20)))):
+        if transition.done.any():
+            break
+        action = 0.3 * np.sin(0.3 * t)
+        inside = before.body.data
+        for name in ("qpos", "qvel", "qacc_warmstart", "time"):
+            setattr(data, name, np.asarray(getattr(inside, name))[1])
+        data.ctrl[:] = env._default_pose + action * env._config.action_scale if ident.startswith("Go1") else action
+        mujoco.mj_step(env.mj_model, data, substeps)
+        seen = transition.final_observation
+        if ident.startswith("Go1"):
+            velocity = data.sensor("local_linvel").data  # what critics see has it without noise
+            assert np.abs(np.asarray(seen.privileged[1])[None, :] - velocity[:, None]).min(axis=1).max() < 1e-5
+        else:
+            np.testing.assert_allclose(seen.vector[1, 0], data.qpos[0], atol=1e-6)
+            np.testing.assert_allclose(seen.vector[1, 3:], data.qvel, atol=1e-5)
+    assert t > 5 and mjx.step is own_step

@@ -14,7 +14,7 @@ from penstock.worlds.hosted.environments import (
     stated_timestep,
 )
 from penstock.worlds.hosted.headless import opengl_hint
-from penstock.worlds.hosted.packages import quiet_construction
+from penstock.worlds.hosted.packages import quiet_mujoco
 from penstock.worlds.hosted.pictures import Pictures, pictures_of
 from penstock.worlds.hosted.spaces import ActionBox, ObservationReader, action_box, observation_reader
 from penstock.worlds.hosted.vectorization import GymnasiumVector
@@ -54,7 +54,7 @@ def declare(source: EnvironmentSource) -> Declared:
         CapabilityError: actions or observations of another kind.
         MissingPackageError: something is not installed.
     """
-    with quiet_construction():
+    with quiet_mujoco():
         env = _made(source.make, source.name)
     try:
         for space in ("action_space", "observation_space"):

@@ -44,8 +44,8 @@ def package(module: str, world: str, extra: str) -> Any:
 
 
 @contextlib.contextmanager
-def quiet_construction() -> Iterator[None]:
-    """Keeps MuJoCo's remarks on old model files off the terminal: there would be one per environment."""
+def quiet_mujoco() -> Iterator[None]:
+    """Keeps MuJoCo's remarks on old files and on states that became none off the terminal: one per environment."""
     mujoco: Any = None
     with contextlib.suppress(Exception):  # who needs it will say what is wrong with it
         mujoco = importlib.import_module("mujoco")

@@ -6,7 +6,7 @@ from typing import Any
 
 from penstock.worlds.hosted.hosted_world import HostedWorld
 from penstock.worlds.hosted.observation_names import names_of_parts
-from penstock.worlds.hosted.packages import quiet_construction
+from penstock.worlds.hosted.packages import quiet_mujoco
 
 
 @contextlib.contextmanager
@@ -16,7 +16,7 @@ def one_environment(world: HostedWorld) -> Iterator[Any]:
     if source.make_vector is not None:
         yield None
         return
-    with quiet_construction():
+    with quiet_mujoco():
         env = source.make()
     try:
         yield env

@@ -18,7 +18,7 @@ import numpy as np
 
 from penstock._errors import ConfigurationError, PenstockError, raised
 from penstock.worlds.hosted.faults import EnvironmentRaisedError, WorldFaultError, called, guarded
-from penstock.worlds.hosted.packages import quiet_construction
+from penstock.worlds.hosted.packages import quiet_mujoco
 
 Vectorization = Literal["serial", "processes", "envpool"]
 
@@ -299,7 +299,7 @@ def _make_guarded(make: Callable[[], Any], told: tuple[str, ...]) -> Any:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     import gymnasium
 
-    with quiet_construction():
+    with quiet_mujoco():
         env = called("making the environment", make)
         if isinstance(env, gymnasium.wrappers.TimeLimit):
             # It unpacks what the environment returns, so what is wrong with that must be found inside it.

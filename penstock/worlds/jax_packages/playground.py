@@ -7,18 +7,24 @@ import difflib
 import importlib
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any, Literal
+
+import jax
+from jaxtyping import Array, Float, PyTree
 
 from penstock._errors import ConfigurationError, require, warn
 from penstock._field_types import convert
-from penstock.worlds.hosted.packages import package, quiet_construction, suggest_few
+from penstock._types import Key
+from penstock.worlds.hosted.packages import package, quiet_mujoco, suggest_few
 from penstock.worlds.jax_packages.brax_convention import BraxEnvironment
+from penstock.worlds.jax_packages.c_engine import KIND, CEngine
 from penstock.worlds.jax_packages.environment import JaxEnvironment
 from penstock.worlds.jax_packages.menagerie import NEEDS_REAL, STAND_IN_ADVICE, menagerie_folder, stand_ins
 from penstock.worlds.jax_packages.sources import version_of
 
-Engine = Literal["jax", "warp"]
-"""MJX's own, for every processor, or MuJoCo Warp, for NVIDIA's."""
+Engine = Literal["c", "jax", "warp"]
+"""C MuJoCo, on CPUs; MJX's own, for every processor; or MuJoCo Warp, for NVIDIA's."""
 
 Meshes = Literal["menagerie", "stand-in"]
 """Where visual meshes of robots come from."""
@@ -29,7 +35,7 @@ CAPTION = "stand-in meshes: not what the robot looks like"
 def playground_environment(
     name: str,
     ident: str,
-    impl: Any = "jax",
+    impl: Any = None,
     menagerie: Any = None,
     meshes: Any = "menagerie",
     **overrides: Any,
@@ -39,7 +45,7 @@ def playground_environment(
     Args:
         name: of the world.
         ident: of the environment.
-        impl: the engine. Playground's own default is Warp, which takes minutes to begin on a CPU and is slow there.
+        impl: the engine; None takes ``c`` where JAX computes on a CPU, else ``jax``. Playground's own default is Warp.
         menagerie: the folder of MuJoCo Menagerie.
         meshes: ``stand-in`` does without Menagerie where it brings nothing but looks.
         **overrides: entries of the environment's configuration; those of parts with a dot.
@@ -48,7 +54,7 @@ def playground_environment(
         ConfigurationError: unknown id or entry, or models that are missing.
         MissingPackageError: Playground is not installed.
     """
-    impl = convert(impl, Engine, "impl")
+    impl = convert(impl, Engine | None, "impl")
     meshes, menagerie = convert(meshes, Meshes, "meshes"), convert(menagerie, str | None, "menagerie")
     playground = package("mujoco_playground", name, "playground")
     registry = playground.registry
@@ -58,10 +64,11 @@ def playground_environment(
     config = registry.get_default_config(ident)
     _refuse_unknown(name, overrides, config)
     if "impl" in config:
-        overrides["impl"] = impl
+        impl = impl or ("c" if jax.default_backend() == "cpu" else "jax")
+        overrides["impl"] = KIND if impl == "c" else impl
         engine = [f"impl {impl}"]
     else:
-        require(impl == "jax", "impl", impl, f"'{name}' has no choice of engines; leave it out")
+        require(impl in (None, "jax"), "impl", impl, f"'{name}' has no choice of engines; leave it out")
         engine = []  # MJX chooses
     replaceable = ident in registry.locomotion.ALL_ENVS and ident not in NEEDS_REAL
     advice = STAND_IN_ADVICE if replaceable else ""
@@ -85,7 +92,35 @@ def playground_environment(
         "engine": ", ".join([version_of("mujoco-mjx"), version_of("mujoco"), *engine]),
         **({"meshes": meshes} if folder is not None else {}),
     }
-    return BraxEnvironment(name, env, constants=constants, caption=CAPTION if meshes == "stand-in" else "")
+    caption = CAPTION if meshes == "stand-in" else ""
+    if impl == "c":
+        return OnC(name, env, constants, caption)
+    return BraxEnvironment(name, env, constants=constants, caption=caption)
+
+
+class OnC(BraxEnvironment):
+    """An environment of Playground whose physics is the C library's.
+
+    Args:
+        name: of the world.
+        env: made with the engine `penstock.worlds.jax_packages.c_engine.KIND`.
+        constants: what to record.
+        caption: of its pictures.
+    """
+
+    def __init__(self, name: str, env: Any, constants: Mapping[str, Any], caption: str):
+        super().__init__(name, env, constants=constants, caption=caption)
+        self._engine = CEngine(env.mj_model, env.mjx_model)
+
+    def reset(self, key: Key) -> PyTree:
+        """See `JaxEnvironment.reset`."""
+        with self._engine.in_place():
+            return super().reset(key)
+
+    def step(self, state: PyTree, action: Float[Array, "d"]) -> PyTree:
+        """See `JaxEnvironment.step`."""
+        with self._engine.in_place():
+            return super().step(state, action)
 
 
 def _loaded(
@@ -98,7 +133,7 @@ def _loaded(
     if folder is not None:
         mjx_env.MENAGERIE_PATH = epath.Path(folder)  # read when an environment is made; where it is, nothing is cloned
     try:
-        with quiet_construction():
+        with quiet_mujoco():
             return registry.load(ident, config_overrides=overrides)
     except Exception as error:
         raise ConfigurationError(

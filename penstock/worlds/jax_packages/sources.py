@@ -7,7 +7,7 @@ from typing import Any
 
 from penstock._errors import ConfigurationError, PenstockError, suggest
 from penstock._field_types import convert
-from penstock.worlds.hosted.packages import package, quiet_construction, suggest_few
+from penstock.worlds.hosted.packages import package, quiet_mujoco, suggest_few
 from penstock.worlds.jax_packages.brax_convention import BraxEnvironment, follows_brax
 from penstock.worlds.jax_packages.environment import JaxEnvironment
 from penstock.worlds.jax_packages.gymnax_convention import GymnaxEnvironment, follows_gymnax
@@ -84,7 +84,7 @@ def version_of(distribution: str) -> str:
 def _made(name: str, make: Any, options: dict[str, Any], known: list[str] | None = None) -> Any:
     """What a package makes, with its fault as a sentence."""
     try:
-        with quiet_construction():
+        with quiet_mujoco():
             return make()
     except PenstockError:
         raise

@@ -1,0 +1,174 @@
+"""C MuJoCo as the engine of environments that are written for MJX, inside `jax.jit`.
+
+On a CPU the C library steps bodies with contacts faster than MJX does, and nothing of the physics is compiled anew for
+every size of a batch. Environments of MuJoCo Playground ask MJX for two things: to move a state by some substeps, and
+to compute what follows from a state. Both are answered here, for a whole batch in one call from the program to the
+host; rewards, observations and resets stay the environments' own, in JAX.
+
+MJX has a kind of data for the C library, without buffers of its own (``impl="cpp"``), but no step for it.
+"""
+
+import concurrent.futures
+import contextlib
+import copy
+import dataclasses
+import functools
+import importlib
+import math
+import os
+import threading
+from collections.abc import Iterator
+from typing import Any
+from unittest import mock
+
+import jax
+import numpy as np
+
+from penstock.worlds.hosted.packages import quiet_mujoco
+
+KIND = "cpp"
+"""MJX's own name for states of the C library."""
+
+GIVEN = ("time", "qpos", "qvel", "act", "history", "qacc_warmstart", "plugin_state", "userdata")
+GIVEN += ("ctrl", "qfrc_applied", "xfrc_applied", "eq_active", "mocap_pos", "mocap_quat")
+"""What a state of MuJoCo consists of (``mjSTATE_INTEGRATION``). All else follows from it."""
+
+FEWEST = 8
+"""Environments that a thread of its own is worth."""
+
+
+class CEngine:
+    """C MuJoCo in the place of MJX for the environment of one model.
+
+    States are kept in the types of MJX, float32; inside a control step the library computes in float64. A state that
+    became none (not a number, or huge) is not set back as the library does by default, but handed on as it is.
+
+    Args:
+        model: the ``mujoco.MjModel``; copied.
+        nominal: the ``mjx.Model`` of the same environment. Its arrays that a call replaces are replaced in the library.
+    """
+
+    def __init__(self, model: Any, nominal: Any):
+        self._mujoco: Any = importlib.import_module("mujoco")
+        self._model = copy.copy(model)
+        self._model.opt.disableflags |= self._mujoco.mjtDisableBit.mjDSBL_AUTORESET
+        self._nominal = nominal
+        self._threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self._lock = threading.Lock()
+        self._workers: list[_Worker] = []
+        self._pool: concurrent.futures.ThreadPoolExecutor | None = None
+
+    @contextlib.contextmanager
+    def in_place(self) -> Iterator[None]:
+        """While this is open, what is traced with MJX's functions is computed by this engine."""
+        mjx, mjx_env = (importlib.import_module(name) for name in ("mujoco.mjx", "mujoco_playground._src.mjx_env"))
+        with (
+            mock.patch.object(mjx, "step", self.step),
+            mock.patch.object(mjx, "forward", self.forward),
+            mock.patch.object(mjx, "make_data", functools.partial(_empty_data, mjx.make_data)),
+            mock.patch.object(mjx_env, "step", self.control_step),
+        ):
+            yield
+
+    def step(self, model: Any, data: Any) -> Any:
+        """``mjx.step``."""
+        return self._moved(model, data, 1)
+
+    def forward(self, model: Any, data: Any) -> Any:
+        """``mjx.forward``."""
+        return self._moved(model, data, 0)
+
+    def control_step(self, model: Any, data: Any, action: Any, n_substeps: int = 1) -> Any:
+        """``mjx_env.step``: the same control over some substeps."""
+        return self._moved(model, data.replace(ctrl=action), n_substeps)
+
+    def _moved(self, model: Any, data: Any, substeps: int) -> Any:
+        names = [field.name for field in dataclasses.fields(data) if field.name != "_impl"]
+        given = {name: getattr(data, name) for name in GIVEN}
+        changed = {
+            field.name: value
+            for field in dataclasses.fields(model)
+            if (value := getattr(model, field.name)) is not getattr(self._nominal, field.name)
+        }
+        found = {name: jax.ShapeDtypeStruct(getattr(data, name).shape, getattr(data, name).dtype) for name in names}
+        host = functools.partial(self._on_host, substeps, found)
+        return data.replace(**jax.pure_callback(host, found, given, changed, vmap_method="broadcast_all"))
+
+    def _on_host(self, substeps: int, found: dict[str, Any], given: dict[str, Any], changed: dict[str, Any]) -> Any:
+        """A batch of any number of axes, its parts shared among threads."""
+        batch = np.shape(given["qpos"])[:-1]
+        count = math.prod(batch)
+        flat = [
+            {name: np.asarray(value).reshape(count, *np.shape(value)[len(batch) :]) for name, value in part.items()}
+            for part in (given, changed)
+        ]
+        made = {name: np.empty((count, *shape.shape), shape.dtype) for name, shape in found.items()}
+        parts = max(1, min(self._threads, count // FEWEST))
+        edges = np.linspace(0, count, parts + 1).astype(int)
+        with self._lock, quiet_mujoco():
+            while len(self._workers) < parts:
+                self._workers.append(_Worker(self._mujoco, self._model, sorted(made)))
+            jobs = [
+                functools.partial(worker.work, range(low, high), substeps, *flat, made)
+                for worker, low, high in zip(self._workers, edges[:-1], edges[1:], strict=False)
+            ]
+            if parts == 1:
+                jobs[0]()
+            else:
+                self._pool = self._pool or concurrent.futures.ThreadPoolExecutor(self._threads)
+                list(self._pool.map(lambda job: job(), jobs))
+        return {name: array.reshape((*batch, *found[name].shape)) for name, array in made.items()}
+
+
+class _Worker:
+    """One ``MjData`` and a model of its own, whose arrays are looked for once.
+
+    Args:
+        mujoco: the module.
+        model: copied.
+        names: fields of the data that are read.
+    """
+
+    def __init__(self, mujoco: Any, model: Any, names: list[str]):
+        self._step, self._forward = mujoco.mj_step, mujoco.mj_forward
+        self._nominal, self._model = model, copy.copy(model)
+        self._replaced: set[str] = set()
+        self._data = mujoco.MjData(self._model)
+        self._seen = {name: np.asarray(getattr(self._data, name)) for name in names if name != "time"}
+
+    def work(self, places: range, substeps: int, given: Any, changed: Any, made: dict[str, np.ndarray]) -> None:
+        """Moves the environments of some places on, and writes what follows."""
+        model, data, seen = self._model, self._data, self._seen
+        for name in self._replaced - set(changed):
+            getattr(model, name)[...] = getattr(self._nominal, name)
+        self._replaced = set(changed)
+        fields = [(getattr(model, name), values) for name, values in changed.items()]
+        states = [(seen[name], values) for name, values in given.items() if name in seen and values[0].size]
+        results = [
+            (seen[name], array.reshape(len(array), *seen[name].shape)) for name, array in made.items() if name in seen
+        ]
+        for place in places:
+            for field, values in fields:
+                field[...] = values[place].reshape(field.shape)
+            for state, values in states:
+                state[...] = values[place]
+            data.time = given["time"][place]
+            if substeps:
+                self._step(model, data, substeps)
+            else:
+                self._forward(model, data)
+            for result, array in results:
+                array[place] = result
+            made["time"][place] = data.time
+
+
+def _copied(model: Any) -> Any:
+    import copy
+
+    return copy.copy(model)
+
+
+def _empty_data(make_data: Any, *args: Any, **kwargs: Any) -> Any:
+    """``mjx.make_data``, without the addresses of a state in this process's memory: states are saved, and compared."""
+    data = make_data(*args, **kwargs)
+    return data.replace(_impl=jax.tree.map(lambda address: jax.numpy.zeros_like(address), data._impl))
