@@ -78,7 +78,7 @@ register_family(
 register_family(
     "playground",
     "playground/<id>",
-    "MuJoCo Playground, in MJX",
+    "MuJoCo Playground, stepped by C MuJoCo on CPUs",
     _make_playground,
     also=("mujoco_playground", "mujoco-playground"),
     functional=True,

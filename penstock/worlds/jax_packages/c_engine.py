@@ -134,38 +134,39 @@ class _Worker:
         self._nominal, self._model = model, copy.copy(model)
         self._replaced: set[str] = set()
         self._data = mujoco.MjData(self._model)
-        self._seen = {name: np.asarray(getattr(self._data, name)) for name in names if name != "time"}
+        arrays = {name: np.asarray(getattr(self._data, name)) for name in names if name != "time"}
+        self._states = {name: array for name, array in arrays.items() if name in GIVEN and array.size}
+        self._results = {name: array.reshape(-1) for name, array in arrays.items() if array.size}
+        sizes = [array.size for array in self._results.values()]
+        self._places = {
+            name: slice(end - size, end)
+            for name, size, end in zip(self._results, sizes, np.cumsum(sizes).tolist(), strict=True)
+        }
 
     def work(self, places: range, substeps: int, given: Any, changed: Any, made: dict[str, np.ndarray]) -> None:
         """Moves the environments of some places on, and writes what follows."""
-        model, data, seen = self._model, self._data, self._seen
+        model, data, results = self._model, self._data, list(self._results.values())
         for name in self._replaced - set(changed):
             getattr(model, name)[...] = getattr(self._nominal, name)
         self._replaced = set(changed)
         fields = [(getattr(model, name), values) for name, values in changed.items()]
-        states = [(seen[name], values) for name, values in given.items() if name in seen and values[0].size]
-        results = [
-            (seen[name], array.reshape(len(array), *seen[name].shape)) for name, array in made.items() if name in seen
-        ]
-        for place in places:
+        states = [(state, given[name]) for name, state in self._states.items()]
+        times, seen = given["time"], np.empty((len(places), sum(map(len, results))))
+        for place, row in zip(places, seen, strict=True):
             for field, values in fields:
                 field[...] = values[place].reshape(field.shape)
             for state, values in states:
                 state[...] = values[place]
-            data.time = given["time"][place]
+            data.time = times[place]
             if substeps:
                 self._step(model, data, substeps)
             else:
                 self._forward(model, data)
-            for result, array in results:
-                array[place] = result
+            np.concatenate(results, out=row, casting="unsafe")  # flags are among them
             made["time"][place] = data.time
-
-
-def _copied(model: Any) -> Any:
-    import copy
-
-    return copy.copy(model)
+        for name, columns in self._places.items():
+            part = made[name][places.start : places.stop]
+            part[...] = seen[:, columns].reshape(part.shape)
 
 
 def _empty_data(make_data: Any, *args: Any, **kwargs: Any) -> Any:
