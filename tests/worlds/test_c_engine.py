@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from penstock._errors import ConfigurationError
 from penstock.worlds.jax_packages import c_engine
 from penstock.worlds.jax_packages.c_engine import GIVEN, CEngine
 
@@ -141,3 +142,9 @@ def test_a_state_that_became_none_is_handed_on(leg, capfd):
     fine = engine.control_step(nominal, started(leg), jnp.zeros(1), 5)
     assert jnp.isfinite(fine.qpos).all()
     assert capfd.readouterr() == ("", "")
+
+
+def test_what_the_library_cannot_be_told_is_refused(leg):
+    engine = CEngine(leg, Model(jnp.asarray(leg.body_mass)))
+    with pytest.raises(ConfigurationError, match=r"changes 'body_mass' of its model while it runs.*impl=jax"):
+        engine.forward(Model(body_mass="heavy"), started(leg))

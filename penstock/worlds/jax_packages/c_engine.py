@@ -19,11 +19,11 @@ import os
 import threading
 from collections.abc import Iterator
 from typing import Any
-from unittest import mock
 
 import jax
 import numpy as np
 
+from penstock._errors import ConfigurationError
 from penstock.worlds.hosted.packages import quiet_mujoco
 
 KIND = "cpp"
@@ -61,13 +61,10 @@ class CEngine:
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
         """While this is open, what is traced with MJX's functions is computed by this engine."""
-        mjx, mjx_env = (importlib.import_module(name) for name in ("mujoco.mjx", "mujoco_playground._src.mjx_env"))
-        with (
-            mock.patch.object(mjx, "step", self.step),
-            mock.patch.object(mjx, "forward", self.forward),
-            mock.patch.object(mjx, "make_data", functools.partial(_empty_data, mjx.make_data)),
-            mock.patch.object(mjx_env, "step", self.control_step),
-        ):
+        mjx: Any = importlib.import_module("mujoco.mjx")
+        made = functools.partial(_empty_data, mjx.make_data)
+        ours = _replaced(mjx, step=self.step, forward=self.forward, make_data=made)
+        with ours, _replaced(importlib.import_module("mujoco_playground._src.mjx_env"), step=self.control_step):
             yield
 
     def step(self, model: Any, data: Any) -> Any:
@@ -90,6 +87,12 @@ class CEngine:
             for field in dataclasses.fields(model)
             if (value := getattr(model, field.name)) is not getattr(self._nominal, field.name)
         }
+        for name, value in changed.items():
+            if not hasattr(value, "shape"):
+                raise ConfigurationError(
+                    f"This environment changes '{name}' of its model while it runs, which C MuJoCo cannot be told. "
+                    "Choose MJX with --world-option impl=jax."
+                )
         found = {name: jax.ShapeDtypeStruct(getattr(data, name).shape, getattr(data, name).dtype) for name in names}
         host = functools.partial(self._on_host, substeps, found)
         return data.replace(**jax.pure_callback(host, found, given, changed, vmap_method="broadcast_all"))
@@ -167,6 +170,19 @@ class _Worker:
         for name, columns in self._places.items():
             part = made[name][places.start : places.stop]
             part[...] = seen[:, columns].reshape(part.shape)
+
+
+@contextlib.contextmanager
+def _replaced(module: Any, **functions: Any) -> Iterator[None]:
+    """While this is open, a module has other functions by these names."""
+    before = {name: getattr(module, name) for name in functions}
+    for name, function in functions.items():
+        setattr(module, name, function)
+    try:
+        yield
+    finally:
+        for name, function in before.items():
+            setattr(module, name, function)
 
 
 def _empty_data(make_data: Any, *args: Any, **kwargs: Any) -> Any:
