@@ -36,6 +36,9 @@ GIVEN += ("ctrl", "qfrc_applied", "xfrc_applied", "eq_active", "mocap_pos", "moc
 FEWEST = 8
 """Environments that a thread of its own is worth."""
 
+_TRACING, _STEPPING = threading.RLock(), threading.Lock()
+"""MJX's functions, and MuJoCo's handler of warnings, belong to the whole process."""
+
 
 class CEngine:
     """C MuJoCo in the place of MJX for the environment of one model.
@@ -54,18 +57,21 @@ class CEngine:
         self._model.opt.disableflags |= self._mujoco.mjtDisableBit.mjDSBL_AUTORESET
         self._nominal = nominal
         self._threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self._lock = threading.Lock()
         self._workers: list[_Worker] = []
         self._pool: concurrent.futures.ThreadPoolExecutor | None = None
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
-        """While this is open, what is traced with MJX's functions is computed by this engine."""
+        """While this is open, what is traced with MJX's functions is computed by this engine. One thread at a time."""
         mjx: Any = importlib.import_module("mujoco.mjx")
-        made = functools.partial(_empty_data, mjx.make_data)
-        ours = _replaced(mjx, step=self.step, forward=self.forward, make_data=made)
-        with ours, _replaced(importlib.import_module("mujoco_playground._src.mjx_env"), step=self.control_step):
-            yield
+        mjx_env: Any = importlib.import_module("mujoco_playground._src.mjx_env")
+        with _TRACING:
+            made = functools.partial(_empty_data, mjx.make_data)
+            with (
+                _replaced(mjx, step=self.step, forward=self.forward, make_data=made),
+                _replaced(mjx_env, step=self.control_step),
+            ):
+                yield
 
     def step(self, model: Any, data: Any) -> Any:
         """``mjx.step``."""
@@ -108,7 +114,7 @@ class CEngine:
         made = {name: np.empty((count, *shape.shape), shape.dtype) for name, shape in found.items()}
         parts = max(1, min(self._threads, count // FEWEST))
         edges = np.linspace(0, count, parts + 1).astype(int)
-        with self._lock, quiet_mujoco():
+        with _STEPPING, quiet_mujoco():
             while len(self._workers) < parts:
                 self._workers.append(_Worker(self._mujoco, self._model, sorted(made)))
             jobs = [
@@ -119,7 +125,10 @@ class CEngine:
                 jobs[0]()
             else:
                 self._pool = self._pool or concurrent.futures.ThreadPoolExecutor(self._threads)
-                list(self._pool.map(lambda job: job(), jobs))
+                running = [self._pool.submit(job) for job in jobs]
+                concurrent.futures.wait(running)  # all, before the next call may use the workers
+                for job in running:
+                    job.result()
         return {name: array.reshape((*batch, *found[name].shape)) for name, array in made.items()}
 
 
