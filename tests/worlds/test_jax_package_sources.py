@@ -90,14 +90,14 @@ def registry(monkeypatch, tmp_path):
 
 
 def test_the_engine_is_named_and_recorded_and_limits_are_the_configurations(registry):
-    world = make_world("playground/Slide", 2)
+    world = make_world("playground/Slide", 2, impl="jax")
     assert registry.asked[:2] == ("Slide", {"impl": "jax"})
     assert (world.episode_length, world.task.single.action_repeat) == (150, 2)
     assert world.describe()["engine"].endswith("impl jax") and "meshes" not in world.describe()
     world = make_world("jax/playground:Slide", 2, impl="warp", episode_length=100, **{"noise.level": 0})
     assert registry.asked[1] == {"impl": "warp", "episode_length": 100, "noise.level": 0.0}
     assert world.episode_length == 50 and world.describe()["engine"].endswith("impl warp")
-    assert make_world("playground/Slide", 2, max_episode_steps=7).episode_length == 7
+    assert make_world("playground/Slide", 2, impl="jax", max_episode_steps=7).episode_length == 7
     assert "impl" not in make_world("playground/Plain", 2).describe()["engine"]
     assert registry.asked[1] == {}, "it has no choice of engines"
 
@@ -108,7 +108,7 @@ def test_the_engine_is_named_and_recorded_and_limits_are_the_configurations(regi
         ("Slid", {}, "knows no environment 'Slid'. Did you mean 'Slide'"),
         ("Slide", {"noise.levl": 1.0}, "has no entry 'noise.levl' in its configuration. Did you mean 'noise.level'"),
         ("Slide", {"ctrl_dt": "fast"}, "ctrl_dt = 'fast': must be a number"),
-        ("Slide", {"impl": "c"}, "impl = 'c': must be one of 'jax', 'warp'"),
+        ("Slide", {"impl": "d"}, "impl = 'd': must be one of 'c', 'jax', 'warp'"),
         ("Plain", {"impl": "warp"}, "has no choice of engines"),
         ("Slide", {"meshes": "stand-in"}, "has its models with it; leave the option out"),
         ("Slide", {"menagerie": "."}, "has its models with it; leave the option out"),
@@ -133,7 +133,7 @@ def test_stand_ins_are_offered_only_where_they_will_do(registry):
 
 
 def test_stand_ins_take_the_place_of_meshes_and_are_told(registry, tmp_path, caplog):
-    world = make_world("playground/Go1Walk", 2, meshes="stand-in")
+    world = make_world("playground/Go1Walk", 2, meshes="stand-in", impl="jax")
     folder = registry.asked[2]
     assert folder.is_relative_to(tmp_path / "cache") and world.describe()["meshes"] == "stand-in"
     assert "pictures are not" in caplog.text
