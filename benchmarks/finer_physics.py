@@ -50,11 +50,7 @@ def look_at(folder: Path) -> dict:
 
         returns, height = map(np.asarray, jax.jit(play)(jax.random.key(SEED)))
         highest = float(height.max(axis=0).mean())
-        found[name] = {
-            "return": float(returns.mean()),
-            "highest": highest,
-            "height": np.round(height[:, 0], 3).tolist(),
-        }
+        found[name] = {"return": float(returns.mean()), "highest": highest}
         print(f"{folder.name}, {name}: {returns.mean():,.0f}, {highest:.1f} m", flush=True)
     return found
 

@@ -24,6 +24,7 @@ LEG = """
       <geom type="sphere" size="0.1" mass="2"/>
       <body name="leg" pos="0 0 -0.1">
         <joint name="hip" type="hinge" axis="0 1 0" damping="0.1"/>
+        <site name="sole" pos="0.1 0 -0.3" size="0.06"/>
         <geom name="foot" type="capsule" fromto="0 0 0 0.1 0 -0.3" size="0.05" mass="1"/>
       </body>
     </body>
@@ -31,7 +32,7 @@ LEG = """
   <actuator><motor joint="hip" gear="5"/></actuator>
   <sensor><jointpos joint="hip"/><touch name="touch" site="sole"/></sensor>
 </mujoco>
-""".replace('<geom name="foot"', '<site name="sole" pos="0.1 0 -0.3" size="0.06"/><geom name="foot"')
+"""
 
 READ = ("sensordata", "xpos", "xmat", "qacc", "actuator_force")
 FIELDS = (*GIVEN, *READ)

@@ -124,7 +124,7 @@ def test_the_cartpole_of_playground_moves_as_in_c():
     [("CartpoleBalance", {}, 1), ("Go1JoystickFlatTerrain", {"meshes": "stand-in"}, 5)],
 )
 def test_on_a_cpu_playground_is_stepped_by_the_c_library(ident, options, substeps, monkeypatch, tmp_path):
-    """Control step by control step as the library moves the same states, with friction of the feet drawn or not."""
+    """Control step by control step as the library moves the same states."""
     pytest.importorskip("mujoco_playground")
     import mujoco
     from mujoco import mjx
