@@ -64,7 +64,8 @@ class SingleRun:
     def last_row(self) -> dict | None:
         """The last evaluation that is kept."""
         path = self.results / "metrics.jsonl"
-        return json.loads(path.read_text().splitlines()[-1]) if path.is_file() else None
+        rows = path.read_text().splitlines() if path.is_file() else []
+        return json.loads(rows[-1]) if rows else None  # a run that was cut short at once has an empty file
 
 
 def run_left(runs: list[SingleRun], processes: int) -> None:
