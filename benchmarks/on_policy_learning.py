@@ -1,6 +1,7 @@
 """PPO and NFPO on tasks that people compare, beside Stable-Baselines3's PPO: a million steps, five seeds.
 
     python benchmarks/on_policy_learning.py trials                 # four settings each, 200,000 steps, two other seeds
+    python benchmarks/on_policy_learning.py longer-trials          # five each, 400,000 steps, three other seeds
     python benchmarks/on_policy_learning.py plan                   # what is left, and what it costs
     python benchmarks/on_policy_learning.py run                    # ours; an interrupted run continues
     pip install stable-baselines3 torch
@@ -17,6 +18,7 @@ and ten with the mode. Seeds go in turns, so that a study that is cut short has 
 """
 
 import argparse
+import dataclasses
 import shutil
 
 from learning import RESULTS, ROOT, slug
@@ -30,46 +32,104 @@ NUM_ENVS, WINDOW = 8, 256
 ARMS = ("PPO", "NFPO")
 PEER = "Stable-Baselines3 PPO"
 
-TRIALS: dict[str, dict[str, tuple[str, ...]]] = {
-    "PPO": {
-        "start": (),
-        "kl-0.01": ("kl_target=0.01",),
-        "rate-1e-4": ("actor_learning_rate=1e-4",),
-        "rate-1e-3": ("actor_learning_rate=1e-3",),
+
+@dataclasses.dataclass(frozen=True)
+class Trials:
+    """A round of trials, of which some settings are chosen.
+
+    Attributes:
+        suite: folder of its runs and results.
+        settings: of an arm, by the name of the trial.
+        worlds: where.
+        seeds: others than those of the study.
+        steps: of a run.
+    """
+
+    suite: str
+    settings: dict[str, dict[str, tuple[str, ...]]]
+    worlds: tuple[str, ...]
+    seeds: tuple[int, ...]
+    steps: int
+
+    def runs(self) -> list[SingleRun]:
+        """In the order in which they start."""
+        return [
+            SingleRun(
+                self.suite,
+                world,
+                arm,
+                f"{arm}+{trial}",
+                seed,
+                self.steps,
+                100_000,
+                NUM_ENVS,
+                (f"window={WINDOW}", *self.settings[arm][trial]),
+            )
+            for seed in self.seeds
+            for world in self.worlds
+            for arm in ARMS
+            for trial in self.settings[arm]
+        ]
+
+
+FIRST = Trials(
+    "on_policy/trials",
+    {
+        "PPO": {
+            "start": (),
+            "kl-0.01": ("kl_target=0.01",),
+            "rate-1e-4": ("actor_learning_rate=1e-4",),
+            "rate-1e-3": ("actor_learning_rate=1e-3",),
+        },
+        "NFPO": {
+            "start": ("bound=1.0",),
+            "kl-0.01": ("bound=1.0", "kl_target=0.01"),
+            "rate-1e-4": ("bound=1.0", "actor_learning_rate=1e-4"),
+            "bound-0.5": ("bound=0.5",),
+        },
     },
-    "NFPO": {
-        "start": (),
-        "kl-0.01": ("kl_target=0.01",),
-        "rate-1e-4": ("actor_learning_rate=1e-4",),
-        "bound-0.5": ("bound=0.5",),
+    ("gym/HalfCheetah-v5", "dmc/walker-walk"),
+    (11, 12),
+    200_000,
+)
+LONGER = Trials(
+    "on_policy/longer-trials",
+    {
+        "PPO": {
+            "start": (),
+            "rate-1e-3": ("actor_learning_rate=1e-3",),
+            "rate-1e-4": ("actor_learning_rate=1e-4",),
+            "entropy-0.005": ("entropy_coefficient=0.005",),
+            "state-dependent-std": ("state_dependent_std=True",),
+        },
+        "NFPO": {
+            "bound-0.25": ("bound=0.25",),
+            "bound-0.1": ("bound=0.1",),
+            "bound-0.5": ("bound=0.5",),
+            "bound-1": ("bound=1.0",),
+            "bound-1-entropy-0.005": ("bound=1.0", "entropy_coefficient=0.005"),
+        },
     },
-}
-TRIAL_SUITE, TRIAL_STEPS, TRIAL_EVERY, TRIAL_SEEDS = "on_policy/trials", 200_000, 100_000, (11, 12)
-TRIAL_WORLDS = ("gym/HalfCheetah-v5", "dmc/walker-walk")
+    ("gym/HalfCheetah-v5",),
+    (11, 12, 13),
+    400_000,
+)
+"""The first ones are too short to see what it costs that noise dies early."""
+
+
+def run_trials(round_of: Trials, processes: int) -> None:
+    """Runs what is left of a round of trials, and prints what has ended."""
+    run_left(round_of.runs(), processes)
+    for world in round_of.worlds:
+        report_runs(round_of.suite, world, figures=False)
 
 
 def trials(arguments: argparse.Namespace) -> None:
-    """Runs the trials that are left, and prints what has ended."""
-    every = [
-        SingleRun(
-            TRIAL_SUITE,
-            world,
-            arm,
-            f"{arm}+{trial}",
-            seed,
-            TRIAL_STEPS,
-            TRIAL_EVERY,
-            NUM_ENVS,
-            (f"window={WINDOW}", *TRIALS[arm][trial]),
-        )
-        for seed in TRIAL_SEEDS
-        for world in TRIAL_WORLDS
-        for arm in ARMS
-        for trial in TRIALS[arm]
-    ]
-    run_left(every, arguments.processes)
-    for world in TRIAL_WORLDS:
-        report_runs(TRIAL_SUITE, world, figures=False)
+    run_trials(FIRST, arguments.processes)
+
+
+def longer_trials(arguments: argparse.Namespace) -> None:
+    run_trials(LONGER, arguments.processes)
 
 
 def runs(arguments: argparse.Namespace, arms: tuple[str, ...]) -> list[SingleRun]:
@@ -96,7 +156,7 @@ def plan(arguments: argparse.Namespace) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    run_left(runs(arguments, ARMS), arguments.processes)
+    run_left(runs(arguments, tuple(arguments.arms)), arguments.processes)
 
 
 def peer(arguments: argparse.Namespace) -> None:
@@ -165,13 +225,22 @@ def report(arguments: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("action", choices=["trials", "plan", "run", "peer", "one-peer", "report"])
+    parser.add_argument("action", choices=["trials", "longer-trials", "plan", "run", "peer", "one-peer", "report"])
     parser.add_argument("--worlds", nargs="*", default=list(WORLDS), choices=list(WORLDS))
     parser.add_argument("--seeds", nargs="*", type=int, default=list(SEEDS))
+    parser.add_argument("--arms", nargs="*", default=list(ARMS), choices=list(ARMS), help="of ``run``")
     parser.add_argument("--steps", type=int, default=STEPS, help="of ``one-peer``; fewer are a trial and are not kept")
     parser.add_argument("--processes", type=int, default=1)
     arguments = parser.parse_args()
-    actions = {"trials": trials, "plan": plan, "run": run, "peer": peer, "one-peer": one_peer, "report": report}
+    actions = {
+        "trials": trials,
+        "longer-trials": longer_trials,
+        "plan": plan,
+        "run": run,
+        "peer": peer,
+        "one-peer": one_peer,
+        "report": report,
+    }
     actions[arguments.action](arguments)
 
 
