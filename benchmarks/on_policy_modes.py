@@ -43,6 +43,7 @@ SHARED = {
 POLICIES = {
     "Gaussian": {"policy": "gaussian", "state_dependent_std": False, "initial_log_std": 0.0},
     "coupling flow": {"policy": "coupling"},
+    "coupling flow, l = 1": {"policy": "coupling", "bound": 1.0},
     "noisy flow": {"policy": "noisy-flow"},
 }
 ENTROPY = 0.05

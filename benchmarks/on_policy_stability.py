@@ -63,8 +63,8 @@ TASKS = {
 """2, 80 and 2 action entries. The first is cheap enough for all settings."""
 
 FLOWS = {
-    "bounded": {"scale_bound": "tanh"},
-    "clipped": {"scale_bound": "clip"},
+    "bounded": {"scale_bound": "tanh", "bound": 1.0},
+    "clipped": {"scale_bound": "clip", "bound": 1.0},
     "unbounded": {"scale_bound": "none"},
 }
 """l = 1 where there is a bound, and K = 4."""

@@ -84,7 +84,7 @@ class CouplingFlow(SquashedBySetting):
         trunk: Trunk,
         *,
         layers: int = 4,
-        bound: float = 1.0,
+        bound: float = 0.25,
         scale_bound: str = "tanh",
         masks: str = "halves",
         hidden: tuple[int, ...] = (64, 64),

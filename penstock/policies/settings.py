@@ -286,7 +286,7 @@ class CouplingSettings(PolicySettings):
     marginal-flow (with that of its action), coupling (normalizing flow, NFPO's) or deterministic."""
     coupling_layers: int = 4
     """Coupling: K, layers of the flow; in turns they change one half of the action by the other."""
-    bound: float = 1.0
+    bound: float = 0.25
     """Coupling: l, the largest log-scale of a layer. The paper does not tell its value; this one is ours."""
     scale_bound: ScaleBound = "tanh"
     """Coupling: how log-scales are bounded: tanh (l tanh(u), NFPO's), scaled-tanh (l tanh(u / l)), clip, or none, which

@@ -24,7 +24,7 @@ LARGEST_ACTION = 1.0 - 2.0**-24
 STATES_OF_STD, DRAWS_OF_STD = 64, 32
 """On how many states, with how many draws each, the spread of the actions is estimated."""
 
-DEFAULT_BOUND = 1.0
+DEFAULT_BOUND = 0.25
 
 
 class CouplingFlowDistribution(Distribution):

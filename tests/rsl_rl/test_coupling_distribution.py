@@ -160,7 +160,7 @@ def changed(**settings):
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"distribution": {"bound": 0.5}}, r"distribution_cfg.bound = 0.5: the policy has 1.0. Build the model from"),
+        ({"distribution": {"bound": 0.5}}, r"distribution_cfg.bound = 0.5: the policy has 0.25. Build the model from"),
         ({"distribution": {"squash": False}}, "distribution_cfg.squash = False"),
         ({"distribution": {"base_std": None}}, "distribution_cfg.base_std = 'fixed at 1': the policy has 'learned'"),
         ({"hidden_dims": [16, 16]}, r"hidden_dims = \[16, 16\]: the policy has \[16\]"),
@@ -247,11 +247,11 @@ def test_it_starts_as_one_gaussian_in_every_state(base_std):
 @pytest.mark.parametrize("squash", [False, True])
 def test_the_entropy_is_unbiased_and_leaves_the_log_density_alone(squash):
     distribution = conditioned(squash=squash)
-    distribution.update(torch.randn(1, 6).expand(40_000, 6))
+    distribution.update(torch.randn(1, 6).expand(90_000, 6))
     log_prob = distribution.log_prob(distribution.sample())
     (kept,) = distribution.params
     entropy = distribution.entropy
-    error = math.hypot(log_prob.std().item(), entropy.std().item()) / 200.0
+    error = math.hypot(log_prob.std().item(), entropy.std().item()) / 300.0
     assert abs((entropy.mean() + log_prob.mean()).item()) < 4.0 * error < 0.05
     assert distribution.params[0] is kept and torch.equal(kept, log_prob)
     before = [weight.grad for weight in distribution.parameters()]
