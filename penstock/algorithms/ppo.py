@@ -342,7 +342,8 @@ class PPOLearner(AnyLearner[ConfigT]):
         features = agent.features(observation, hidden)
         diagnosed = jax.vmap(learned.actor.policy.diagnose)(features, agent.noise(key, features.shape[0]))
         return {f"policy/latent_{name}": value for name, value in spread.items()} | {
-            f"policy/{name}": value.max() for name, value in diagnosed.items()
+            f"policy/{name}": value.mean() if name == "scale_share" else value.max()
+            for name, value in diagnosed.items()
         }
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import numpy as np
 from tyro.conf import Positional, arg
 
-from penstock._errors import ConfigurationError, require
+from penstock._errors import ConfigurationError, require, suggest
 from penstock._extras import MissingExtraError
 from penstock._files import OutputError
 from penstock._jax_setup import set_up_jax
@@ -26,6 +26,8 @@ class PlayOptions:
     """What `penstock export` wrote: .npz, .onnx or .stablehlo."""
     world: str = ""
     """Where it plays; by default the world that it was trained in, with the same options."""
+    world_option: tuple[str, ...] = ()
+    """Options of the world, as name=value, for example max_episode_steps=200; others stay as it was trained with."""
     evaluation: Literal["run", "randomized", "nominal"] = "run"
     """Where that world is randomised: play as the run was evaluated, in the randomised world, or in the nominal one."""
     episodes: int = 1
@@ -56,12 +58,19 @@ def run(arguments: list[str]) -> int:
     from penstock.cli._film import NoPicturesError, write_pictures
     from penstock.export.files import open_policy
     from penstock.export.playing import Tally, play
+    from penstock.render.video import FORMATS
+    from penstock.training.plan import parse_world_options
     from penstock.worlds.loading import load_world
 
+    if options.output is not None:
+        suffix = options.output.suffix
+        rule = f"must end in .mp4 or .gif.{suggest(suffix, FORMATS)}"
+        require(suffix in FORMATS, "output", str(options.output), rule)
     file = open_policy(options.file)
     trained = file.metadata["world"]
     name = options.world or trained["name"]
-    world = load_world(name, 1, **(trained["options"] if name == trained["name"] else {}))
+    same = trained["options"] if name == trained["name"] else {}
+    world = load_world(name, 1, **(same | parse_world_options(options.world_option)))
     world = world.for_evaluation(None if options.evaluation == "run" else options.evaluation)
     filmed = options.output or options.file.with_suffix(".mp4")
     results, film = [], None

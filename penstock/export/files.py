@@ -205,7 +205,13 @@ class NumpyFile(PolicyFile):
 
     def outputs(self, inputs: Mapping[str, np.ndarray]) -> tuple[Float[np.ndarray, "..."], Memory]:
         """See `PolicyFile.outputs`."""
-        return self._policy.decide(**inputs), self._policy.memory
+        try:
+            return self._policy.decide(**inputs), self._policy.memory
+        except ValueError as error:
+            raise PenstockError(
+                f"'{self.path}': {error} The policy has diverged, or what it was given is far from what it knows. "
+                "Train it anew with a lower learning rate, or export an earlier checkpoint."
+            ) from error
 
 
 # ---------------------------------------------------------------------- ONNX

@@ -10,6 +10,7 @@ import numpy as np
 
 from penstock._mapping_files import read_mapping
 from penstock._own_sources import names_file
+from penstock.export.controls import controls_of_simulation, controls_of_task
 from penstock.export.decision import MEMORY, NEXT_MEMORY, ActionRange, Decision
 from penstock.storage.store import Manifest
 from penstock.training.parts import AGENT
@@ -19,6 +20,7 @@ from penstock.worlds.hosted.environments import states_timestep
 from penstock.worlds.hosted.hosted_world import HostedWorld
 from penstock.worlds.hosted.pictures import model_and_data
 from penstock.worlds.hosted.robot import actuators, observation_names, one_environment
+from penstock.worlds.jax_packages.task import JaxTask
 
 HISTORY_LAYOUT = {"order": "oldest first", "begins_with": "copies of the first"}
 """How a history is laid out, and what it is when an episode begins."""
@@ -31,8 +33,9 @@ def describe(plan: RunPlan, decision: Decision, manifest: Manifest, seed: int) -
     is a history, its ``length``, how many numbers are ``sensed`` at each step, and how it is laid out and begins.
     ``action``: ``size``, ``names``, ``low`` and ``high`` in the environment's units, and ``chunk_length``: how many
     actions one decision gives. ``actuators``: of a model of MuJoCo's, in the order of its controls, each one's name,
-    joint, default position, gear, control range, and the gain and bias of its force. ``control``: time step in seconds,
-    rate in Hz, and whether the environment states them: else they are assumed. ``world``, ``policy``, ``origin``: what
+    joint, default position, gear, control range, and the gain and bias of its force. ``controls``: how they follow from
+    an action, `penstock.export.controls`; None where that is not known. ``control``: time step in seconds, rate in Hz,
+    and whether the environment states them: else they are assumed. ``world``, ``policy``, ``origin``: what
     it was trained in, what it is (``memory``: what it remembers), where it comes from.
 
     Args:
@@ -43,6 +46,7 @@ def describe(plan: RunPlan, decision: Decision, manifest: Manifest, seed: int) -
     """
     world, spec = decision.world, decision.world.observation_spec
     names, model, stated = [f"observation[{i}]" for i in range(spec.present)], None, True
+    ends, controls = ActionRange.of(world), None
     if isinstance(world, HostedWorld):
         names, stated = observation_names(world), False
         with contextlib.suppress(Exception), one_environment(world) as env:  # a name is worth no failure
@@ -51,10 +55,13 @@ def describe(plan: RunPlan, decision: Decision, manifest: Manifest, seed: int) -
                 (model_and_data(env) or (None,))[0],
                 states_timestep(env),
             )
+            if not world.source.adjustments.single_instance:  # a robot is never moved for it
+                controls = controls_of_simulation(env, np.asarray(ends.low), np.asarray(ends.high))
     elif isinstance(world, FunctionalWorld):
-        model = world.task.mujoco_model
+        model, task = world.task.mujoco_model, _jax_task(world.task)
+        if task is not None:
+            names, controls = task.observed_names, controls_of_task(task)
     motors = [] if model is None else actuators(model)
-    ends = ActionRange.of(world)
     fits = len(motors) == world.action_size
     observation: dict[str, Any] = {"size": spec.vector, "names": names_in_history(names, spec.history)}
     if spec.history > 1:
@@ -77,6 +84,7 @@ def describe(plan: RunPlan, decision: Decision, manifest: Manifest, seed: int) -
             "chunk_length": decision.agent.chunk_length,
         },
         "actuators": motors if fits else [],
+        "controls": dataclasses.asdict(controls) if fits and controls is not None else None,
         "control": {
             "timestep": world.control_timestep,
             "rate": 1.0 / world.control_timestep,
@@ -101,6 +109,13 @@ def describe(plan: RunPlan, decision: Decision, manifest: Manifest, seed: int) -
             "agent_sha256": sorted(file.sha256 for file in manifest.files.values() if file.part == AGENT),
         },
     }
+
+
+def _jax_task(task: Any) -> JaxTask | None:
+    """The environment of a JAX package under histories, randomisation and batches; None of other worlds."""
+    while task is not None and not isinstance(task, JaxTask):
+        task = getattr(task, "single", getattr(task, "inner", None))
+    return task
 
 
 def names_in_history(names: Sequence[str], length: int) -> list[str]:

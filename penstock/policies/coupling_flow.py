@@ -193,13 +193,20 @@ class CouplingFlow(SquashedBySetting):
         return Draw(self.squashing.action(latent), latent, latent), log_prob
 
     def diagnose(self, features: Float[Array, "features"], noise: Float[Array, "flat"]) -> dict[str, Scalar]:
-        """Absolute log-determinant, largest log-scale of a layer, and how far the inverse leads from the noise."""
+        """What the couplings do, without the base's sigma, and how far the inverse leads from the noise.
+
+        Their absolute log-determinant, which the bound limits; the largest log-scale of a layer; and the mean of
+        absolute log-scales as a share of l: near 1 all of them are at the bound, while the largest alone may be one.
+        """
         condition = self.condition(features)
         latent, scales = self._push_with_scales(condition, noise)
-        back, log_det = self.pull(condition, latent)
+        back, _ = self.pull(condition, latent)
+        moved = sum((~kept_entries(layer, self.flat_size, self.masks)).sum() for layer in range(len(scales)))
+        share = {} if self.scale_bound == "none" else {"scale_share": jnp.abs(scales).sum() / (self.bound * moved)}
         return {
-            "log_det": jnp.abs(log_det),
+            "log_det": jnp.abs(scales.sum()),
             "scale": jnp.abs(scales).max(),
+            **share,
             "round_trip": jnp.abs(back - noise).max(),
         }
 

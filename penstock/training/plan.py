@@ -187,7 +187,7 @@ class RunPlan:
                 name = getattr(policy, "policy", "none")
                 raise ConfigurationError(
                     f"{field} = {value!r}: does nothing with policy = {name!r}, which has one action without noise. "
-                    "Leave it out, or choose --policy flow."
+                    "Leave it out, or choose a policy that has several: --policy flow, or coupling under PPO."
                 )
         rule = DeterministicAction(self.settings.deterministic().rule if action is None else action, draws)
         if "deterministic_draws" in changed and rule.rule not in OF_SEVERAL:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import penstock as library
+from penstock._errors import PenstockError
 from penstock.export import parity
 from penstock.export.files import open_policy
 from penstock.export.playing import play
@@ -63,11 +64,16 @@ def test_a_file_says_what_a_robot_needs_to_know(penstock, reacher):
         "name": "joint0",
         "joint": "joint0",
         "default_position": 0.0,
+        "default_from": "reference",
+        "joint_damping": 1.0,
+        "joint_armature": 1.0,
+        "joint_friction": 0.0,
         "gear": 200.0,
         "control_range": [-1.0, 1.0],
         "gain": 1.0,
         "bias": [0.0, 0.0, 0.0],
     }
+    assert metadata["controls"] == {"offset": [0.0, 0.0], "scale": [1.0, 1.0]}
     assert metadata["control"] == {"timestep": pytest.approx(0.02), "rate": pytest.approx(50.0), "stated": True}
     origin = metadata["origin"]
     assert origin["environment_steps"] == 32 and origin["seed"] == 0 and len(origin["agent_sha256"][0]) == 64
@@ -107,6 +113,23 @@ def test_play_acts_by_the_file_alone_and_films(penstock, reacher, tmp_path):
             observation, reward, *_ = env.step(agent.act(observation))
             total += reward
     assert first == f"seed 3: return {total:.6g}, 50 steps, time limit"
+
+
+def test_play_takes_options_of_the_world_and_refuses_other_films(penstock, reacher, tmp_path):
+    assert penstock("export", reacher, "--output", tmp_path / "policy.npz")[0] == 0
+    asked = ("--world-option", "max_episode_steps=7", "--no-video", "--json")
+    code, out, err = penstock("play", tmp_path / "policy.npz", *asked)
+    assert code == 0 and json.loads(out)["episodes"][0]["steps"] == 7, err
+    code, _, err = penstock("play", tmp_path / "policy.npz", "--output", tmp_path / "film.avi")
+    assert code == 2 and "film.avi': must end in .mp4 or .gif" in err, err
+    assert err.startswith("penstock play: output = "), err
+
+
+def test_a_file_that_makes_no_numbers_is_told_in_a_sentence(penstock, reacher, tmp_path):
+    assert penstock("export", reacher, "--output", tmp_path / "policy.npz")[0] == 0
+    file = open_policy(tmp_path / "policy.npz")
+    with pytest.raises(PenstockError, match=r"it holds NaN or infinity\. Stop the robot\. The policy has diverged"):
+        file.outputs({"observation": np.full(10, np.nan, np.float32)})
 
 
 def test_play_on_a_function_follows_the_plan_of_the_chosen_seed(penstock, integrator, tmp_path):

@@ -62,6 +62,7 @@ def test_robot_page(capsys, tmp_path, monkeypatch):
         "control": {"timestep": 0.02},
         "observation": {"names": [f"joint{i}" for i in range(SIZE)]},
         "action": {"names": ["a", "b", "c"], "low": [-1.0] * ACTIONS, "high": [1.0] * ACTIONS},
+        "controls": {"offset": [0.1, 0.2, 0.3], "scale": [2.0] * ACTIONS},
     }
     made = decision(settings.POLICIES["flow"])
     write(made, metadata, tmp_path / "policy.npz", "numpy")
@@ -69,7 +70,8 @@ def test_robot_page(capsys, tmp_path, monkeypatch):
     run_blocks("docs/robot.md", names)
     assert re.fullmatch(r"\d+ of 100 steps were late\n", capsys.readouterr().out)
     expected = made(observation=np.zeros(SIZE, np.float32))["action"]
-    assert list(names["robot"].targets.values()) == pytest.approx(np.asarray(expected).tolist(), abs=1e-5)
+    targets = np.array([0.1, 0.2, 0.3]) + 2.0 * np.asarray(expected)
+    assert list(names["robot"].targets.values()) == pytest.approx(targets.tolist(), abs=1e-5)
 
 
 def test_soft_worlds_page(capsys, tmp_path, monkeypatch):

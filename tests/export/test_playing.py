@@ -61,17 +61,22 @@ def test_actuators_of_a_model():
     import mujoco
 
     model = mujoco.MjModel.from_xml_string(
-        """<mujoco><worldbody><body><joint name="hip" axis="0 1 0"/><geom size="0.1"/>
+        """<mujoco><worldbody><body><joint name="hip" axis="0 1 0" damping="0.5" armature="0.01" frictionloss="0.2"/>
+        <geom size="0.1"/>
         <body pos="0 0 1"><joint type="slide"/><geom size="0.1"/></body></body></worldbody>
         <actuator><position name="servo" joint="hip" kp="30" kv="2" ctrlrange="-1 1" ctrllimited="true"/>
         <motor joint="hip" gear="5"/></actuator>
-        <keyframe><key qpos="0.4 0.1"/></keyframe></mujoco>"""
+        <keyframe><key name="standing" qpos="0.4 0.1"/></keyframe></mujoco>"""
     )
     servo, motor = actuators(model)
     assert servo == {
         "name": "servo",
         "joint": "hip",
         "default_position": pytest.approx(0.4),
+        "default_from": "keyframe 'standing'",
+        "joint_damping": 0.5,
+        "joint_armature": 0.01,
+        "joint_friction": 0.2,
         "gear": 1.0,
         "control_range": [-1.0, 1.0],
         "gain": 30.0,

@@ -116,6 +116,28 @@ def test_killed_off_policy(commands, tmp_path, algorithm):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("algorithm", "more"),
+    [("ppo", ("--kl-target", "0.01")), ("nfpo", ("--recurrent", "gru", "--recurrent-size", "4", "--history", "2"))],
+)
+def test_killed_on_policy(commands, tmp_path, algorithm, more):
+    """The window, the adapted rate, observation statistics, memories and histories all come back."""
+    options = ("--world", "classic/double-integrator", "--world-option", "episode_length=10", "--num-envs", "4")
+    options += ("--window", "4", "--minibatches", "2", "--epochs", "2", "--actor-hidden", "8", "--critic-hidden", "8")
+    options += ("--steps", "192", "--no-video", "--log-every", "1", "--evaluate-every", "16")
+    options += ("--evaluation-episodes", "1", *more)
+    for name, kills in (("whole", []), ("killed", [("train", 3), ("manifest-written", 2), ("evaluate", 2)])):
+        for kill in kills:
+            script = (__file__.replace("test_kill.py", "killed_run.py"), *kill)
+            killed = commands("train", algorithm, *options, "--run-dir", tmp_path / name, script=script)
+            assert killed.returncode == -signal.SIGKILL, killed.stderr
+        finished = commands("train", algorithm, *options, "--run-dir", tmp_path / name)
+        assert finished.returncode == 0, finished.stderr
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+    assert len(final_arrays(tmp_path / "whole")) > 20
+
+
+@pytest.mark.slow
 def test_killed_on_a_hosted_world(commands, tmp_path):
     """What docs/hosted_worlds.md promises: everything but the episodes under way goes on, and repeatably so.
 

@@ -212,3 +212,17 @@ def test_settings_that_make_no_flow_are_refused(settings, sentence):
 def test_what_makes_no_flow_is_refused(arguments, sentence):
     with pytest.raises(ConfigurationError, match=sentence):
         CouplingFlow(jax.random.key(0), 3, 2, Trunk(hidden=(8,)), **arguments)
+
+
+@pytest.mark.parametrize("scale_bound", BOUNDS)
+@pytest.mark.parametrize("size", [2, 3, 5])
+def test_what_it_says_of_itself_is_of_the_couplings_alone(size, scale_bound):
+    """A narrow base is no scale of a coupling. Where all weights are huge every scale is at the bound, or has none."""
+    policy = policy_of(size, weights=100.0, layers=3, bound=0.1, scale_bound=scale_bound)
+    policy = eqx.tree_at(lambda p: p.log_std, policy, jnp.full((size,), -3.0))
+    said = policy.diagnose(FEATURES, jnp.ones((size,)))
+    if scale_bound == "none":
+        assert "scale_share" not in said
+    else:
+        assert float(said["log_det"]) <= 0.1 * 3 * ((size + 1) // 2) * (1 + 1e-5)
+        assert 0.7 < float(said["scale_share"]) <= 1 + 1e-5 and float(said["scale"]) == pytest.approx(0.1)

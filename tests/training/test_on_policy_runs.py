@@ -34,6 +34,16 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path):
     assert last["actor/learning_rate"] != pytest.approx(3e-4), "the rate was adapted"
 
 
+def test_an_adapted_learning_rate_lasts_from_one_iteration_to_the_next(tmp_path):
+    """Of the two gradient steps of an iteration the first has a divergence of 0, and the second makes the rate grow."""
+    settings = {**TINY, "epochs": 2, "minibatches": 1, "kl_target": 1e3}
+    train(plan_of("ppo", "classic/multi-goal", settings=settings, steps=160), tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    rates = [row["actor/learning_rate"] for row in rows if "actor/learning_rate" in row]
+    assert len(rates) > 5 and rates[4] < 1e-2, "five iterations, below the largest rate"
+    assert rates[:5] == pytest.approx([rates[0] * 1.5**update for update in range(5)], rel=1e-4)
+
+
 def test_a_stopped_run_goes_on_with_what_it_remembers(tmp_path):
     """The memories of a recurrence and histories, in the middle of episodes, of two seeds."""
     settings = {**TINY, "recurrent": "lstm", "recurrent_size": 4}

@@ -129,11 +129,17 @@ def test_on_a_cpu_playground_is_stepped_by_the_c_library(ident, options, substep
     import mujoco
     from mujoco import mjx
 
+    from penstock.export.controls import controls_of_task
+
     monkeypatch.setenv("PENSTOCK_CACHE", str(tmp_path))
     own_step = mjx.step
     assert make_world(f"playground/{ident}", 3, **options).describe()["engine"].endswith("impl c")  # tests run on CPUs
     world = make_world(f"playground/{ident}", 3, impl="c", **options)
     env = world.task.single.environment.env
+    found = controls_of_task(world.task.single)
+    pose, scale = (env._default_pose, env._config.action_scale) if ident.startswith("Go1") else ([0.0], 1.0)
+    np.testing.assert_allclose(found.offset, pose, atol=1e-5)
+    np.testing.assert_allclose(found.scale, scale, rtol=1e-5)
     data = mujoco.MjData(env.mj_model)
     for t, (before, transition) in enumerate(played(world, 0.3 * np.sin(0.3 * np.arange(20)))):
         if transition.done.any():

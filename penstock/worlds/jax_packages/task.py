@@ -14,7 +14,7 @@ from penstock.observation import Observation, ObservationSpec
 from penstock.scene.items import Scene
 from penstock.worlds.hosted.environments import NoTimeLimitError
 from penstock.worlds.hosted.infos import PREFIX, SUCCESS
-from penstock.worlds.jax_packages.environment import JaxEnvironment, as_observation
+from penstock.worlds.jax_packages.environment import JaxEnvironment, as_observation, observed_names
 from penstock.worlds.task import Outcome, SingleTask
 
 
@@ -78,6 +78,12 @@ class JaxTask(SingleTask):
     def mujoco_model(self) -> Any:
         """See `Declarations.mujoco_model`."""
         return self.environment.mujoco_model
+
+    @property
+    def observed_names(self) -> list[str]:
+        """A name for each number of the policy's vector, see `penstock.worlds.jax_packages.environment`."""
+        shown = jax.eval_shape(lambda key: self.environment.observed(self.initial(key)), jax.random.key(0))
+        return observed_names(shown)
 
     def describe(self) -> dict[str, Any]:
         """Package, engine and versions; see `JaxEnvironment.constants`."""
