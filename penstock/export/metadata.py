@@ -33,8 +33,8 @@ def describe(plan: RunPlan, decision: Decision, manifest: Manifest, seed: int) -
     is a history, its ``length``, how many numbers are ``sensed`` at each step, and how it is laid out and begins.
     ``action``: ``size``, ``names``, ``low`` and ``high`` in the environment's units, and ``chunk_length``: how many
     actions one decision gives. ``actuators``: of a model of MuJoCo's, in the order of its controls, each one's name,
-    joint, default position, gear, control range, and the gain and bias of its force. ``controls``: how they follow from
-    an action, `penstock.export.controls`; None where that is not known. ``control``: time step in seconds, rate in Hz,
+    joint, default position, gear, control range, and the gain and bias of its force. ``controls``: offset and scale
+    with which they follow from an action; None where that is not known. ``control``: time step in seconds, rate in Hz,
     and whether the environment states them: else they are assumed. ``world``, ``policy``, ``origin``: what
     it was trained in, what it is (``memory``: what it remembers), where it comes from.
 
