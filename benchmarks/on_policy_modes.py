@@ -140,7 +140,14 @@ def table(data: dict) -> str:
 
 
 def draw(data: dict) -> list[Path]:
-    return draw_first_actions(data, FIGURE)
+    def short(name: str) -> str:
+        return name.replace("coupling flow, l = 1, entropy", "coupling, l = 1, entropy")  # as wide as a column
+
+    named = {
+        world: {**content, "arms": {short(name): arm for name, arm in content["arms"].items()}}
+        for world, content in data.items()
+    }
+    return draw_first_actions(named, FIGURE)
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ TRAINED = {
     "noisy flow": ("ppo", {**ON_POLICY, "policy": "noisy-flow"}),
     "marginal flow": ("ppo", {**ON_POLICY, "policy": "marginal-flow"}),
     "deterministic": ("td3", OFF_POLICY),
-    "velocity flow": ("flowrl", OFF_POLICY),
+    "velocity flow": ("flowrl", {**OFF_POLICY, "critic_hidden": (8, 8, 8)}),
     "Flow-G": ("sac-flow", {**OFF_POLICY, "velocity": "gated"}),
     "Flow-T": ("sac-flow", {**OFF_POLICY, "velocity": "decoded"}),
     "chunks": ("sac", {**OFF_POLICY, "chunk_length": 2}),
