@@ -341,6 +341,7 @@ class PPOLearner(AnyLearner[ConfigT]):
         spread = {"std": std.mean(), "std_min": std.min(), "std_max": std.max()}
         features = agent.features(observation, hidden)
         diagnosed = jax.vmap(learned.actor.policy.diagnose)(features, agent.noise(key, features.shape[0]))
+        # The worst state of each, but for a share, which one state of many does not tell.
         return {f"policy/latent_{name}": value for name, value in spread.items()} | {
             f"policy/{name}": value.mean() if name == "scale_share" else value.max()
             for name, value in diagnosed.items()

@@ -209,8 +209,8 @@ class NumpyFile(PolicyFile):
             return self._policy.decide(**inputs), self._policy.memory
         except ValueError as error:
             raise PenstockError(
-                f"'{self.path}': {error} The policy has diverged, or what it was given is far from what it knows. "
-                "Train it anew with a lower learning rate, or export an earlier checkpoint."
+                f"'{self.path}': {error} If what it was given is in order, the policy has diverged: train it anew with "
+                "a lower learning rate, or export an earlier checkpoint."
             ) from error
 
 

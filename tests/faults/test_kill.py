@@ -39,6 +39,18 @@ def kill_and_finish(commands, algorithm, run_dir, seeds, chain):
     return finished
 
 
+def whole_and_killed(commands, algorithm, options, folder, kills):
+    """The same run twice, once never killed and once killed at each of these: they end alike."""
+    for name, chain in (("whole", []), ("killed", kills)):
+        for kill in chain:
+            script = (__file__.replace("test_kill.py", "killed_run.py"), *kill)
+            killed = commands("train", algorithm, *options, "--run-dir", folder / name, script=script)
+            assert killed.returncode == -signal.SIGKILL, killed.stderr
+        finished = commands("train", algorithm, *options, "--run-dir", folder / name)
+        assert finished.returncode == 0, finished.stderr
+    assert_same_run(folder / "whole", folder / "killed")
+
+
 CHAIN = [
     ("train", 2),
     ("evaluate", 2),
@@ -86,13 +98,7 @@ def test_killed_soft_body(commands, tmp_path):
     options = ("--world", "soft/jumper-mini", "--num-envs", "2", "--window", "4", "--steps", "64", "--no-video")
     options += ("--evaluate-every", "16", "--evaluation-episodes", "1", "--log-every", "1", "--critic-minibatches", "1")
     options += ("--world-option", "episode_length=8")
-    for name, kills in (("whole", []), ("killed", [("train", 3), ("manifest-written", 1)])):
-        for kill in kills:
-            script = (__file__.replace("test_kill.py", "killed_run.py"), *kill)
-            killed = commands("train", "rfo", *options, "--run-dir", tmp_path / name, script=script)
-            assert killed.returncode == -signal.SIGKILL, killed.stderr
-        assert commands("train", "rfo", *options, "--run-dir", tmp_path / name).returncode == 0
-    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+    whole_and_killed(commands, "rfo", options, tmp_path, [("train", 3), ("manifest-written", 1)])
     assert len(final_arrays(tmp_path / "whole")) > 20
 
 
@@ -104,14 +110,8 @@ def test_killed_off_policy(commands, tmp_path, algorithm):
     options += ("--collect-steps", "4", "--batch-size", "8", "--warmup-steps", "20", "--replay-capacity", "64")
     options += ("--actor-hidden", "8", "--critic-hidden", "8", "8", "8", "--steps", "192", "--no-video")
     options += ("--log-every", "1", "--evaluate-every", "16", "--evaluation-episodes", "1")
-    for name, kills in (("whole", []), ("killed", [("train", 3), ("manifest-written", 2), ("evaluate", 2)])):
-        for kill in kills:
-            script = (__file__.replace("test_kill.py", "killed_run.py"), *kill)
-            killed = commands("train", algorithm, *options, "--run-dir", tmp_path / name, script=script)
-            assert killed.returncode == -signal.SIGKILL, killed.stderr
-        finished = commands("train", algorithm, *options, "--run-dir", tmp_path / name)
-        assert finished.returncode == 0, finished.stderr
-    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+    kills = [("train", 3), ("manifest-written", 2), ("evaluate", 2)]
+    whole_and_killed(commands, algorithm, options, tmp_path, kills)
     assert any(".memory.ring" in name for name in final_arrays(tmp_path / "whole"))
 
 
@@ -126,14 +126,8 @@ def test_killed_on_policy(commands, tmp_path, algorithm, more):
     options += ("--window", "4", "--minibatches", "2", "--epochs", "2", "--actor-hidden", "8", "--critic-hidden", "8")
     options += ("--steps", "192", "--no-video", "--log-every", "1", "--evaluate-every", "16")
     options += ("--evaluation-episodes", "1", *more)
-    for name, kills in (("whole", []), ("killed", [("train", 3), ("manifest-written", 2), ("evaluate", 2)])):
-        for kill in kills:
-            script = (__file__.replace("test_kill.py", "killed_run.py"), *kill)
-            killed = commands("train", algorithm, *options, "--run-dir", tmp_path / name, script=script)
-            assert killed.returncode == -signal.SIGKILL, killed.stderr
-        finished = commands("train", algorithm, *options, "--run-dir", tmp_path / name)
-        assert finished.returncode == 0, finished.stderr
-    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+    kills = [("train", 3), ("manifest-written", 2), ("evaluate", 2)]
+    whole_and_killed(commands, algorithm, options, tmp_path, kills)
     assert len(final_arrays(tmp_path / "whole")) > 20
 
 
